@@ -1,0 +1,1 @@
+"""A Matrix homeserver for small boxes, thin lines and places without internet."""

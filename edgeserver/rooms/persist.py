@@ -1,0 +1,217 @@
+"""The one write path: an event, its state, the room's heads, memberships, redactions and outbox, in one transaction.
+
+Whoever made or received the event has judged it and knows the state before it; nothing here decides. Hooks run inside the same
+transaction (unread counts, device lists) and are bound in `app.py`. After the commit exactly those are woken whom the event concerns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeserver import wakeups as topics
+from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS
+from edgeserver.matrix.identifiers import domain_of
+from edgeserver.matrix.power_levels import PowerLevels
+from edgeserver.store import events, outbox, rooms, state
+from edgeserver.store.events import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from edgeserver.matrix.event import Event
+    from edgeserver.store.database import Transaction
+    from edgeserver.store.events import StoredEvent
+    from edgeserver.store.rooms import Room
+    from edgeserver.store.state import StateKey
+    from edgeserver.wakeups import Wakeups
+
+
+@dataclass(frozen=True, slots=True)
+class PersistedEvent:
+    """An event that has just been written, for hooks: `snapshot` is the room's current state after it.
+
+    `is_news` is False for what was backfilled, soft-failed or rejected: nobody is to be notified of it.
+    """
+
+    number: int
+    room: Room
+    event: Event
+    stream: int | None
+    snapshot: int
+    local_members: Sequence[str]
+    is_news: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an event goes.
+
+    `before` is the snapshot of the state before it. `heads` are the room's forward extremities from now on and `current` the
+    current state that follows from them: None means "the state after this event". `backfilled` puts it at the old end.
+    """
+
+    before: int
+    heads: tuple[str, ...]
+    current: int | None = None
+    standing: Standing = Standing.ACCEPTED
+    backfilled: bool = False
+
+
+class Persister:
+    """Writes events. One for the program; all methods run inside the caller's write transaction."""
+
+    def __init__(self, server_name: str, wakeups: Wakeups, hooks: Sequence[Callable[..., None]] = ()) -> None:
+        self._server_name = server_name
+        self._wakeups = wakeups
+        self._hooks = hooks
+
+    def persist(
+        self, tx: Transaction, room: Room, event: Event, placement: Placement, *, deliver: bool
+    ) -> PersistedEvent:
+        """Writes one event. `deliver`: it is ours to hand to the room's other servers."""
+        accepted = placement.standing is Standing.ACCEPTED
+        stream = self._stream(tx, placement)
+        number, after = self._write_event(tx, room, event, placement, stream)
+        events.close_gaps(tx, room.number, event.event_id)
+        if stream is not None:
+            placed = events.held(tx, event.prev_events)
+            missing = [event_id for event_id in event.prev_events if not placed.get(event_id)]
+            events.note_gaps(tx, room.number, number, missing)
+        old_servers = rooms.servers(tx, room.number) if deliver else []
+        current = room.snapshot
+        if accepted and not placement.backfilled:
+            current = after if placement.current is None else placement.current
+            rooms.move(tx, room.number, placement.heads, current)
+        assert current is not None  # a room has state before anything is written into its timeline
+        local_before = rooms.local_members(tx, room.number)
+        if current != room.snapshot:
+            self.follow_state(tx, room.number, room.snapshot, current, stream)
+        if accepted:
+            self._redactions(tx, event, number)
+        if deliver and stream is not None:
+            self._queue(tx, room.number, event, stream, old_servers)
+        members = rooms.local_members(tx, room.number) if current != room.snapshot else local_before
+        is_news = accepted and not placement.backfilled
+        written = PersistedEvent(number, room, event, stream, current, members, is_news)
+        for hook in self._hooks:
+            hook(tx, written)
+        if is_news:
+            self._wake_after(tx, event, {*local_before, *members})
+        return written
+
+    def _stream(self, tx: Transaction, placement: Placement) -> int | None:
+        if placement.standing is not Standing.ACCEPTED:
+            return None
+        return events.oldest_stream(tx) - 1 if placement.backfilled else tx.stream()
+
+    def _write_event(
+        self, tx: Transaction, room: Room, event: Event, placement: Placement, stream: int | None
+    ) -> tuple[int, int]:
+        """Stores the event or gives a held outlier its place; returns its number and the snapshot after it."""
+        key: StateKey | None = (event.type, event.state_key) if event.state_key is not None else None
+        takes_effect = key is not None and placement.standing is not Standing.REJECTED
+        held = events.get(tx, event.event_id)
+        if held is None:
+            key_number = None if key is None else state.key_number(tx, key)
+            number = events.insert(
+                tx,
+                room.number,
+                event,
+                stream=stream,
+                key=key_number,
+                before=placement.before,
+                after=placement.before,
+                standing=placement.standing,
+            )
+        else:
+            number = held.number
+            events.place(
+                tx, number, stream=stream, before=placement.before, after=placement.before, standing=placement.standing
+            )
+        after = placement.before
+        if takes_effect and key is not None:
+            after = state.derive(tx, room.number, placement.before, {key: number})
+            events.set_after(tx, number, after)
+        return number, after
+
+    def outlier(self, tx: Transaction, room: int, event: Event, standing: Standing) -> int:
+        """Stores an event that is held only as an auth event or as state; returns its number."""
+        key = state.key_number(tx, (event.type, event.state_key)) if event.state_key is not None else None
+        return events.insert(tx, room, event, stream=None, key=key, before=None, after=None, standing=standing)
+
+    def follow_state(self, tx: Transaction, room: int, older: int | None, newer: int, stream: int | None) -> None:
+        """Makes the memberships and the servers of the room what its new current state says."""
+        changes = (
+            state.changed_between(tx, older, newer)
+            if older is not None
+            else {key: number for key, number in state.of_type(tx, newer, "m.room.member").items()}
+        )
+        members = {key[1]: number for key, number in changes.items() if key[0] == "m.room.member"}
+        if not members:
+            return
+        self._follow_members(tx, room, members, tx.stream() if stream is None else stream)
+
+    def _follow_members(self, tx: Transaction, room: int, members: Mapping[str, int | None], stream: int) -> None:
+        loaded = events.many_by_number(tx, [number for number in members.values() if number is not None])
+        for user_id, number in members.items():
+            before = rooms.membership(tx, user_id, room)
+            was_joined = before is not None and before.membership == "join"
+            if number is None:
+                rooms.drop_membership(tx, user_id, room)
+                is_joined = False
+            else:
+                membership = str(loaded[number].event.content.get("membership", "leave"))
+                is_joined = membership == "join"
+                local = domain_of(user_id) == self._server_name
+                rooms.set_membership(tx, user_id, room, membership, number, stream, local=local)
+            if was_joined != is_joined:
+                rooms.server_joined(tx, room, domain_of(user_id), 1 if is_joined else -1)
+
+    def _redactions(self, tx: Transaction, event: Event, number: int) -> None:
+        for redaction in events.pending_redactions(tx, event.event_id):
+            target = events.get(tx, event.event_id)
+            if target is not None and may_redact(tx, redaction.event, target):
+                events.redact(tx, target, redaction.event.event_id)
+        events.forget_pending_redactions(tx, event.event_id)
+        if event.redacts is not None:
+            target = events.get(tx, event.redacts)
+            if target is None or target.is_outlier:
+                events.remember_redaction(tx, event.redacts, number)
+            elif may_redact(tx, event, target):
+                events.redact(tx, target, event.event_id)
+
+    def _queue(self, tx: Transaction, room: int, event: Event, stream: int, old_servers: Sequence[str]) -> None:
+        """For every server in the room before or after the event: who leaves is still told of it."""
+        names = {*old_servers, *rooms.servers(tx, room)} - {self._server_name}
+        if names:
+            outbox.queue_pdu(tx, sorted(names), number_of(tx, event), stream)
+            tx.on_commit(lambda: self._wakeups.notify([topics.OUTBOX]))
+
+    def _wake_after(self, tx: Transaction, event: Event, users: set[str]) -> None:
+        if event.type == "m.room.member" and event.state_key is not None:
+            users = {*users, event.state_key}
+        tx.on_commit(lambda: self._wakeups.notify(users))
+
+
+def number_of(tx: Transaction, event: Event) -> int:
+    """The numeric id of a held event."""
+    return events.numbers_by_id(tx, [event.event_id])[event.event_id]
+
+
+def may_redact(tx: Transaction, redaction: Event, target: StoredEvent) -> bool:
+    """Whether an accepted redaction applies to this event (room versions 3 and on, "Handling redactions").
+
+    Its sender has the power to redact, or is of the server that sent the event; both events are of the same room.
+    """
+    if target.event.room_id != redaction.room_id or target.event.type == "m.room.create":
+        return False
+    if domain_of(redaction.sender) == domain_of(target.event.sender):
+        return True
+    stored = events.get(tx, redaction.event_id)
+    if stored is None or stored.before is None:
+        return False
+    found = state.lookup_events(tx, stored.before, [CREATE, POWER_LEVELS])
+    create, stated = found.get(CREATE), found.get(POWER_LEVELS)
+    levels = PowerLevels(redaction.rules, create and create.event, stated and stated.event)
+    return levels.user(redaction.sender) >= levels.redact

@@ -1,0 +1,172 @@
+"""Sending: an event of a local user is drafted, authorised, signed and written in one transaction.
+
+`compose` is the whole of it and runs inside a write transaction, so callers make several events at once (a new room) that stand or fall
+together. There is no lock: the single writer puts sends in order, and the room's heads are read in the same transaction.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgeserver.matrix import auth, errors
+from edgeserver.matrix.auth_events import CREATE, auth_types_for
+from edgeserver.matrix.draft import complete, depth_after, template
+from edgeserver.matrix.verdicts import Accepted
+from edgeserver.rooms.persist import Placement
+from edgeserver.store import events, rooms, state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from edgeserver.matrix.event import Event
+    from edgeserver.matrix.signatures import SigningKey
+    from edgeserver.rooms.persist import PersistedEvent, Persister
+    from edgeserver.store.database import Database, Transaction
+    from edgeserver.store.rooms import Room
+
+MAX_PREV_EVENTS = 10
+"""Of more heads than this only the deepest are cited; the rest stay heads."""
+
+
+class Composer:
+    """Makes this server's events."""
+
+    def __init__(
+        self, db: Database, persister: Persister, server_name: str, key: SigningKey, now_ms: Callable[[], int]
+    ) -> None:
+        self._db = db
+        self._persister = persister
+        self._server_name = server_name
+        self._key = key
+        self._now_ms = now_ms
+
+    async def send(
+        self,
+        room_id: str,
+        sender: str,
+        event_type: str,
+        content: Mapping[str, Any],
+        *,
+        state_key: str | None = None,
+        redacts: str | None = None,
+        device_id: str | None = None,
+        txn_id: str | None = None,
+        origin_server_ts: int | None = None,
+    ) -> str:
+        """Sends one event; returns its id once it is on disk.
+
+        With `device_id` and `txn_id` a repeat returns the first id; state that would not change anything returns the id of the event that stands.
+        Raises `MatrixError`: M_FORBIDDEN (not in the room, or not allowed), M_NOT_FOUND never (existence of rooms is not told), M_TOO_LARGE.
+        """
+
+        def run(tx: Transaction) -> str:
+            if device_id is not None and txn_id is not None:
+                known = events.transaction_event(tx, sender, device_id, txn_id)
+                if known is not None:
+                    return known
+            room = self.joined_room(tx, room_id, sender)
+            if state_key is not None:
+                standing = unchanged(tx, room, sender, event_type, state_key, content)
+                if standing is not None:
+                    return standing
+            written = self.compose(
+                tx,
+                room,
+                sender,
+                event_type,
+                content,
+                state_key=state_key,
+                redacts=redacts,
+                origin_server_ts=origin_server_ts,
+            )
+            if device_id is not None and txn_id is not None:
+                events.record_transaction(tx, sender, device_id, txn_id, written.number)
+            return written.event.event_id
+
+        return await self._db.write(run)
+
+    def joined_room(self, tx: Transaction, room_id: str, sender: str) -> Room:
+        """The room, if the sender is in it. Raises M_FORBIDDEN."""
+        room = rooms.get(tx, room_id)
+        membership = None if room is None else rooms.membership(tx, sender, room.number)
+        if room is None or room.snapshot is None or membership is None or membership.membership != "join":
+            raise errors.Forbidden(f"You are not in the room {room_id}.")
+        return room
+
+    def compose(
+        self,
+        tx: Transaction,
+        room: Room,
+        sender: str,
+        event_type: str,
+        content: Mapping[str, Any],
+        *,
+        state_key: str | None = None,
+        redacts: str | None = None,
+        origin_server_ts: int | None = None,
+        deliver: bool = True,
+    ) -> PersistedEvent:
+        """Makes and writes one event after the room's heads. Raises M_FORBIDDEN or M_TOO_LARGE."""
+        event, cited = self.draft(
+            tx, room, sender, event_type, content, state_key=state_key, redacts=redacts, origin_server_ts=origin_server_ts
+        )
+        self.authorise(tx, room, event)
+        assert room.snapshot is not None
+        heads = (*(head for head in room.heads if head not in cited), event.event_id)
+        placement = Placement(before=room.snapshot, heads=heads)
+        return self._persister.persist(tx, room, event, placement, deliver=deliver)
+
+    def draft(
+        self,
+        tx: Transaction,
+        room: Room,
+        sender: str,
+        event_type: str,
+        content: Mapping[str, Any],
+        *,
+        state_key: str | None = None,
+        redacts: str | None = None,
+        origin_server_ts: int | None = None,
+    ) -> tuple[Event, tuple[str, ...]]:
+        """A signed event after the room's heads, not yet authorised or written; and the heads that it cites."""
+        assert room.snapshot is not None
+        heads = events.depths(tx, room.heads)
+        cited = tuple(sorted(heads, key=lambda head: -heads[head])[:MAX_PREV_EVENTS])
+        wanted = auth_types_for(room.rules, event_type, state_key, sender, content)
+        numbers = [number for key in wanted if (number := state.lookup(tx, room.snapshot, key)) is not None]
+        ids = events.ids_by_number(tx, numbers)
+        proto = template(
+            room.rules,
+            room_id=room.room_id,
+            sender=sender,
+            event_type=event_type,
+            content=content,
+            state_key=state_key,
+            redacts=redacts,
+            prev_events=cited,
+            auth_events=[ids[number] for number in numbers],
+            depth=depth_after(heads.values(), room.rules),
+            origin_server_ts=self._now_ms() if origin_server_ts is None else origin_server_ts,
+        )
+        return complete(proto, room.rules, self._server_name, self._key), cited
+
+    def authorise(self, tx: Transaction, room: Room, event: Event) -> None:
+        """Holds a draft to the room's current state. Raises M_FORBIDDEN."""
+        assert room.snapshot is not None
+        wanted = [CREATE, *auth_types_for(event.rules, event.type, event.state_key, event.sender, event.content)]
+        found = state.lookup_events(tx, room.snapshot, wanted)
+        verdict = auth.check(event, {key: stored.event for key, stored in found.items()})
+        if not isinstance(verdict, Accepted):
+            raise errors.Forbidden(f"The room does not allow it: {verdict.why}.")
+
+
+def unchanged(
+    tx: Transaction, room: Room, sender: str, event_type: str, state_key: str, content: Mapping[str, Any]
+) -> str | None:
+    """The id of the state event that stands, if the same sender has said exactly this already."""
+    if room.snapshot is None:
+        return None
+    stored = state.lookup_event(tx, room.snapshot, event_type, state_key)
+    if stored is None or stored.event.sender != sender or stored.event.content != content:
+        return None
+    return stored.event.event_id

@@ -1,0 +1,326 @@
+"""Events and what hangs on them: timeline order, gaps, redactions, client transaction ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from edgeserver.matrix import canonical_json
+from edgeserver.matrix.event import Event
+from edgeserver.matrix.room_versions import ROOM_VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from edgeserver.store.database import Transaction
+
+
+class Standing(IntEnum):
+    """What receipt made of an event (server-server API, "Checks performed on receipt of a PDU")."""
+
+    ACCEPTED = 0
+    SOFT_FAILED = 1
+    REJECTED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event with its place here.
+
+    `number` is its numeric id; `stream` its place in the timeline (None: it has none); `before` and `after` are state snapshots
+    (None for an outlier: an event held only as somebody's auth event or state).
+    """
+
+    number: int
+    room: int
+    event: Event
+    stream: int | None
+    before: int | None
+    after: int | None
+    standing: Standing
+    redacted_by: str | None
+
+    @property
+    def is_outlier(self) -> bool:
+        return self.before is None
+
+
+_COLUMNS = (
+    "e.event, e.event_id, e.room, r.version, e.stream, e.before, e.after, e.verdict, e.redacted_by, e.pdu"
+    " FROM events e JOIN rooms r ON r.room = e.room"
+)
+_CHUNK = 500
+
+
+def _load(row: tuple[Any, ...]) -> StoredEvent:
+    number, event_id, room, version, stream, before, after, standing, redacted_by, pdu = row
+    event = Event.from_pdu(orjson.loads(pdu), ROOM_VERSIONS[version], event_id=event_id)
+    return StoredEvent(number, room, event, stream, before, after, Standing(standing), redacted_by)
+
+
+def insert(
+    tx: Transaction,
+    room: int,
+    event: Event,
+    *,
+    stream: int | None,
+    key: int | None,
+    before: int | None,
+    after: int | None,
+    standing: Standing = Standing.ACCEPTED,
+) -> int:
+    """Stores an event that is not held yet; returns its numeric id."""
+    return tx.insert(
+        "INSERT INTO events (event_id, room, stream, depth, key, before, after, verdict, pdu) VALUES (?,?,?,?,?,?,?,?,?)",
+        (event.event_id, room, stream, event.depth, key, before, after, int(standing), encode(event.pdu)),
+    )
+
+
+def encode(pdu: dict[str, Any]) -> bytes:
+    """A PDU as it is stored: canonical JSON, without `unsigned`, which belongs to whoever sent it."""
+    kept = {name: value for name, value in pdu.items() if name != "unsigned"} if "unsigned" in pdu else pdu
+    return canonical_json.encode(kept)
+
+
+def place(
+    tx: Transaction,
+    number: int,
+    *,
+    stream: int | None,
+    before: int | None,
+    after: int | None,
+    standing: Standing,
+) -> None:
+    """Gives an outlier its place, now that the state before it is known."""
+    tx.execute(
+        "UPDATE events SET stream = ?, before = ?, after = ?, verdict = ? WHERE event = ?",
+        (stream, before, after, int(standing), number),
+    )
+
+
+def set_after(tx: Transaction, number: int, after: int) -> None:
+    tx.execute("UPDATE events SET after = ? WHERE event = ?", (after, number))
+
+
+def get(tx: Transaction, event_id: str) -> StoredEvent | None:
+    row = tx.one(f"SELECT {_COLUMNS} WHERE e.event_id = ?", (event_id,))
+    return None if row is None else _load(row)
+
+
+def by_number(tx: Transaction, number: int) -> StoredEvent | None:
+    row = tx.one(f"SELECT {_COLUMNS} WHERE e.event = ?", (number,))
+    return None if row is None else _load(row)
+
+
+def many(tx: Transaction, event_ids: Iterable[str]) -> dict[str, StoredEvent]:
+    """Those of the ids that are held."""
+    found: dict[str, StoredEvent] = {}
+    wanted = list(dict.fromkeys(event_ids))
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        marks = ",".join("?" * len(part))
+        for row in tx.all(f"SELECT {_COLUMNS} WHERE e.event_id IN ({marks})", part):
+            stored = _load(row)
+            found[stored.event.event_id] = stored
+    return found
+
+
+def many_by_number(tx: Transaction, numbers: Iterable[int]) -> dict[int, StoredEvent]:
+    found: dict[int, StoredEvent] = {}
+    wanted = list(dict.fromkeys(numbers))
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        marks = ",".join("?" * len(part))
+        for row in tx.all(f"SELECT {_COLUMNS} WHERE e.event IN ({marks})", part):
+            stored = _load(row)
+            found[stored.number] = stored
+    return found
+
+
+def held(tx: Transaction, event_ids: Iterable[str]) -> dict[str, bool]:
+    """Of the ids that are held at all: whether the state before them is known (True) or they are outliers (False)."""
+    found: dict[str, bool] = {}
+    wanted = list(dict.fromkeys(event_ids))
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        marks = ",".join("?" * len(part))
+        for event_id, before in tx.all(f"SELECT event_id, before FROM events WHERE event_id IN ({marks})", part):
+            found[event_id] = before is not None
+    return found
+
+
+def depths(tx: Transaction, event_ids: Sequence[str]) -> dict[str, int]:
+    """The depths of those of the ids that are held."""
+    marks = ",".join("?" * len(event_ids))
+    return dict(tx.all(f"SELECT event_id, depth FROM events WHERE event_id IN ({marks})", event_ids))
+
+
+def ids_by_number(tx: Transaction, numbers: Iterable[int]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    wanted = list(dict.fromkeys(numbers))
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        marks = ",".join("?" * len(part))
+        found.update(tx.all(f"SELECT event, event_id FROM events WHERE event IN ({marks})", part))
+    return found
+
+
+def numbers_by_id(tx: Transaction, event_ids: Iterable[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    wanted = list(dict.fromkeys(event_ids))
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        marks = ",".join("?" * len(part))
+        found.update(tx.all(f"SELECT event_id, event FROM events WHERE event_id IN ({marks})", part))
+    return found
+
+
+# The timeline, by arrival (stream) and by topology (depth, stream)
+
+
+def timeline_since(tx: Transaction, room: int, since: int, upto: int, limit: int) -> list[StoredEvent]:
+    """The newest `limit` timeline events of the room in (since, upto], oldest first."""
+    rows = tx.all(
+        f"SELECT {_COLUMNS} WHERE e.room = ? AND e.stream > ? AND e.stream <= ? ORDER BY e.stream DESC LIMIT ?",
+        (room, since, upto, limit),
+    )
+    return [_load(row) for row in reversed(rows)]
+
+
+def rooms_with_news(tx: Transaction, since: int, upto: int) -> set[int]:
+    """Rooms with timeline events in (since, upto]."""
+    return {
+        room
+        for (room,) in tx.all("SELECT DISTINCT room FROM events WHERE stream > ? AND stream <= ?", (since, upto))
+    }
+
+
+def newest_stream(tx: Transaction, room: int, upto: int) -> int | None:
+    row = tx.one("SELECT max(stream) FROM events WHERE room = ? AND stream <= ?", (room, upto))
+    return row[0] if row else None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """A place between two events in a room's topological order, as pagination tokens name it: just after (depth, stream)."""
+
+    depth: int
+    stream: int
+
+
+def page_backwards(tx: Transaction, room: int, before: Place, limit: int, upto: int) -> list[StoredEvent]:
+    """Timeline events at or before the place, newest first. Events that arrived after `upto` are left out."""
+    rows = tx.all(
+        f"SELECT {_COLUMNS} WHERE e.room = ? AND (e.depth, e.stream) <= (?, ?) AND e.stream <= ?"
+        " ORDER BY e.depth DESC, e.stream DESC LIMIT ?",
+        (room, before.depth, before.stream, upto, limit),
+    )
+    return [_load(row) for row in rows]
+
+
+def page_forwards(tx: Transaction, room: int, after: Place, limit: int, upto: int) -> list[StoredEvent]:
+    """Timeline events after the place, oldest first."""
+    rows = tx.all(
+        f"SELECT {_COLUMNS} WHERE e.room = ? AND (e.depth, e.stream) > (?, ?) AND e.stream <= ?"
+        " ORDER BY e.depth, e.stream LIMIT ?",
+        (room, after.depth, after.stream, upto, limit),
+    )
+    return [_load(row) for row in rows]
+
+
+def oldest_stream(tx: Transaction) -> int:
+    """The lowest stream position in use (0 if nothing was backfilled yet): backfilled events go below it."""
+    row = tx.one("SELECT min(stream) FROM events WHERE stream IS NOT NULL")
+    return min(0, row[0]) if row and row[0] is not None else 0
+
+
+# Gaps: prev events that are not held
+
+
+def note_gaps(tx: Transaction, room: int, number: int, missing: Iterable[str]) -> None:
+    tx.executemany(
+        "INSERT OR IGNORE INTO gaps (room, missing, event) VALUES (?,?,?)",
+        [(room, event_id, number) for event_id in missing],
+    )
+
+
+def is_named(tx: Transaction, room: int, event_id: str) -> bool:
+    """Whether some held event names this one, which is not in the timeline yet."""
+    return tx.one("SELECT 1 FROM gaps WHERE room = ? AND missing = ?", (room, event_id)) is not None
+
+
+def close_gaps(tx: Transaction, room: int, event_id: str) -> None:
+    """The event has its place now."""
+    tx.execute("DELETE FROM gaps WHERE room = ? AND missing = ?", (room, event_id))
+
+
+def gaps_at_or_before(tx: Transaction, room: int, depth: int, limit: int) -> list[tuple[str, str]]:
+    """Gaps at held events of at most this depth, the newest first, as (held event's id, missing id)."""
+    return [
+        (held_id, missing)
+        for held_id, missing in tx.all(
+            "SELECT e.event_id, g.missing FROM gaps g JOIN events e ON e.event = g.event"
+            " WHERE g.room = ? AND e.depth <= ? ORDER BY e.depth DESC LIMIT ?",
+            (room, depth, limit),
+        )
+    ]
+
+
+# Redactions
+
+
+def redact(tx: Transaction, target: StoredEvent, by: str) -> None:
+    """Removes from disk what the redaction removes."""
+    tx.execute(
+        "UPDATE events SET redacted_by = ?, pdu = ? WHERE event = ? AND redacted_by IS NULL",
+        (by, encode(target.event.redacted().pdu), target.number),
+    )
+
+
+def remember_redaction(tx: Transaction, redacts: str, number: int) -> None:
+    tx.execute("INSERT OR IGNORE INTO pending_redactions (redacts, event) VALUES (?, ?)", (redacts, number))
+
+
+def pending_redactions(tx: Transaction, event_id: str) -> list[StoredEvent]:
+    """Redactions of this event that came before it."""
+    numbers = [number for (number,) in tx.all("SELECT event FROM pending_redactions WHERE redacts = ?", (event_id,))]
+    return list(many_by_number(tx, numbers).values())
+
+
+def forget_pending_redactions(tx: Transaction, event_id: str) -> None:
+    tx.execute("DELETE FROM pending_redactions WHERE redacts = ?", (event_id,))
+
+
+# Client transaction ids
+
+
+def transaction_event(tx: Transaction, user_id: str, device_id: str, txn_id: str) -> str | None:
+    """The id of the event that this transaction id made."""
+    row = tx.one(
+        "SELECT e.event_id FROM client_transactions t JOIN events e ON e.event = t.event"
+        " WHERE t.user_id = ? AND t.device_id = ? AND t.txn_id = ?",
+        (user_id, device_id, txn_id),
+    )
+    return row[0] if row else None
+
+
+def record_transaction(tx: Transaction, user_id: str, device_id: str, txn_id: str, number: int) -> None:
+    tx.execute(
+        "INSERT INTO client_transactions (user_id, device_id, txn_id, event) VALUES (?,?,?,?)",
+        (user_id, device_id, txn_id, number),
+    )
+
+
+def transaction_ids(tx: Transaction, user_id: str, device_id: str, numbers: Sequence[int]) -> dict[int, str]:
+    """The transaction ids with which this device made these events (for `unsigned.transaction_id`)."""
+    if not numbers:
+        return {}
+    marks = ",".join("?" * len(numbers))
+    rows = tx.all(
+        f"SELECT event, txn_id FROM client_transactions WHERE user_id = ? AND device_id = ? AND event IN ({marks})",
+        (user_id, device_id, *numbers),
+    )
+    return {number: txn_id.rsplit("/", 1)[-1] for number, txn_id in rows}

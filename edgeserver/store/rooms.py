@@ -1,0 +1,249 @@
+"""Rooms, who is in them, which servers take part, aliases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from edgeserver.matrix.room_versions import ROOM_VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgeserver.matrix.room_versions import RoomVersion
+    from edgeserver.store.database import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A room that we know of. `snapshot` is its current state: None if nothing but an invite or a knock is known."""
+
+    number: int
+    room_id: str
+    rules: RoomVersion
+    snapshot: int | None
+    heads: tuple[str, ...]
+    published: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What is true now of one user in one room."""
+
+    user_id: str
+    room: int
+    room_id: str
+    membership: str
+    event: int
+    stream: int
+    forgotten: bool
+    stripped: list[dict[str, Any]] | None
+
+
+_ROOM = "SELECT room, room_id, version, snapshot, heads, published FROM rooms"
+_MEMBERSHIP = (
+    "SELECT m.user_id, m.room, r.room_id, m.membership, m.event, m.stream, m.forgotten, m.stripped"
+    " FROM memberships m JOIN rooms r ON r.room = m.room"
+)
+
+
+def _room(row: tuple[Any, ...]) -> Room:
+    number, room_id, version, snapshot, heads, published = row
+    return Room(number, room_id, ROOM_VERSIONS[version], snapshot, tuple(orjson.loads(heads)), bool(published))
+
+
+def _membership(row: tuple[Any, ...]) -> Membership:
+    user_id, room, room_id, membership, event, stream, forgotten, stripped = row
+    parsed = None if stripped is None else orjson.loads(stripped)
+    return Membership(user_id, room, room_id, membership, event, stream, bool(forgotten), parsed)
+
+
+def get(tx: Transaction, room_id: str) -> Room | None:
+    row = tx.one(f"{_ROOM} WHERE room_id = ?", (room_id,))
+    return None if row is None else _room(row)
+
+
+def by_number(tx: Transaction, number: int) -> Room:
+    row = tx.one(f"{_ROOM} WHERE room = ?", (number,))
+    if row is None:
+        raise LookupError(f"no room {number}")
+    return _room(row)
+
+
+def add(tx: Transaction, room_id: str, rules: RoomVersion) -> int:
+    return tx.insert("INSERT INTO rooms (room_id, version) VALUES (?, ?)", (room_id, rules.version))
+
+
+def move(tx: Transaction, room: int, heads: Sequence[str], snapshot: int) -> None:
+    """Sets the forward extremities and the current state."""
+    tx.execute(
+        "UPDATE rooms SET heads = ?, snapshot = ? WHERE room = ?", (orjson.dumps(list(heads)).decode(), snapshot, room)
+    )
+
+
+def set_published(tx: Transaction, room: int, published: bool) -> None:
+    tx.execute("UPDATE rooms SET published = ? WHERE room = ?", (int(published), room))
+
+
+def published(tx: Transaction) -> list[Room]:
+    return [_room(row) for row in tx.all(f"{_ROOM} WHERE published = 1 AND snapshot IS NOT NULL")]
+
+
+# Memberships
+
+
+def set_membership(
+    tx: Transaction,
+    user_id: str,
+    room: int,
+    membership: str,
+    event: int,
+    stream: int,
+    *,
+    local: bool,
+    stripped: bytes | None = None,
+) -> None:
+    """What is true of the user from now on; forgetting ends with any new membership."""
+    tx.execute(
+        "INSERT INTO memberships (user_id, room, membership, event, stream, local, stripped) VALUES (?,?,?,?,?,?,?)"
+        " ON CONFLICT (user_id, room) DO UPDATE SET membership = excluded.membership, event = excluded.event,"
+        " stream = excluded.stream, stripped = excluded.stripped, forgotten = 0",
+        (user_id, room, membership, event, stream, int(local), stripped),
+    )
+
+
+def drop_membership(tx: Transaction, user_id: str, room: int) -> None:
+    """The room's state has no membership of this user any more (a resolution took it away)."""
+    tx.execute("DELETE FROM memberships WHERE user_id = ? AND room = ?", (user_id, room))
+
+
+def membership(tx: Transaction, user_id: str, room: int) -> Membership | None:
+    row = tx.one(f"{_MEMBERSHIP} WHERE m.user_id = ? AND m.room = ?", (user_id, room))
+    return None if row is None else _membership(row)
+
+
+def membership_in(tx: Transaction, user_id: str, room_id: str) -> Membership | None:
+    row = tx.one(f"{_MEMBERSHIP} WHERE m.user_id = ? AND r.room_id = ?", (user_id, room_id))
+    return None if row is None else _membership(row)
+
+
+def memberships_of(tx: Transaction, user_id: str) -> list[Membership]:
+    """All rooms of a user, whatever the membership, forgotten ones included."""
+    return [_membership(row) for row in tx.all(f"{_MEMBERSHIP} WHERE m.user_id = ?", (user_id,))]
+
+
+def members(tx: Transaction, room: int, membership: str = "join") -> list[str]:
+    """User ids with this membership."""
+    return [
+        user_id
+        for (user_id,) in tx.all(
+            "SELECT user_id FROM memberships WHERE room = ? AND membership = ? ORDER BY user_id", (room, membership)
+        )
+    ]
+
+
+def count(tx: Transaction, room: int, membership: str) -> int:
+    row = tx.one("SELECT count(*) FROM memberships WHERE room = ? AND membership = ?", (room, membership))
+    return row[0] if row else 0
+
+
+def local_members(tx: Transaction, room: int) -> list[str]:
+    """Joined users of this server."""
+    return [
+        user_id
+        for (user_id,) in tx.all(
+            "SELECT user_id FROM memberships WHERE room = ? AND local = 1 AND membership = 'join'", (room,)
+        )
+    ]
+
+
+def forget(tx: Transaction, user_id: str, room: int, stream: int) -> None:
+    tx.execute(
+        "UPDATE memberships SET forgotten = 1, stream = ? WHERE user_id = ? AND room = ?", (stream, user_id, room)
+    )
+
+
+def changed_members(tx: Transaction, room: int, since: int, upto: int) -> list[str]:
+    """Users whose membership row in the room changed in (since, upto]."""
+    return [
+        user_id
+        for (user_id,) in tx.all(
+            "SELECT user_id FROM memberships WHERE room = ? AND stream > ? AND stream <= ?", (room, since, upto)
+        )
+    ]
+
+
+def share_a_room(tx: Transaction, one: str, other: str) -> bool:
+    row = tx.one(
+        "SELECT 1 FROM memberships a JOIN memberships b ON b.room = a.room"
+        " WHERE a.user_id = ? AND b.user_id = ? AND a.membership = 'join' AND b.membership = 'join' LIMIT 1",
+        (one, other),
+    )
+    return row is not None
+
+
+# Servers
+
+
+def server_joined(tx: Transaction, room: int, server_name: str, difference: int) -> None:
+    tx.execute(
+        "INSERT INTO room_servers (room, server_name, joined) VALUES (?,?,max(0, ?))"
+        " ON CONFLICT (room, server_name) DO UPDATE SET joined = max(0, joined + ?)",
+        (room, server_name, difference, difference),
+    )
+    if difference < 0:
+        tx.execute("DELETE FROM room_servers WHERE room = ? AND server_name = ? AND joined <= 0", (room, server_name))
+
+
+def servers(tx: Transaction, room: int) -> list[str]:
+    """Servers with joined members, the one with most first."""
+    return [
+        name
+        for (name,) in tx.all(
+            "SELECT server_name FROM room_servers WHERE room = ? ORDER BY joined DESC, server_name", (room,)
+        )
+    ]
+
+
+def server_is_in(tx: Transaction, room: int, server_name: str) -> bool:
+    row = tx.one("SELECT 1 FROM room_servers WHERE room = ? AND server_name = ?", (room, server_name))
+    return row is not None
+
+
+def servers_of_user(tx: Transaction, user_id: str) -> list[str]:
+    """Servers that share a room with the user (for device lists, presence, receipts)."""
+    return [
+        name
+        for (name,) in tx.all(
+            "SELECT DISTINCT s.server_name FROM memberships m JOIN room_servers s ON s.room = m.room"
+            " WHERE m.user_id = ? AND m.membership = 'join'",
+            (user_id,),
+        )
+    ]
+
+
+# Aliases
+
+
+def alias_target(tx: Transaction, alias: str) -> str | None:
+    row = tx.one("SELECT room_id FROM aliases WHERE alias = ?", (alias,))
+    return row[0] if row else None
+
+
+def alias_creator(tx: Transaction, alias: str) -> str | None:
+    row = tx.one("SELECT creator FROM aliases WHERE alias = ?", (alias,))
+    return row[0] if row else None
+
+
+def aliases_of(tx: Transaction, room_id: str) -> list[str]:
+    return [alias for (alias,) in tx.all("SELECT alias FROM aliases WHERE room_id = ? ORDER BY alias", (room_id,))]
+
+
+def add_alias(tx: Transaction, alias: str, room_id: str, creator: str) -> None:
+    tx.execute("INSERT INTO aliases (alias, room_id, creator) VALUES (?,?,?)", (alias, room_id, creator))
+
+
+def remove_alias(tx: Transaction, alias: str) -> None:
+    tx.execute("DELETE FROM aliases WHERE alias = ?", (alias,))

@@ -1,0 +1,1 @@
+"""Bytes, frames and request/response exchanges. Nothing in here has heard of a room."""
