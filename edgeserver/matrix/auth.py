@@ -57,9 +57,7 @@ def check(event: Event, auth_state: Mapping[StateKey, Event], *, create: Event |
     return _check_by_member(event, state)
 
 
-def check_auth_events(
-    event: Event, auth_events: Sequence[Event], *, rejected: Container[str] = (), create: Event | None = None
-) -> Verdict:
+def check_auth_events(event: Event, auth_events: Sequence[Event], *, rejected: Container[str] = (), create: Event | None = None) -> Verdict:
     """Rules 2 and 3: check the list of an event's `auth_events` itself. Answers Accepted or Rejected.
 
     `auth_events` are the events that the list names, all of them; `rejected` are the ids of those among them, or of the
@@ -68,9 +66,7 @@ def check_auth_events(
     if event.type == "m.room.create":
         return ACCEPTED
     # Rule 2 (v12): the room id must be the id of an accepted m.room.create event
-    if event.rules.room_id_is_create_hash and (
-        create is None or not _is_created_by(event, create) or create.event_id in rejected
-    ):
+    if event.rules.room_id_is_create_hash and (create is None or not _is_created_by(event, create) or create.event_id in rejected):
         return Rejected("the room id does not name an accepted m.room.create event")
     expected = frozenset[tuple[str, str | None]](auth_types_of(event))
     seen: set[tuple[str, str | None]] = set()

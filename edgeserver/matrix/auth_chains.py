@@ -30,9 +30,7 @@ def auth_chain(event_ids: Iterable[str], auth_edges: AuthEdges) -> set[str]:
     return chain
 
 
-def auth_difference(
-    conflicted: Sequence[Iterable[str]], unconflicted: Iterable[str], auth_edges: AuthEdges
-) -> set[str]:
+def auth_difference(conflicted: Sequence[Iterable[str]], unconflicted: Iterable[str], auth_edges: AuthEdges) -> set[str]:
     """The events that are in the auth chain of some of the states, but not of all.
 
     `conflicted` has for each state the events of its own, `unconflicted` is what all states share. The shared part can

@@ -21,9 +21,7 @@ POWER_LEVELS: StateKey = ("m.room.power_levels", "")
 JOIN_RULES: StateKey = ("m.room.join_rules", "")
 
 
-def auth_types_for(
-    rules: RoomVersion, event_type: str, state_key: str | None, sender: str, content: Mapping[str, Any]
-) -> list[StateKey]:
+def auth_types_for(rules: RoomVersion, event_type: str, state_key: str | None, sender: str, content: Mapping[str, Any]) -> list[StateKey]:
     """The keys of the state that an event of this description is judged by, without duplicates.
 
     The event need not exist yet: this also names what a draft must cite.

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.matrix.power_levels import creators
+from edgeserver.matrix.signatures import SignatureError, decode_base64, verify_json
 from edgeserver.matrix.verdicts import ACCEPTED, Rejected
 
 if TYPE_CHECKING:
@@ -146,9 +147,6 @@ def _check_third_party_invite(event: Event, state: AuthState, target: str) -> Ve
 
 
 def _is_signed_by_offer(signed: dict[str, Any], offer: dict[str, Any]) -> bool:
-    # Few rooms have ever seen a third-party invite: what verifies one is loaded with the first.
-    from edgeserver.matrix.signatures import SignatureError, verify_json
-
     keys = list(_offered_keys(offer))
     for server_name, key_id, key in islice(_attempts(signed.get("signatures"), keys), MAX_INVITE_SIGNATURES):
         try:
@@ -170,8 +168,6 @@ def _attempts(signatures: Any, keys: list[bytes]) -> Iterator[tuple[str, str, by
 
 def _offered_keys(offer: dict[str, Any]) -> Iterator[bytes]:
     """The public keys (32 bytes) of an m.room.third_party_invite: one in `public_key`, more in `public_keys`."""
-    from edgeserver.matrix.signatures import decode_base64
-
     more = offer.get("public_keys")
     for entry in (offer, *(more if isinstance(more, list) else ())):
         text = entry.get("public_key") if isinstance(entry, dict) else None

@@ -89,9 +89,7 @@ def _table_changes(event: Event, current: Event, table: str) -> Iterator[Change]
     return _changes(event.rules, before, after, dict.fromkeys((*before, *after)))
 
 
-def _changes(
-    rules: RoomVersion, before: Mapping[str, Any], after: Mapping[str, Any], keys: Iterable[str]
-) -> Iterator[Change]:
+def _changes(rules: RoomVersion, before: Mapping[str, Any], after: Mapping[str, Any], keys: Iterable[str]) -> Iterator[Change]:
     """The keys whose level was added, changed or removed. Two notations of one level are no change."""
     for key in keys:
         old, new = parse_level(before.get(key), rules), parse_level(after.get(key), rules)

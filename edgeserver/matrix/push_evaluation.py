@@ -104,10 +104,7 @@ class CompiledRules:
     def __init__(self, ruleset: Ruleset, user_id: str) -> None:
         self.user_id = user_id
         self._rules: list[tuple[tuple[Condition, ...], Outcome]] = [
-            (_conditions_of(kind, rule), _outcome(rule["actions"]))
-            for kind in KINDS
-            for rule in ruleset[kind]
-            if rule["enabled"]
+            (_conditions_of(kind, rule), _outcome(rule["actions"])) for kind in KINDS for rule in ruleset[kind] if rule["enabled"]
         ]
 
     def actions_for(self, context: PushContext, display_name: str | None) -> Outcome:

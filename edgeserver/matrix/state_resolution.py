@@ -38,9 +38,10 @@ def resolve(
 ) -> dict[StateKey, str]:
     """Resolve states, each a map of type and state key to an event id, into one. Their order does not matter.
 
-    `fetch` gives an event by its id; each id is asked for once. An event that is not known, None, counts as absent,
-    and so does what only it cites. `rejected` are ids that are not used to authorise others. `auth_edges` gives the
-    ids in an event's `auth_events`, where the caller knows those cheaper than the whole event.
+    `fetch` gives an event by its id; each id is asked for once. An event that is not known, None, counts as absent, and
+    so does what only it cites. `rejected` are ids that are not used to authorise others; it is asked about an id only
+    after `fetch` was. `auth_edges` gives the ids in an event's `auth_events`, where the caller knows those cheaper than
+    the whole event: with a conflict in the auth chains, those of the whole unconflicted state may be walked.
     """
     if not state_maps:
         return {}
@@ -183,9 +184,7 @@ class _Resolution:
         found = (self._event(auth_id) for auth_id in event.auth_events)
         return {(e.type, e.state_key): e for e in found if e is not None and e.state_key is not None}
 
-    def _iterative_auth_checks(
-        self, ordered: Iterable[Event], state: dict[StateKey, str], create: Event | None
-    ) -> None:
+    def _iterative_auth_checks(self, ordered: Iterable[Event], state: dict[StateKey, str], create: Event | None) -> None:
         """Add to `state` each event, in order, that it allows.
 
         Where the state has no event that an auth rule asks for, the one that the event cites stands in, if not
@@ -237,8 +236,4 @@ class _Resolution:
 def _is_power_event(event: Event) -> bool:
     if event.type in ("m.room.power_levels", "m.room.join_rules"):
         return True
-    return (
-        event.type == "m.room.member"
-        and event.content.get("membership") in ("leave", "ban")
-        and event.sender != event.state_key
-    )
+    return event.type == "m.room.member" and event.content.get("membership") in ("leave", "ban") and event.sender != event.state_key

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 _AUTH_PASSES = ("m.room.power_levels", "m.room.join_rules", "m.room.member")
 
 
-def resolve_v1(
-    state_maps: Sequence[Mapping[StateKey, str]], fetch: Callable[[str], Event | None]
-) -> dict[StateKey, str]:
+def resolve_v1(state_maps: Sequence[Mapping[StateKey, str]], fetch: Callable[[str], Event | None]) -> dict[StateKey, str]:
     """Resolve states, each a map of type and state key to an event id, into one.
 
     `fetch` gives an event by its id, None for one that is not known, which counts as absent.
@@ -48,9 +46,7 @@ def _oldest_first(event_ids: set[str], fetch: Callable[[str], Event | None]) -> 
     return sorted(events, key=lambda e: (-e.depth, hashlib.sha1(e.event_id.encode()).digest()), reverse=True)
 
 
-def _resolve_auth_event(
-    key: StateKey, events: list[Event], resolved: dict[StateKey, str], fetch: Callable[[str], Event | None]
-) -> str:
+def _resolve_auth_event(key: StateKey, events: list[Event], resolved: dict[StateKey, str], fetch: Callable[[str], Event | None]) -> str:
     """Follow the events from the oldest on, up to the first that its predecessors do not allow."""
     chosen = events[0].event_id
     for event in events[1:]:
@@ -60,9 +56,7 @@ def _resolve_auth_event(
     return chosen
 
 
-def _resolve_other(
-    events: list[Event], resolved: Mapping[StateKey, str], fetch: Callable[[str], Event | None]
-) -> str:
+def _resolve_other(events: list[Event], resolved: Mapping[StateKey, str], fetch: Callable[[str], Event | None]) -> str:
     """The newest event that is allowed; the oldest if none is, which the spec leaves open."""
     allowed = (event for event in reversed(events) if _is_allowed(event, resolved, fetch))
     return next(allowed, events[0]).event_id

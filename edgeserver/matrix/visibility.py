@@ -52,10 +52,7 @@ def visible_to_user(event: Event, user_id: str, *, visibility: str, membership: 
     # The user's own m.room.member: by the membership before or after it
     if event.type == "m.room.member" and event.state_key == user_id:
         memberships.append(membership_of(event))
-    return any(
-        _may_see(setting, memberships) or (setting == "shared" and joined_later)
-        for setting in _settings(event, visibility)
-    )
+    return any(_may_see(setting, memberships) or (setting == "shared" and joined_later) for setting in _settings(event, visibility))
 
 
 def visible_to_server(event: Event, server_name: str, *, visibility: str, memberships: Iterable[str]) -> bool:

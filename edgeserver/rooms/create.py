@@ -155,8 +155,8 @@ class RoomCreator:
     def _create(self, tx: Transaction, creator: str, new: NewRoom) -> str:
         if new.alias is not None and rooms.alias_target(tx, new.alias) is not None:
             raise errors.RoomInUse(f"The alias {new.alias} is taken.")
-        room = self._create_event(tx, creator, new)
         try:
+            room = self._create_event(tx, creator, new)
             for event_type, state_key, content in self._first_state(tx, creator, new):
                 current = rooms.by_number(tx, room.number)
                 self._composer.compose(tx, current, creator, event_type, content, state_key=state_key)
@@ -254,5 +254,3 @@ class RoomCreator:
         }
         levels.update(new.power_level_overrides)
         return levels
-
-

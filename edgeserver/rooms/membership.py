@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeserver.matrix import errors
+from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS
 from edgeserver.matrix.event import stripped_state as stripped_event
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.matrix.verdicts import Accepted
 from edgeserver.rooms.placing import Task
-from edgeserver.store import rooms, state
+from edgeserver.store import events, rooms, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -115,8 +116,6 @@ class Memberships:
         membership = rooms.membership_in(tx, user_id, room_id)
         names: list[str] = []
         if membership is not None:
-            from edgeserver.store import events
-
             stored = events.by_number(tx, membership.event)
             if stored is not None:
                 names.append(domain_of(stored.event.sender))
@@ -134,7 +133,7 @@ class Memberships:
             return
         content: dict[str, Any] = {"membership": "leave", **({} if reason is None else {"reason": reason})}
         room = await self._db.read(lambda tx: rooms.by_number(tx, membership.room))
-        if membership.stripped is None or room.snapshot is not None and await self._participates(room):
+        if membership.stripped is None or (room.snapshot is not None and await self._participates(room)):
             await self._change(room_id, user_id, user_id, content, must_be_joined=False)
             return
         servers = await self._db.read(lambda tx: self._known_servers(tx, room_id, user_id))
@@ -146,20 +145,19 @@ class Memberships:
 
     async def invite(self, sender: str, room_id: str, target: str, *, reason: str | None = None) -> None:
         """Invites somebody, having another server's agreement first if it is one of its users."""
-        local = domain_of(target) == self._server_name
-        profile = await self._db.read(lambda tx: dict(self._profile(tx, target))) if local else {}
-        content = {**profile, "membership": "invite", **({} if reason is None else {"reason": reason})}
+        content = {"membership": "invite", **({} if reason is None else {"reason": reason})}
         await self.invite_with(sender, room_id, target, content)
 
     async def invite_with(self, sender: str, room_id: str, target: str, content: Mapping[str, Any]) -> None:
-        """Invites with this content (`is_direct` of a new room, say)."""
+        """Invites with this content (`is_direct` of a new room, say), and with the profile of one of our users."""
         membership = await self._db.read(lambda tx: rooms.membership_in(tx, target, room_id))
         if membership is not None and membership.membership == "ban":
             raise errors.Forbidden(f"{target} is banned from the room.")
         if membership is not None and membership.membership == "join":
             raise errors.Forbidden(f"{target} is in the room already.")
         if domain_of(target) == self._server_name:
-            await self._change(room_id, sender, target, content)
+            profile = await self._db.read(lambda tx: dict(self._profile(tx, target)))
+            await self._change(room_id, sender, target, {**profile, **content})
             return
         event, stripped, create = await self._db.read(lambda tx: self._draft(tx, room_id, sender, target, content))
         signed = await self._remote.invite(event, stripped, create)
@@ -272,9 +270,8 @@ def authorising_user(tx: Transaction, room: Room, user_id: str, server_name: str
         return None
     if not _meets_a_condition(tx, stored.event.content.get("allow"), user_id):
         raise errors.Forbidden("You are in none of the rooms whose members may join.")
-    found = state.lookup_events(tx, room.snapshot, [("m.room.create", ""), ("m.room.power_levels", "")])
-    create, levels_event = found.get(("m.room.create", "")), found.get(("m.room.power_levels", ""))
-    levels = PowerLevels(room.rules, create and create.event, levels_event and levels_event.event)
+    found = {key: one.event for key, one in state.lookup_events(tx, room.snapshot, [CREATE, POWER_LEVELS]).items()}
+    levels = PowerLevels(room.rules, found.get(CREATE), found.get(POWER_LEVELS))
     for member in rooms.local_members(tx, room.number):
         if domain_of(member) == server_name and levels.user(member) >= levels.invite:
             return member

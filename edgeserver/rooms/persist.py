@@ -145,7 +145,7 @@ class Persister:
         changes = (
             state.changed_between(tx, older, newer)
             if older is not None
-            else {key: number for key, number in state.of_type(tx, newer, "m.room.member").items()}
+            else dict(state.of_type(tx, newer, "m.room.member").items())
         )
         members = {key[1]: number for key, number in changes.items() if key[0] == "m.room.member"}
         if not members:
@@ -212,6 +212,6 @@ def may_redact(tx: Transaction, redaction: Event, target: StoredEvent) -> bool:
     if stored is None or stored.before is None:
         return False
     found = state.lookup_events(tx, stored.before, [CREATE, POWER_LEVELS])
-    create, stated = found.get(CREATE), found.get(POWER_LEVELS)
-    levels = PowerLevels(redaction.rules, create and create.event, stated and stated.event)
+    known = {key: item.event for key, item in found.items()}
+    levels = PowerLevels(redaction.rules, known.get(CREATE), known.get(POWER_LEVELS))
     return levels.user(redaction.sender) >= levels.redact

@@ -18,7 +18,7 @@ from edgeserver.store import events, rooms
 from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from edgeserver.matrix.event import Event
     from edgeserver.matrix.room_versions import RoomVersion
@@ -130,8 +130,7 @@ class Receiver:
                 break
             gathered.update(fresh)
             edge = {prev for found in (*gathered.values(), event) for prev in found.prev_events} - set(gathered)
-            placed = await self._db.read(lambda tx, edge=edge: events.held(tx, edge))
-            missing = [prev for prev in edge if not placed.get(prev)]
+            missing = await self._unplaced(edge)
             latest = [
                 found.event_id for found in gathered.values() if any(prev in missing for prev in found.prev_events)
             ]
@@ -150,8 +149,12 @@ class Receiver:
         return await self.opened(pdus[:GAP_PAGE], room.room_id, room.rules)
 
     async def _missing_prevs(self, event: Event) -> list[str]:
-        placed = await self._db.read(lambda tx: events.held(tx, event.prev_events))
-        return [prev for prev in event.prev_events if not placed.get(prev)]
+        return await self._unplaced(event.prev_events)
+
+    async def _unplaced(self, event_ids: Collection[str]) -> list[str]:
+        """Those of the ids that have no place in the timeline: not held, or held as outliers."""
+        placed = await self._db.read(lambda tx: events.held(tx, event_ids))
+        return [event_id for event_id in event_ids if not placed.get(event_id)]
 
     # What the event refers to
 

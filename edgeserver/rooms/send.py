@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix import auth, errors
-from edgeserver.matrix.auth_events import CREATE, auth_types_for
+from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS, auth_types_for
 from edgeserver.matrix.draft import complete, depth_after, template
+from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.matrix.verdicts import Accepted
 from edgeserver.rooms.persist import Placement
 from edgeserver.store import events, rooms, state
@@ -55,8 +56,9 @@ class Composer:
     ) -> str:
         """Sends one event; returns its id once it is on disk.
 
-        With `device_id` and `txn_id` a repeat returns the first id; state that would not change anything returns the id of the event that stands.
-        Raises `MatrixError`: M_FORBIDDEN (not in the room, or not allowed), M_NOT_FOUND never (existence of rooms is not told), M_TOO_LARGE.
+        With `device_id` and `txn_id` (`events.transaction_key`) a repeat returns the first id; state that would not change
+        anything returns the id of the event that stands.
+        Raises `MatrixError`: M_FORBIDDEN (not allowed, or not in the room: whether there is one is not told), M_TOO_LARGE.
         """
 
         def run(tx: Transaction) -> str:
@@ -155,9 +157,27 @@ class Composer:
         assert room.snapshot is not None
         wanted = [CREATE, *auth_types_for(event.rules, event.type, event.state_key, event.sender, event.content)]
         found = state.lookup_events(tx, room.snapshot, wanted)
-        verdict = auth.check(event, {key: stored.event for key, stored in found.items()})
+        known = {key: stored.event for key, stored in found.items()}
+        verdict = auth.check(event, known)
         if not isinstance(verdict, Accepted):
             raise errors.Forbidden(f"The room does not allow it: {verdict.why}.")
+        if event.redacts is not None:
+            _check_redaction(tx, event, event.redacts, PowerLevels(event.rules, known.get(CREATE), known.get(POWER_LEVELS)))
+
+
+def _check_redaction(tx: Transaction, event: Event, redacts: str, levels: PowerLevels) -> None:
+    """Our users redact their own events, or with the redact level anybody's (client-server API, "Redactions").
+
+    The auth rules do not say so: between servers any user of the same server may redact. Raises M_FORBIDDEN.
+    """
+    target = events.get(tx, redacts)
+    if target is not None and target.event.room_id != event.room_id:
+        raise errors.Forbidden("The event to redact is of another room.")
+    if target is not None and target.event.type == CREATE[0]:
+        raise errors.Forbidden("The event that made the room cannot be redacted.")
+    is_own = target is not None and target.event.sender == event.sender
+    if not is_own and levels.user(event.sender) < levels.redact:
+        raise errors.Forbidden("You may redact only your own events in this room.")
 
 
 def unchanged(

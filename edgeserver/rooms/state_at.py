@@ -26,7 +26,7 @@ class NeedsResolution(Exception):
     """Branches with different states meet here; resolving them is not for the writer's thread."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Resolved:
     """A state that no snapshot stands for yet: `parent` with `changes` (event numbers; None: the key leaves)."""
 
@@ -87,7 +87,8 @@ def resolved(tx: Transaction, rules: RoomVersion, states: Sequence[State], *, ma
         return distinct[0]
     if not may_resolve:
         raise NeedsResolution
-    maps = [whole_ids(tx, one) for one in [*distinct, *unwritten]]
+    every: list[State] = [*distinct, *unwritten]
+    maps = [whole_ids(tx, one) for one in every]
     cache: dict[str, Event | None] = {}
     rejected: set[str] = set()
 
@@ -99,7 +100,7 @@ def resolved(tx: Transaction, rules: RoomVersion, states: Sequence[State], *, ma
                 rejected.add(event_id)
         return cache[event_id]
 
-    answer = resolve(rules, maps, fetch, rejected=rejected)
+    answer = resolve(rules, maps, fetch, rejected=rejected, auth_edges=lambda event_id: events.auth_edges(tx, event_id))
     return nearest(tx, answer, distinct or [unwritten[0].parent])
 
 

@@ -354,7 +354,7 @@ async def open_database(path: Path, *, inline: bool = False) -> AsyncIterator[Da
             with trio.CancelScope(shield=True):
                 while database._queue:
                     await trio.lowlevel.checkpoint()
-                    await trio.sleep(0)
+                    await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
     with trio.CancelScope(shield=True):
         await database.close()

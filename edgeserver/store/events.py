@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import orjson
 
@@ -158,6 +159,12 @@ def depths(tx: Transaction, event_ids: Sequence[str]) -> dict[str, int]:
     return dict(tx.all(f"SELECT event_id, depth FROM events WHERE event_id IN ({marks})", event_ids))
 
 
+def auth_edges(tx: Transaction, event_id: str) -> tuple[str, ...]:
+    """The ids that the event cites as its auth events; none if it is not held."""
+    row = tx.one("SELECT pdu FROM events WHERE event_id = ?", (event_id,))
+    return () if row is None else tuple(orjson.loads(row[0])["auth_events"])
+
+
 def ids_by_number(tx: Transaction, numbers: Iterable[int]) -> dict[int, str]:
     found: dict[int, str] = {}
     wanted = list(dict.fromkeys(numbers))
@@ -231,6 +238,11 @@ def page_forwards(tx: Transaction, room: int, after: Place, limit: int, upto: in
     return [_load(row) for row in rows]
 
 
+def at_stream(tx: Transaction, room: int, stream: int) -> StoredEvent | None:
+    row = tx.one(f"SELECT {_COLUMNS} WHERE e.room = ? AND e.stream = ?", (room, stream))
+    return None if row is None else _load(row)
+
+
 def oldest_stream(tx: Transaction) -> int:
     """The lowest stream position in use (0 if nothing was backfilled yet): backfilled events go below it."""
     row = tx.one("SELECT min(stream) FROM events WHERE stream IS NOT NULL")
@@ -257,14 +269,14 @@ def close_gaps(tx: Transaction, room: int, event_id: str) -> None:
     tx.execute("DELETE FROM gaps WHERE room = ? AND missing = ?", (room, event_id))
 
 
-def gaps_at_or_before(tx: Transaction, room: int, depth: int, limit: int) -> list[tuple[str, str]]:
-    """Gaps at held events of at most this depth, the newest first, as (held event's id, missing id)."""
+def gaps_from(tx: Transaction, room: int, low: int, high: int, limit: int) -> list[tuple[str, str]]:
+    """Gaps just before held events with depths in [low, high], the newest first, as (held event's id, missing id)."""
     return [
         (held_id, missing)
         for held_id, missing in tx.all(
             "SELECT e.event_id, g.missing FROM gaps g JOIN events e ON e.event = g.event"
-            " WHERE g.room = ? AND e.depth <= ? ORDER BY e.depth DESC LIMIT ?",
-            (room, depth, limit),
+            " WHERE g.room = ? AND e.depth BETWEEN ? AND ? ORDER BY e.depth DESC LIMIT ?",
+            (room, low, high, limit),
         )
     ]
 
@@ -297,8 +309,16 @@ def forget_pending_redactions(tx: Transaction, event_id: str) -> None:
 # Client transaction ids
 
 
+def transaction_key(operation: str, room_id: str, what: str, txn_id: str) -> str:
+    """How a transaction id is filed: with its endpoint before it, since it is unique for a device and an endpoint only.
+
+    `what` is the event type of a send, the redacted event's id of a redaction. The id itself comes last, as the client chose it.
+    """
+    return "/".join([operation, quote(room_id, safe=""), quote(what, safe=""), txn_id])
+
+
 def transaction_event(tx: Transaction, user_id: str, device_id: str, txn_id: str) -> str | None:
-    """The id of the event that this transaction id made."""
+    """The id of the event that this transaction id (`transaction_key`) made."""
     row = tx.one(
         "SELECT e.event_id FROM client_transactions t JOIN events e ON e.event = t.event"
         " WHERE t.user_id = ? AND t.device_id = ? AND t.txn_id = ?",
@@ -323,4 +343,4 @@ def transaction_ids(tx: Transaction, user_id: str, device_id: str, numbers: Sequ
         f"SELECT event, txn_id FROM client_transactions WHERE user_id = ? AND device_id = ? AND event IN ({marks})",
         (user_id, device_id, *numbers),
     )
-    return {number: txn_id.rsplit("/", 1)[-1] for number, txn_id in rows}
+    return {number: txn_id.split("/", 3)[-1] for number, txn_id in rows}

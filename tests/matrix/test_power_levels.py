@@ -151,9 +151,7 @@ def test_an_entry_above_ones_own_is_neither_changed_nor_given(room: Room) -> Non
     room.levels(**changed(room, events={"m.room.power_levels": 50, "m.room.name": 60}, notifications={"room": 60}))
     assert "events" in refusal(room, BOB, changed(room, events={"m.room.power_levels": 50}))
     assert "events" in refusal(room, BOB, changed(room, events={"m.room.power_levels": 50, "m.room.name": 40}))
-    assert "events" in refusal(
-        room, BOB, changed(room, events={"m.room.power_levels": 50, "m.room.name": 60, "x": 51})
-    )
+    assert "events" in refusal(room, BOB, changed(room, events={"m.room.power_levels": 50, "m.room.name": 60, "x": 51}))
     assert "notifications" in refusal(room, BOB, changed(room, notifications={"room": 50}))
     assert "notifications" in refusal(room, BOB, changed(room, notifications={}))
     assert "notifications" in refusal(room, BOB, changed(room, notifications={"room": 60, "x": 51}))

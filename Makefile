@@ -1,0 +1,64 @@
+# Everything a fresh Debian machine needs is made here: `make run` serves, `make test` tests.
+# The virtual environment lives in .venv; stamps inside it keep re-runs quick.
+
+PYTHON ?= python3
+WORKERS ?= 2
+ARGS ?=
+
+BIN := .venv/bin
+RUN_STAMP := .venv/.installed-run
+TEST_STAMP := .venv/.installed-test
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test test-all story lint clean
+
+help:
+	@echo "make run        install into .venv and serve          (ARGS='--config FILE' is passed on)"
+	@echo "make demo       two boxes and a thin line between them, on this machine"
+	@echo "make story      the end-to-end story, told as it runs"
+	@echo "make test       every test in its short form, under 15 minutes"
+	@echo "make test-all   the long forms too"
+	@echo "make lint       ruff, mypy and the import contracts"
+	@echo "make clean      remove .venv and what the tools have cached"
+
+run: $(RUN_STAMP)
+	$(BIN)/edgeserver serve $(ARGS)
+
+demo: $(RUN_STAMP)
+	$(BIN)/edgeserver demo $(ARGS)
+
+story: $(TEST_STAMP)
+	$(PYTEST) -m story -s $(ARGS)
+
+# Tests marked `alone` measure time or memory, so nothing else may run beside them; 5 is pytest's word for none selected.
+test: $(TEST_STAMP)
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not full and not alone" $(ARGS)
+	$(PYTEST) -m "alone and not full" $(ARGS) || test $$? = 5
+
+test-all: $(TEST_STAMP)
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not alone" $(ARGS)
+	$(PYTEST) -m alone $(ARGS) || test $$? = 5
+
+lint: $(TEST_STAMP)
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "edgeserver needs Python 3.11 or newer: set PYTHON=/path/to/it" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "Python cannot make a virtual environment here. Please run:  sudo apt install -y python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(RUN_STAMP): pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(TEST_STAMP): pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,interop]'
+	@touch $@ $(RUN_STAMP)

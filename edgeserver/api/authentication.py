@@ -1,0 +1,91 @@
+"""Whose request it is: access tokens of users and of application services.
+
+Spec: client-server API, "Using access tokens"; application service API, "Identity assertion".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from edgeserver.matrix import errors
+
+if TYPE_CHECKING:
+    from edgeserver.api.endpoint import Call
+    from edgeserver.users.requester import Requester
+
+
+class TokenTable(Protocol):
+    """Where access tokens are known; see `edgeserver.users.tokens.Tokens`."""
+
+    async def requester(self, token: str, address: str = "") -> Requester:
+        """Raises M_UNKNOWN_TOKEN."""
+        ...
+
+
+class AppserviceTable(Protocol):
+    """Where the tokens and the namespaces of application services are known."""
+
+    def requester(self, token: str, as_user: str | None) -> Requester | None:
+        """The application service's sender, or the user of its namespaces whom it asserts to be; None if the token is
+        none of theirs.
+
+        Raises M_FORBIDDEN if `as_user` is outside its namespaces.
+        """
+        ...
+
+    def exclusive_to(self, user_id: str) -> str | None:
+        """The id of the application service that alone may have this user id."""
+        ...
+
+    def may_have(self, appservice_id: str, user_id: str) -> bool:
+        """Whether the user id is that application service's sender or in one of its namespaces."""
+        ...
+
+
+class AccessTokens:
+    """Reads the access token from the Authorization header (and, with `in_query`, from the deprecated `access_token`
+    parameter).
+    """
+
+    def __init__(self, tokens: TokenTable, *, appservices: AppserviceTable | None = None, in_query: bool = False) -> None:
+        self._tokens = tokens
+        self._appservices = appservices
+        self._in_query = in_query
+
+    async def requester(self, call: Call) -> Requester | None:
+        """See `endpoint.Authenticator`."""
+        token = self._token(call)
+        if token is None:
+            return None
+        if self._appservices is not None:
+            found = self._appservices.requester(token, call.query.get("user_id"))
+            if found is not None:
+                device_id = call.query.get("device_id") or call.query.get("org.matrix.msc3202.device_id")
+                return replace(found, device_id=device_id) if device_id else found
+        return await self._tokens.requester(token, call.address)
+
+    def _token(self, call: Call) -> str | None:
+        header = call.headers.get("authorization")
+        if header is None:
+            return call.query.get("access_token") if self._in_query else None
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer" or not (token := token.strip()):
+            raise errors.MissingToken("The Authorization header carries no Bearer token.")
+        return token
+
+
+class FixedTokens:
+    """A table of tokens that are known beforehand: for tests of single sections, and for tools that run in this
+    process.
+    """
+
+    def __init__(self, requesters: dict[str, Requester]) -> None:
+        self._requesters = requesters
+
+    async def requester(self, token: str, address: str = "") -> Requester:
+        """See `TokenTable`."""
+        found = self._requesters.get(token)
+        if found is None:
+            raise errors.UnknownToken
+        return found

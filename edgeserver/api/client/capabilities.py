@@ -1,0 +1,36 @@
+"""GET /capabilities. Spec: client-server API, "Capabilities negotiation"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgeserver.api.endpoint import endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from starlette.routing import Route
+
+    from edgeserver.api.endpoint import Call
+
+
+def routes(room_versions: Iterable[str], default_room_version: str, extra: Mapping[str, Any] | None = None) -> list[Route]:
+    """`extra` are capabilities of other sections, by name."""
+    enabled, disabled = {"enabled": True}, {"enabled": False}
+    answer = {
+        "capabilities": {
+            "m.change_password": enabled,
+            "m.room_versions": {"default": default_room_version, "available": dict.fromkeys(room_versions, "stable")},
+            "m.set_displayname": enabled,
+            "m.set_avatar_url": enabled,
+            "m.profile_fields": enabled,
+            "m.3pid_changes": disabled,
+            "m.get_login_token": disabled,
+            **(extra or {}),
+        }
+    }
+
+    async def get_capabilities(call: Call) -> dict[str, Any]:
+        return answer
+
+    return endpoint("GET", "/_matrix/client/v3/capabilities", get_capabilities)

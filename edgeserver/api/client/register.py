@@ -1,0 +1,133 @@
+"""POST /register, GET /register/available, GET /register/m.login.registration_token/validity.
+
+Spec: client-server API, "Account registration and management", "Token-authenticated Registration"; application service
+API, "Server admin style permissions". Guests are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeserver.api.client.login import check_text, device_wish
+from edgeserver.api.endpoint import Auth, endpoint
+from edgeserver.api.user_interactive import DUMMY, REGISTRATION_TOKEN
+from edgeserver.matrix import errors
+
+if TYPE_CHECKING:
+    from starlette.routing import Route
+
+    from edgeserver.api.authentication import AppserviceTable
+    from edgeserver.api.endpoint import Call
+    from edgeserver.api.user_interactive import UserInteractive
+    from edgeserver.users.accounts import Accounts
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationPolicy:
+    """Who may make an account: anybody (`open`), or whoever has a registration token (`with_token`). Neither: nobody."""
+
+    open: bool = False
+    with_token: bool = False
+
+    @property
+    def flows(self) -> list[list[str]]:
+        return [[DUMMY]] * self.open + [[REGISTRATION_TOKEN]] * self.with_token
+
+
+class Registration:
+    """The handlers."""
+
+    def __init__(
+        self, accounts: Accounts, interactive: UserInteractive, policy: RegistrationPolicy, appservices: AppserviceTable | None
+    ) -> None:
+        self._accounts = accounts
+        self._interactive = interactive
+        self._policy = policy
+        self._appservices = appservices
+
+    async def register(self, call: Call) -> dict[str, Any]:
+        """POST /register"""
+        kind = call.query.get("kind", "user")
+        if kind == "guest":
+            raise errors.GuestForbidden("This server has no guests.")
+        if kind != "user":
+            raise errors.InvalidParam("kind is user or guest.")
+        body = await call.json()
+        if body.get("type") == "m.login.application_service":
+            return await self._for_appservice(call, body)
+        if not self._policy.flows:
+            raise errors.Forbidden("Registration is not open here.")
+        await self._check(body)
+        proven = await self._interactive.authenticate(body, "POST /register", self._policy.flows)
+        body = proven.body
+        await self._check(body)
+        password = body.get("password")
+        if password is None:
+            raise errors.MissingParam("password is missing.")
+        token = proven.proofs.get(REGISTRATION_TOKEN, {}).get("token")
+        return await self._create(body, password, registration_token=token)
+
+    async def _check(self, body: dict[str, Any]) -> None:
+        """What can be refused before anything is proven: names that cannot be had, passwords that are too weak."""
+        for key in ("username", "password"):
+            check_text(body, key)
+        device_wish(body)
+        if body.get("username") is not None:
+            user_id = await self._accounts.check_available(body["username"])
+            if self._appservices is not None and self._appservices.exclusive_to(user_id) is not None:
+                raise errors.Exclusive
+        if body.get("password") is not None:
+            self._accounts.check_strength(body["password"])
+
+    async def _for_appservice(self, call: Call, body: dict[str, Any]) -> dict[str, Any]:
+        requester = call.requester
+        if requester.appservice_id is None or self._appservices is None:
+            raise errors.Forbidden("You are no application service.")
+        username = body.get("username")
+        if type(username) is not str:
+            raise errors.MissingParam("username is missing.")
+        user_id = self._accounts.user_id(username)
+        if not self._appservices.may_have(requester.appservice_id, user_id):
+            raise errors.Exclusive("That name is not in your namespaces.")
+        return await self._create(body, None, appservice_id=requester.appservice_id)
+
+    async def _create(self, body: dict[str, Any], password: str | None, **options: Any) -> dict[str, Any]:
+        inhibited = body.get("inhibit_login") is True
+        name = body.get("username") or await self._accounts.create_random_name()
+        user_id, session = await self._accounts.create_person(name, password, device=None if inhibited else device_wish(body), **options)
+        return {"user_id": user_id} if session is None else session.as_json()
+
+    async def available(self, call: Call) -> dict[str, Any]:
+        """GET /register/available"""
+        name = call.query.get("username")
+        if name is None:
+            raise errors.MissingParam("username is missing.")
+        await self._check({"username": name})
+        return {"available": True}
+
+    async def token_validity(self, call: Call) -> dict[str, Any]:
+        """GET /register/m.login.registration_token/validity"""
+        if not self._policy.with_token:
+            raise errors.Forbidden("Registration by token is not open here.")
+        token = call.query.get("token")
+        if token is None:
+            raise errors.MissingParam("token is missing.")
+        return {"valid": await self._accounts.registration_token_is_valid(token)}
+
+
+def routes(
+    accounts: Accounts,
+    interactive: UserInteractive,
+    policy: RegistrationPolicy,
+    *,
+    appservices: AppserviceTable | None = None,
+) -> list[Route]:
+    handlers = Registration(accounts, interactive, policy, appservices)
+    base = "/_matrix/client/v3/register"
+    validity = "/_matrix/client/v1/register/m.login.registration_token/validity"
+    return [
+        *endpoint("POST", base, handlers.register, auth=Auth.OPTIONAL, rate="registration"),
+        *endpoint("GET", f"{base}/available", handlers.available, auth=Auth.NONE, rate="account"),
+        *endpoint("GET", validity, handlers.token_validity, auth=Auth.NONE, rate="login"),
+    ]

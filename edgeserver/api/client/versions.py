@@ -1,0 +1,26 @@
+"""GET /_matrix/client/versions. Spec: client-server API, "API Versions"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeserver.api.endpoint import Auth, endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from starlette.routing import Route
+
+    from edgeserver.api.endpoint import Call
+
+VERSIONS: Final = ("r0.6.1", *(f"v1.{minor}" for minor in range(1, 17)))
+"""Old versions stay beside the new ones: some clients look for one that they know by name."""
+
+
+def routes(unstable_features: Mapping[str, bool], versions: Sequence[str] = VERSIONS) -> list[Route]:
+    answer = {"versions": list(versions), "unstable_features": dict(unstable_features)}
+
+    async def get_versions(call: Call) -> dict[str, Any]:
+        return answer
+
+    return endpoint("GET", "/_matrix/client/versions", get_versions, auth=Auth.NONE)

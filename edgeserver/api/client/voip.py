@@ -1,0 +1,33 @@
+"""GET /voip/turnServer. Spec: client-server API, "Voice over IP": credentials as coturn's `use-auth-secret` checks
+them.
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import b64encode
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeserver.api.endpoint import endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from starlette.routing import Route
+
+    from edgeserver.api.endpoint import Call
+
+LIFETIME_S: Final = 24 * 60 * 60
+
+
+def routes(now_ms: Callable[[], int], uris: Sequence[str] = (), secret: str = "") -> list[Route]:
+    """Without `uris` there is no TURN server, and the answer is an empty object."""
+
+    async def turn_server(call: Call) -> dict[str, Any]:
+        if not uris:
+            return {}
+        username = f"{now_ms() // 1000 + LIFETIME_S}:{call.user_id}"
+        password = b64encode(hmac.digest(secret.encode(), username.encode(), "sha1")).decode()
+        return {"username": username, "password": password, "uris": list(uris), "ttl": LIFETIME_S}
+
+    return endpoint("GET", "/_matrix/client/v3/voip/turnServer", turn_server, rate="account")

@@ -1,0 +1,356 @@
+"""The lines of the box: opened, met, served and told to those who route by them, for as long as the box runs.
+
+Each configured line is a `Link` (or a UDP listener with many peers). Every connection that comes up carries requests both ways: the other
+end's go into the same application as HTTP, ours go out through an `Exchange` that peers and gateway routes are told of. An anonymous
+connection is somebody who wants to pair, and is let in only while an offer is open.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from edgeserver.app.wires import driver_of, listener_of
+from edgeserver.matrix import canonical_json, errors, server_names
+from edgeserver.store import pairings
+from edgeserver.store.pairings import Pairing
+from transports.client import LinkExchange, Multiplexer
+from transports.exchange import ExchangeError, Priority, Request
+from transports.identity import Identity, client_identity
+from transports.link.connection import Link, LinkDown
+from transports.link.pairing import Offer, PairingFailed, PairingQR, guest, host
+from transports.server import serve as serve_link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgeserver.clock import Clock
+    from edgeserver.config import Link as LinkConfig
+    from edgeserver.federation.peers import Peers
+    from edgeserver.gateway.routes import GatewayRoutes
+    from edgeserver.store.database import Database
+    from transports.link.connection import Connection
+    from transports.link.wire import Driver, LinkStats
+    from transports.udp import UdpListener
+
+log = logging.getLogger(__name__)
+
+PAIR_TIMEOUT = 120.0
+TIME_PATH = "/_edgeserver/v1/time"
+ROUTES_PATH = "/_edgeserver/v1/gateway/routes"
+KEY_PATH = "/_matrix/key/v2/server"
+
+
+@dataclass(slots=True)
+class Line:
+    """One configured line. `scope` stops its link, so that pairing may have the port to itself."""
+
+    name: str
+    uri: str
+    driver: Driver | None
+    link: Link | None = None
+    listener: UdpListener | None = None
+    scope: trio.CancelScope | None = None
+    stopped: trio.Event = field(default_factory=trio.Event)
+    resume: trio.Event = field(default_factory=trio.Event)
+    connections: dict[str, Connection] = field(default_factory=dict)
+
+    @property
+    def stats(self) -> LinkStats | None:
+        return None if self.link is None else self.link.stats
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a line stands, for people: `peer` is None while nobody answers, `trouble` says why the port is not open."""
+
+    name: str
+    uri: str
+    peers: list[str]
+    trouble: str | None
+    stats: LinkStats | None
+
+
+class LinkManager:
+    """Runs the lines. `run` is one task for the life of the box; the other methods may be called at any time."""
+
+    def __init__(
+        self,
+        configured: list[LinkConfig],
+        *,
+        db: Database,
+        identity: Identity,
+        server_name: str,
+        peers: Peers,
+        routes: GatewayRoutes,
+        clock: Clock,
+        app: Any,
+        drivers: dict[str, Driver] | None = None,
+    ) -> None:
+        """`app` is the ASGI application; `drivers` replace those of the URIs by line name (tests, the demo)."""
+        self._db = db
+        self._identity = identity
+        self._server_name = server_name
+        self._peers = peers
+        self._routes = routes
+        self._clock = clock
+        self._app = app
+        self._known: dict[bytes, Pairing] = {}
+        self._offer: Offer | None = None
+        self._paired: Pairing | None = None
+        self._fronting = False
+        self._changed = trio.Event()
+        self.lines = [self._line(one, (drivers or {}).get(one.name or one.uri)) for one in configured]
+
+    def _line(self, config: LinkConfig, driver: Driver | None) -> Line:
+        name = config.name or config.uri
+        if driver is None and listener_of(config.uri) is None:
+            driver = driver_of(config.uri)
+        return Line(name, config.uri, driver)
+
+    async def load(self) -> None:
+        """Reads who is paired; to be called before `run`."""
+        found = await self._db.read(pairings.all_pairings)
+        self._known = {one.public_key: one for one in found}
+        await self._routes.load()
+
+    def known(self, public_key: bytes) -> str | None:
+        """The identity of a paired peer: a server name, or `client:<key>` of a device."""
+        pairing = self._known.get(public_key)
+        if pairing is None:
+            return None
+        return pairing.name if pairing.is_box else client_identity(public_key)
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for line in self.lines:
+                nursery.start_soon(self._run_listener if line.driver is None else self._run_line, line)
+
+    # One line
+
+    async def _run_line(self, line: Line) -> None:
+        assert line.driver is not None
+        while True:
+            line.link = Link(line.driver, self._identity, self.known, peer_key=self._callee(line.name))
+            line.link.strangers_welcome = self._offer is not None
+            line.stopped, line.resume = trio.Event(), trio.Event()
+            with trio.CancelScope() as line.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(line.link.run)
+                    async for connection in line.link.connections():
+                        nursery.start_soon(self._serve, line, connection)
+            line.link = None
+            line.stopped.set()
+            await line.resume.wait()
+
+    def _callee(self, line_name: str) -> bytes | None:
+        return next((one.public_key for one in self._known.values() if one.link == line_name), None)
+
+    async def _run_listener(self, line: Line) -> None:
+        from transports.udp import UdpListener
+
+        where = listener_of(line.uri)
+        assert where is not None
+        line.listener = UdpListener(where.host, where.port, self._identity, self.known)
+        line.listener.strangers_welcome = self._offer is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.listener.run)
+            async for connection in line.listener.connections():
+                nursery.start_soon(self._serve, line, connection)
+
+    async def _serve(self, line: Line, connection: Connection) -> None:
+        """One connection until it is down."""
+        try:
+            if connection.peer_key is None:
+                await self._pair_with_stranger(connection)
+            elif connection.profile.peer is not None:
+                await self._serve_peer(line, connection, connection.profile.peer, connection.peer_key)
+        except LinkDown:
+            pass
+        except Exception:  # one connection's trouble is not the box's
+            log.exception("the connection on %s failed", line.name)
+        finally:
+            with trio.move_on_after(2, shield=True):
+                await connection.aclose()
+
+    async def _serve_peer(self, line: Line, connection: Connection, peer: str, public_key: bytes) -> None:
+        pairing = self._known[public_key]
+        multiplexer = Multiplexer(connection)
+        exchange = LinkExchange(multiplexer)
+        line.connections[peer] = connection
+        log.info("%s: %s is here", line.name, peer)
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve_link, multiplexer, self._app)
+                if pairing.is_box:
+                    self._routes.link_up(public_key, exchange)
+                    self._peers.link_up(peer, exchange, gateway=pairing.gateway)
+                    nursery.start_soon(self._greet, pairing, exchange)
+                await connection.wait_down()
+                nursery.cancel_scope.deadline = trio.current_time() + 30  # let handlers that are at work finish
+        finally:
+            if line.connections.get(peer) is connection:
+                del line.connections[peer]
+            if pairing.is_box:
+                self._peers.link_down(peer, exchange)
+                self._routes.link_down(public_key, exchange)
+            log.info("%s: %s is gone", line.name, peer)
+
+    async def _greet(self, pairing: Pairing, exchange: LinkExchange) -> None:
+        """What boxes tell each other when they meet: the time, and who is reached through whom."""
+        try:
+            await self._learn_time(pairing, exchange)
+            if pairing.gateway:
+                await self._announce(pairing, exchange)
+        except ExchangeError as error:
+            log.info("greeting %s: %s", pairing.name, error)
+
+    async def _learn_time(self, pairing: Pairing, exchange: LinkExchange) -> None:
+        if self._clock.trusted:
+            return
+        asked = self._clock.now_ms()
+        response = await exchange.exchange(Request("GET", TIME_PATH, priority=Priority.INTERACTIVE))
+        if response.status == 200:
+            told = canonical_json.decode(response.body)
+            if isinstance(told, dict) and told.get("trusted") is True and isinstance(told.get("now"), int):
+                self._clock.learn(pairing.name, told["now"] + (self._clock.now_ms() - asked) // 2)
+
+    async def _announce(self, pairing: Pairing, exchange: LinkExchange) -> None:
+        body = canonical_json.encode(self._routes.announcement(pairing.name))
+        headers = (("content-type", "application/json"),)
+        response = await exchange.exchange(Request("PUT", ROUTES_PATH, "", headers, body))
+        if response.status != 200:
+            log.warning("%s is set as our gateway, but does not front for us: pair again with --front at its end", pairing.name)
+
+    async def announce_again(self) -> None:
+        """Tells our gateways of names that have come to be reached through us."""
+        for line in self.lines:
+            for peer, connection in list(line.connections.items()):
+                pairing = self._known.get(connection.peer_key or b"")
+                if pairing is not None and pairing.gateway:
+                    for exchange in self._peers.gateways():
+                        if exchange.profile.peer == peer and isinstance(exchange, LinkExchange):
+                            await self._announce(pairing, exchange)
+
+    # Pairing
+
+    def open_offer(self, *, front: bool) -> tuple[str, str]:
+        """Lets one stranger pair within ten minutes; returns the short code and the QR string. `front`: be its gateway."""
+        self._offer = Offer(self._server_name, self._identity.public_key, now=trio.current_time(), random=os.urandom)
+        self._fronting = front
+        self._paired = None
+        self._welcome(True)
+        return self._offer.code, self._offer.qr.format()
+
+    def close_offer(self) -> None:
+        self._offer = None
+        self._welcome(False)
+
+    def _welcome(self, welcome: bool) -> None:
+        for line in self.lines:
+            if line.link is not None:
+                line.link.strangers_welcome = welcome
+            if line.listener is not None:
+                line.listener.strangers_welcome = welcome
+
+    @property
+    def offer_trouble(self) -> str | None:
+        """Why nobody can pair (any more); None while an offer is open."""
+        return "no pairing is open" if self._offer is None else self._offer.trouble(trio.current_time())
+
+    @property
+    def last_paired(self) -> Pairing | None:
+        """Who paired since the offer was opened."""
+        return self._paired
+
+    async def _pair_with_stranger(self, connection: Connection) -> None:
+        if self._offer is None:
+            return
+        try:
+            with trio.fail_after(PAIR_TIMEOUT):
+                paired = await host(connection, self._offer, trio.current_time, os.urandom)
+                is_box = server_names.is_valid(paired.name) and "." in paired.name
+                await self._add(Pairing(paired.public_key, paired.name, is_box, None, is_box and self._fronting, False, self._clock.now_ms()))
+                await connection.wait_down()
+        except PairingFailed as error:
+            log.info("a pairing failed: %s", error)
+        except trio.TooSlowError:
+            pass
+
+    async def join_offer(self, line_name: str, secret: str, *, gateway: bool) -> Pairing:
+        """Pairs with the box at the other end of a line by its code or QR string. Raises M_NOT_FOUND, M_FORBIDDEN (wrong code)."""
+        line = next((one for one in self.lines if one.name == line_name), None)
+        if line is None or line.driver is None:
+            raise errors.NotFound(f"There is no line {line_name!r} that could be used to pair.")
+        parsed = PairingQR.parse(secret) if secret.startswith("edgeserver:") else secret
+        await self._stop(line)
+        try:
+            paired = await self._be_guest(line.driver, parsed)
+            pairing = Pairing(paired.public_key, paired.name, True, line.name, False, gateway, self._clock.now_ms())
+            await self._add(pairing)
+            return pairing
+        finally:
+            line.resume.set()
+
+    async def _stop(self, line: Line) -> None:
+        if line.scope is not None:
+            line.scope.cancel()
+            await line.stopped.wait()
+
+    async def _be_guest(self, driver: Driver, secret: Any) -> Any:
+        link = Link(driver, self._identity, lambda key: None, as_stranger=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            try:
+                with trio.fail_after(PAIR_TIMEOUT):
+                    connection = await link.wait_up()
+                    return await guest(connection, self._server_name, self._identity.public_key, secret, os.urandom)
+            except trio.TooSlowError:
+                raise errors.Unknown("Nobody answered on the line within two minutes.", status=504) from None
+            except PairingFailed as error:
+                raise errors.Forbidden(f"The pairing failed: {error}.") from error
+            except LinkDown as error:
+                raise errors.Unknown(f"The line broke while pairing: {error}.", status=504) from error
+            finally:
+                nursery.cancel_scope.cancel()
+
+    async def _add(self, pairing: Pairing) -> None:
+        await self._db.write(lambda tx: pairings.put(tx, pairing))
+        self._paired = pairing
+        self.close_offer()
+        await self.load()
+        log.info("paired with %s", pairing.name)
+
+    async def unpair(self, name: str) -> bool:
+        """Ends the pairing with that name; False if there is none."""
+        found = [one for one in self._known.values() if one.name == name]
+        for one in found:
+            await self._db.write(lambda tx, one=one: pairings.remove(tx, one.public_key))  # type: ignore[misc]
+        await self.load()
+        for line in self.lines:
+            for connection in list(line.connections.values()):
+                if connection.peer_key is not None and connection.peer_key not in self._known:
+                    await connection.aclose()
+        return bool(found)
+
+    # For people
+
+    def pairings(self) -> list[Pairing]:
+        return list(self._known.values())
+
+    def standing(self) -> list[Standing]:
+        """How each line stands."""
+        return [
+            Standing(line.name, line.uri, sorted(line.connections), None if line.link is None else line.link.trouble, line.stats)
+            for line in self.lines
+        ]
+
+    def exchange_to(self, line_name: str, of: Callable[[str], Any]) -> Any:
+        """What `of(peer)` gives for the first peer of a line, None if nobody is there."""
+        line = next((one for one in self.lines if one.name == line_name), None)
+        peer = next(iter(line.connections), None) if line is not None else None
+        return None if peer is None else of(peer)

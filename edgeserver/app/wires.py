@@ -1,0 +1,51 @@
+"""From the URI of a configured line to the driver that knows the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transports.link.wire import Driver
+
+
+class WireError(Exception):
+    """The URI names no line; one sentence for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """`udp-listen:HOST:PORT`: one socket for many peers that call us, rather than one line."""
+
+    host: str
+    port: int
+
+
+def driver_of(uri: str) -> Driver:
+    """The driver of one line: `serial:PATH,BAUD` or `udp:HOST:PORT`. Raises `WireError`."""
+    kind, _, rest = uri.partition(":")
+    if kind == "serial":
+        path, _, baud = rest.rpartition(",")
+        if not path or not baud.isdigit() or int(baud) < 50:
+            raise WireError(f"{uri!r} is not serial:PATH,BAUD, such as serial:/dev/ttyUSB0,2400")
+        from transports.serial import SerialDriver
+
+        return SerialDriver(path, int(baud))
+    if kind == "udp":
+        from transports.udp import UdpDriver
+
+        return UdpDriver(*_host_and_port(uri, rest))
+    raise WireError(f"{uri!r} is no line that this release knows; there are serial:PATH,BAUD, udp:HOST:PORT and udp-listen:HOST:PORT")
+
+
+def listener_of(uri: str) -> Listen | None:
+    """What `udp-listen:HOST:PORT` says; None for every other URI. Raises `WireError`."""
+    kind, _, rest = uri.partition(":")
+    return Listen(*_host_and_port(uri, rest)) if kind == "udp-listen" else None
+
+
+def _host_and_port(uri: str, rest: str) -> tuple[str, int]:
+    host, _, port = rest.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise WireError(f"{uri!r} lacks its host and port, as in udp:gateway.example.org:7710")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,289 @@
+"""Configuration: TOML in, plain values out. Each field carries its own help; `describe()` prints the documented example from it.
+
+A wrong key or value is a `ConfigError`: one sentence that names the key, the value and what is allowed. Below `app.py` nobody sees this.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from edgeserver.matrix import server_names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Section = TypeVar("Section")
+
+
+class ConfigError(Exception):
+    """One sentence for the person who wrote the file."""
+
+
+def option(default: Any, text: str, *, allowed: tuple[str, ...] = (), example: Any = None) -> Any:
+    """A field with its help text; `allowed` lists the only values, `example` is shown where the default says nothing."""
+    metadata = {"help": text, "allowed": allowed, "example": example}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Who this box is and where it keeps things."""
+
+    name: str = option(
+        "",
+        "The server name: a domain that you own, without a port unless it is part of the name. Empty: the box names itself after its own key,"
+        " as <label>.<suffix>. Names are permanent.",
+    )
+    suffix: str = option(
+        "mesh",
+        "For a self-named box: the domain of the gateway that fronts for it (gw.example.org), or mesh where there is none."
+        " A .mesh box can never be reached from the internet.",
+    )
+    data: str = option("data", "The folder for keys, database and media; relative to this file.")
+    log_level: str = option("info", "How much is logged.", allowed=("debug", "info", "warning", "error"))
+    clock: str = option(
+        "auto",
+        "auto: the time is trusted while the kernel says it is synchronised, or once a paired peer has told it. system: always trust it.",
+        allowed=("auto", "system"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    """Where HTTP is served. Addresses are host:port; an empty list switches that listener off."""
+
+    client: list[str] = option(["0.0.0.0:8008"], "Client API without TLS (for a LAN, or behind Caddy or nginx).")
+    tls: list[str] = option([], "Client API and federation on one TLS port.", example=["0.0.0.0:443"])
+    federation: list[str] = option(["0.0.0.0:8448"], "Federation over TLS.")
+    certificate: str = option(
+        "", "PEM file with the certificate chain, a wildcard one on a gateway; read again when it changes. Empty: the box's own key certifies it."
+    )
+    certificate_key: str = option("", "PEM file with the certificate's private key.")
+    public_url: str = option("", "The base URL that clients are told in /.well-known/matrix/client. Empty: as they asked.")
+    well_known_server: str = option("", "host:port for /.well-known/matrix/server. Empty: that page answers 404.")
+    behind_proxy: bool = option(False, "Take the client's address from X-Forwarded-For (only behind a reverse proxy of yours).")
+
+
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """Who may have an account."""
+
+    registration: str = option(
+        "closed",
+        "closed: only `edgeserver person add`. token: who has a registration token. open: anybody who reaches the box (a lab switch).",
+        allowed=("closed", "token", "open"),
+    )
+    registration_tokens: list[str] = option([], "The tokens for registration = token.")
+    registration_shared_secret: str = option("", "Lab switch: lets tools register through /_synapse/admin/v1/register.")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds."""
+
+    rate_limits: bool = option(True, "Lab switch: false lifts the rate limits.")
+    upload_bytes: int = option(50_000_000, "The largest upload (m.upload.size).")
+    media_quota_bytes: int = option(2_000_000_000, "All media of one person together.")
+    remote_media_bytes: int = option(1_000_000_000, "The cache of other servers' media; the least recently used goes first.")
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """Talking to other servers."""
+
+    internet: bool = option(True, "Whether this box may try to reach servers by DNS. A box with nothing but lines sets false.")
+    extra_ca: str = option("", "Lab switch: PEM file with further certificate authorities.")
+    private_addresses: bool = option(
+        False, "Lab switch: allow private and loopback addresses for federation and other outgoing requests by DNS."
+    )
+    nameservers: list[str] = option([], "Name servers to ask instead of the system's.")
+    verify_ordinary_keys_by: list[str] = option([], "Notaries to ask for other servers' keys when they cannot be asked themselves.")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One thin line. `[[links]]`, as many as there are."""
+
+    uri: str = option(
+        "",
+        "serial:/dev/ttyUSB0,2400 | udp-listen:0.0.0.0:7710 | udp:gateway.example.org:7710 (dials out, works through NAT).",
+        example="serial:/dev/ttyUSB0,2400",
+    )
+    name: str = option("", "What logs and `link status` call it. Empty: the URI.")
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """Finding and being found on the LAN."""
+
+    mdns: bool = option(True, "Announce this box and look for others by mDNS.")
+    interfaces: list[str] = option([], "Addresses of the interfaces to use. Empty: all.")
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """Switches for laboratories; none is for the field."""
+
+    query_access_token: bool = option(False, "Accept the deprecated ?access_token=.")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole file."""
+
+    server: Server = field(default_factory=Server)
+    http: Http = field(default_factory=Http)
+    accounts: Accounts = field(default_factory=Accounts)
+    limits: Limits = field(default_factory=Limits)
+    federation: Federation = field(default_factory=Federation)
+    links: list[Link] = field(default_factory=list)
+    discovery: Discovery = field(default_factory=Discovery)
+    lab: Lab = field(default_factory=Lab)
+    folder: Path = field(default_factory=Path)
+
+    @property
+    def data(self) -> Path:
+        """The data folder, absolute or relative to the working directory."""
+        return self.folder / self.server.data
+
+
+_SECTIONS: Mapping[str, type] = {
+    "server": Server,
+    "http": Http,
+    "accounts": Accounts,
+    "limits": Limits,
+    "federation": Federation,
+    "discovery": Discovery,
+    "lab": Lab,
+}
+
+
+def load(path: Path) -> Config:
+    """Reads a file. Raises `ConfigError`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text.") from error
+    return parse(text, path.parent, str(path))
+
+
+def parse(text: str, folder: Path = Path(), source: str = "the configuration") -> Config:
+    """Reads the text of a file. Raises `ConfigError`."""
+    try:
+        given = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}.") from error
+    known = {*_SECTIONS, "links"}
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{source}: there is no section [{name}]; there are {', '.join(sorted(known))}.")
+    sections: dict[str, Any] = {name: _section(kind, given.get(name, {}), f"[{name}]") for name, kind in _SECTIONS.items()}
+    links = given.get("links", [])
+    if not isinstance(links, list):
+        raise ConfigError("links must be written as [[links]], one block for each line.")
+    made = [_section(Link, one, "[[links]]") for one in links]
+    config = Config(**sections, links=made, folder=folder)
+    _check(config)
+    return config
+
+
+def _section(kind: type[Section], given: object, where: str) -> Section:
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where} must be a section with keys.")
+    hints = get_type_hints(kind)
+    known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in known:
+            raise ConfigError(f"{where} has no key {key}; it has {', '.join(known)}.")
+        if not _fits(value, hints[key]):
+            raise ConfigError(f"{where} {key} = {value!r} is not {_type_name(hints[key])}.")
+        allowed = known[key].metadata.get("allowed") or ()
+        if allowed and value not in allowed:
+            raise ConfigError(f"{where} {key} = {value!r} is not allowed; it is one of {', '.join(allowed)}.")
+        values[key] = value
+    return kind(**values)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if get_origin(hint) is list:
+        (item,) = get_args(hint)
+        return isinstance(value, list) and all(_fits(one, item) for one in value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, hint)
+
+
+def _type_name(hint: Any) -> str:
+    names = {str: "text in quotes", int: "a whole number, 0 or more", bool: "true or false"}
+    return "a list of texts" if get_origin(hint) is list else names[hint]
+
+
+def _check(config: Config) -> None:
+    name = config.server.name
+    if name and not server_names.is_valid(name):
+        raise ConfigError(f"[server] name = {name!r} is not a server name; it is a domain such as box.example.org.")
+    suffix = config.server.suffix
+    if not server_names.is_valid(suffix) or ":" in suffix:
+        raise ConfigError(f"[server] suffix = {suffix!r} is not a domain; it is the gateway's, such as gw.example.org, or mesh.")
+    for key in ("client", "tls", "federation"):
+        for address in getattr(config.http, key):
+            host_and_port(address, f"[http] {key}")
+    if bool(config.http.certificate) != bool(config.http.certificate_key):
+        raise ConfigError("[http] certificate and certificate_key go together: give both or neither.")
+    if config.accounts.registration == "token" and not config.accounts.registration_tokens:
+        raise ConfigError('[accounts] registration = "token" needs at least one of registration_tokens.')
+    for link in config.links:
+        if not link.uri:
+            raise ConfigError("[[links]] needs a uri, such as serial:/dev/ttyUSB0,2400.")
+
+
+def host_and_port(address: str, where: str) -> tuple[str, int]:
+    """Splits host:port. Raises `ConfigError`."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 <= int(port) < 65536:
+        raise ConfigError(f"{where} = {address!r} is not host:port, such as 0.0.0.0:8008.")
+    return host.strip("[]"), int(port)
+
+
+def describe() -> str:
+    """The documented example: every section and key with its help and default."""
+    parts = ["# edgeserver configuration. Every key is optional; what stands here after # is the default."]
+    for name, kind in _SECTIONS.items():
+        parts.append(_describe_section(f"[{name}]", kind))
+    parts.append(_describe_section("[[links]]", Link, commented=True))
+    return "\n\n".join(parts) + "\n"
+
+
+def _describe_section(title: str, kind: type, *, commented: bool = False) -> str:
+    lines = [f"# {(kind.__doc__ or '').strip()}", f"# {title}" if commented else title]
+    for one in fields(kind):
+        default = one.default if one.default is not MISSING else one.default_factory() if one.default_factory is not MISSING else None
+        example = one.metadata.get("example")
+        lines += ["", *_wrapped(one.metadata["help"])]
+        allowed = one.metadata.get("allowed")
+        if allowed:
+            lines.append(f"# One of: {', '.join(allowed)}.")
+        lines.append(f"# {one.name} = {_toml(example if example is not None and not default else default)}")
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ")
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(one) for one in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,0 +1,248 @@
+"""Reading a room's past: pages of the timeline, the state at a point, what a user may see of it; and filling gaps from other servers.
+
+Client-server API, "Syncing" (pagination), "Room History Visibility". Pages run in topological order (depth, then arrival).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeserver.matrix import errors, visibility
+from edgeserver.rooms.placing import Task
+from edgeserver.rooms.receive import SourceFailed
+from edgeserver.rooms.tokens import parse
+from edgeserver.store import events, rooms, state
+from edgeserver.store.events import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgeserver.matrix.event import Event
+    from edgeserver.rooms.placing import Placer
+    from edgeserver.rooms.receive import EventSource, Receiver
+    from edgeserver.store.database import Database, Transaction
+    from edgeserver.store.events import StoredEvent
+    from edgeserver.store.rooms import Membership, Room
+
+log = logging.getLogger(__name__)
+
+MAX_PAGE = 1000
+FAR = 2**62
+BACKFILL_SERVERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page. `start` and `end` are places to go on from; `end` is None at the end of what there is."""
+
+    chunk: list[StoredEvent]
+    start: Place
+    end: Place | None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a user may read of a room: its state as of `snapshot`, its timeline up to stream position `upto`."""
+
+    room: Room
+    membership: Membership | None
+    snapshot: int
+    upto: int
+
+
+def view(tx: Transaction, room_id: str, user_id: str) -> View:
+    """The room as this user may read it: up to now if joined, up to when they left, or all of a world-readable room.
+
+    Raises M_FORBIDDEN.
+    """
+    room = rooms.get(tx, room_id)
+    membership = None if room is None else rooms.membership(tx, user_id, room.number)
+    if room is not None and room.snapshot is not None:
+        if membership is not None and membership.membership == "join":
+            return View(room, membership, room.snapshot, tx.position)
+        if is_world_readable(tx, room.snapshot):
+            return View(room, membership, room.snapshot, tx.position)
+        if membership is not None and not membership.forgotten:
+            left = _departure(tx, membership)
+            if left is not None and left.after is not None and left.stream is not None:
+                return View(room, membership, left.after, left.stream)
+    raise errors.Forbidden(f"You are not in the room {room_id}.")
+
+
+def is_world_readable(tx: Transaction, snapshot: int) -> bool:
+    stored = state.lookup_event(tx, snapshot, "m.room.history_visibility")
+    return stored is not None and visibility.visibility_of(stored.event) == "world_readable"
+
+
+def visible(tx: Transaction, user_id: str, membership: Membership | None, found: Sequence[StoredEvent]) -> list[StoredEvent]:
+    """Those of the events that the user may see."""
+    kept: list[StoredEvent] = []
+    settings: dict[int, tuple[str, str]] = {}
+    joined_at = _last_join(tx, membership)
+    for stored in found:
+        if stored.before is None:
+            continue
+        if stored.before not in settings:
+            known = state.lookup_events(tx, stored.before, visibility.state_needed(user_id))
+            history, member = (known.get(key) for key in visibility.state_needed(user_id))
+            settings[stored.before] = (
+                visibility.visibility_of(None if history is None else history.event),
+                visibility.membership_of(None if member is None else member.event),
+            )
+        setting, was = settings[stored.before]
+        joined_later = joined_at is not None and (stored.stream or 0) <= joined_at
+        if visibility.visible_to_user(
+            stored.event, user_id, visibility=setting, membership=was, joined_later=joined_later
+        ):
+            kept.append(stored)
+    return kept
+
+
+def _departure(tx: Transaction, membership: Membership) -> StoredEvent | None:
+    """The event that ended the last time that the user, who is not joined now, was: None if they never were."""
+    stored = events.by_number(tx, membership.event)
+    while stored is not None and stored.before is not None:
+        was = state.lookup_event(tx, stored.before, "m.room.member", membership.user_id)
+        if was is not None and visibility.membership_of(was.event) == "join":
+            return stored
+        stored = was
+    return None
+
+
+def _last_join(tx: Transaction, membership: Membership | None) -> int | None:
+    """The stream position up to which events count as before a join of the user; None if they never joined."""
+    if membership is None:
+        return None
+    if membership.membership == "join":
+        return FAR
+    left = _departure(tx, membership)
+    return None if left is None else left.stream
+
+
+def place_of(tx: Transaction, room: int, token: str | None, upto: int, *, backwards: bool) -> Place:
+    """The place that a token names; without one, the newest or the oldest end."""
+    if token is None:
+        return Place(FAR, FAR) if backwards else Place(-1, -FAR)
+    at = parse(token)
+    if isinstance(at, Place):
+        return at
+    stream = events.newest_stream(tx, room, min(at, upto))
+    found = None if stream is None else events.at_stream(tx, room, stream)
+    if found is None:
+        return Place(-1, -FAR)  # the room is younger than the token: nothing is before it, everything after
+    return Place(found.event.depth, stream or 0)
+
+
+class History:
+    """Pages of a room's timeline for local users, backfilled from other servers where we have gaps."""
+
+    def __init__(self, db: Database, receiver: Receiver, placer: Placer, source: EventSource, server_name: str) -> None:
+        self._db = db
+        self._receiver = receiver
+        self._placer = placer
+        self._source = source
+        self._server_name = server_name
+
+    async def page(
+        self, user_id: str, room_id: str, token: str | None, to: str | None, limit: int, *, backwards: bool
+    ) -> Page:
+        """One page of at most `limit` events that the user may see. Raises M_FORBIDDEN, M_INVALID_PARAM."""
+        limit = max(1, min(limit, MAX_PAGE))
+        page, gaps = await self._db.read(lambda tx: self._page(tx, user_id, room_id, token, to, limit, backwards))
+        if gaps and await self.backfill(room_id, gaps, limit):
+            page, _ = await self._db.read(lambda tx: self._page(tx, user_id, room_id, token, to, limit, backwards))
+        return page
+
+    def _page(
+        self, tx: Transaction, user_id: str, room_id: str, token: str | None, to: str | None, limit: int, backwards: bool
+    ) -> tuple[Page, list[str]]:
+        at = view(tx, room_id, user_id)
+        start = place_of(tx, at.room.number, token, at.upto, backwards=backwards)
+        stop = None if to is None else place_of(tx, at.room.number, to, at.upto, backwards=backwards)
+        if backwards:
+            raw = events.page_backwards(tx, at.room.number, start, limit, at.upto)
+            raw = [one for one in raw if stop is None or place(one) > stop]
+        else:
+            raw = events.page_forwards(tx, at.room.number, start, limit, at.upto)
+            raw = [one for one in raw if stop is None or place(one) <= stop]
+        end: Place | None = None
+        if raw:
+            end = before(raw[-1]) if backwards else place(raw[-1])
+        gaps: list[str] = []
+        if backwards and raw:
+            gaps = [held for held, _ in events.gaps_from(tx, at.room.number, raw[-1].event.depth, start.depth, limit)]
+        chunk = visible(tx, user_id, at.membership, raw)
+        if start.depth == FAR and raw:
+            start = place(raw[0])
+        return Page(chunk, start, end), list(dict.fromkeys(gaps))
+
+    async def backfill(self, room_id: str, from_ids: Sequence[str], limit: int) -> bool:
+        """Asks the room's servers for what comes before these events; True if anything new was stored."""
+        room, servers = await self._db.read(lambda tx: _room_and_servers(tx, room_id))
+        for server in [name for name in servers if name != self._server_name][:BACKFILL_SERVERS]:
+            try:
+                pdus = await self._source.backfill(server, room_id, list(from_ids), min(limit, 100))
+                if await self._take_in(server, room, pdus):
+                    return True
+            except SourceFailed as error:
+                log.info("%s did not give history of %s: %s", server, room_id, error)
+        return False
+
+    async def _take_in(self, server: str, room: Room, pdus: Sequence[dict[str, Any]]) -> bool:
+        """Stores old events, newest first so that each gets a lower stream position than what comes after it."""
+        got = await self._receiver.opened(pdus, room.room_id, room.rules)
+        placed = await self._db.read(lambda tx: events.held(tx, got))
+        fresh = {event_id: event for event_id, event in got.items() if not placed.get(event_id)}
+        await self._receiver.complete_auth(server, room.room_id, room.number, room.rules, fresh.values())
+        befores = await self._states_before(server, room, fresh)
+        for event in sorted(fresh.values(), key=lambda event: (-event.depth, event.event_id)):
+            await self._placer.place(Task(room.number, event, before=befores[event.event_id], backfilled=True))
+        return bool(fresh)
+
+    async def _states_before(self, server: str, room: Room, fresh: dict[str, Event]) -> dict[str, Any]:
+        """The state before each event: asked for at the oldest ones, worked out along the graph for the rest."""
+        from edgeserver.rooms import state_at
+
+        befores: dict[str, state_at.State] = {}
+        after: dict[str, state_at.State] = {}
+        for event in sorted(fresh.values(), key=lambda event: (event.depth, event.event_id)):
+            missing = [prev for prev in event.prev_events if prev not in after]
+            known = await self._db.read(lambda tx, missing=missing: events.many(tx, missing))  # type: ignore[misc]
+            after.update({one: stored.after for one, stored in known.items() if stored.after is not None})
+            if all(prev in after for prev in event.prev_events) and event.prev_events:
+                states = [after[prev] for prev in event.prev_events]
+                before = await self._db.read(
+                    lambda tx, states=states: state_at.resolved(tx, room.rules, states, may_resolve=True)  # type: ignore[misc]
+                )
+            elif event.type == "m.room.create":
+                before = await self._db.write(lambda tx: state.root(tx, room.number, {}))
+            else:
+                before = await self._receiver.state_before_from(server, room, event.event_id)
+            befores[event.event_id] = before
+            after[event.event_id] = before
+            if event.state_key is not None:
+                await self._placer.store_outliers(room.number, {event.event_id: event})
+                stored = await self._db.read(lambda tx, event=event: events.get(tx, event.event_id))  # type: ignore[misc]
+                if stored is not None and stored.standing is not events.Standing.REJECTED:
+                    key = (event.type, event.state_key)
+                    after[event.event_id] = state_at.with_event(before, key, stored.number)
+        return befores
+
+
+def _room_and_servers(tx: Transaction, room_id: str) -> tuple[Room, list[str]]:
+    room = rooms.get(tx, room_id)
+    if room is None:
+        raise errors.NotFound("No such room.")
+    return room, rooms.servers(tx, room.number)
+
+
+def place(stored: StoredEvent) -> Place:
+    """Just after this event."""
+    return Place(stored.event.depth, stored.stream or 0)
+
+
+def before(stored: StoredEvent) -> Place:
+    """Just before this event."""
+    return Place(stored.event.depth, (stored.stream or 0) - 1)

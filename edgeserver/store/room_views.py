@@ -1,0 +1,56 @@
+"""Reads that a user's view of rooms is made of: what changed for the user, the state at a stream position, heroes, gaps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgeserver.store.database import Transaction
+
+HEROES = 5
+
+
+def changed_rooms(tx: Transaction, user_id: str, since: int) -> list[int]:
+    """Rooms in which the user's own membership row is newer than `since`."""
+    rows = tx.all("SELECT room FROM memberships WHERE user_id = ? AND stream > ?", (user_id, since))
+    return [room for (room,) in rows]
+
+
+def snapshot_at(tx: Transaction, room: int, stream: int) -> int | None:
+    """The state after the newest timeline event at or before the position; None if there is none."""
+    row = tx.one(
+        "SELECT after FROM events WHERE room = ? AND stream <= ? ORDER BY stream DESC LIMIT 1", (room, stream)
+    )
+    return row[0] if row else None
+
+
+def with_gaps(tx: Transaction, room: int, numbers: Sequence[int]) -> set[int]:
+    """Those of the room's events that name a previous event which is not held."""
+    marks = ",".join("?" * len(numbers))
+    rows = tx.all(f"SELECT DISTINCT event FROM gaps WHERE room = ? AND event IN ({marks})", (room, *numbers))
+    return {number for (number,) in rows}
+
+
+def heroes(tx: Transaction, room: int, user_id: str) -> list[str]:
+    """The members who give a room without a name its name: the first five joined or invited, else of those who were."""
+    for memberships in (("join", "invite"), ("leave", "ban")):
+        rows = tx.all(
+            "SELECT user_id FROM memberships WHERE room = ? AND membership IN (?, ?) AND user_id <> ?"
+            " ORDER BY event LIMIT ?",
+            (room, *memberships, user_id, HEROES),
+        )
+        if rows:
+            return sorted(user_id for (user_id,) in rows)
+    return []
+
+
+def recent_events(tx: Transaction, user_id: str, before: int, limit: int) -> list[tuple[int, int]]:
+    """The newest events before a stream position in rooms that the user is in: (stream, number), newest first."""
+    rows = tx.all(
+        "SELECT e.stream, e.event FROM events e JOIN memberships m ON m.user_id = ? AND m.room = e.room"
+        " WHERE e.stream > 0 AND e.stream < ? AND m.membership = 'join' ORDER BY e.stream DESC LIMIT ?",
+        (user_id, before, limit),
+    )
+    return [(stream, number) for stream, number in rows]

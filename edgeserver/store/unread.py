@@ -1,0 +1,72 @@
+"""What users of this server have not read: counts by room and thread, and what of their account data decides on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from edgeserver.store.database import Transaction
+
+
+class Count(NamedTuple):
+    """Events since the read receipt that notify, and those of them that are highlighted."""
+
+    notifications: int
+    highlights: int
+
+
+NONE = Count(0, 0)
+
+
+def add(tx: Transaction, room: int, thread: str, notified: Iterable[tuple[str, bool]]) -> None:
+    """One more event for each of these (user id, highlighted)."""
+    tx.executemany(
+        "INSERT INTO unread (room, user_id, thread, notifications, highlights) VALUES (?,?,?,1,?)"
+        " ON CONFLICT (room, user_id, thread) DO UPDATE"
+        " SET notifications = notifications + 1, highlights = highlights + excluded.highlights",
+        [(room, user_id, thread, int(highlighted)) for user_id, highlighted in notified],
+    )
+
+
+def of_user(tx: Transaction, room: int, user_id: str) -> dict[str, Count]:
+    """Counts by thread; those that are zero are not there."""
+    rows = tx.all(
+        "SELECT thread, notifications, highlights FROM unread WHERE room = ? AND user_id = ?", (room, user_id)
+    )
+    return {thread: Count(notifications, highlights) for thread, notifications, highlights in rows}
+
+
+def put(tx: Transaction, room: int, user_id: str, counts: Mapping[str, Count]) -> None:
+    """Sets the counts of these threads."""
+    for thread, count in counts.items():
+        tx.execute("DELETE FROM unread WHERE room = ? AND user_id = ? AND thread = ?", (room, user_id, thread))
+        if count.notifications:
+            tx.execute("INSERT INTO unread VALUES (?,?,?,?,?)", (room, user_id, thread, *count))
+
+
+def forget(tx: Transaction, room: int, user_id: str) -> None:
+    """The user has left the room."""
+    tx.execute("DELETE FROM unread WHERE room = ? AND user_id = ?", (room, user_id))
+
+
+def preferences(tx: Transaction, user_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Of each user who has changed them: the stream positions of m.push_rules and m.ignored_user_list."""
+    found: dict[str, dict[str, int]] = {}
+    for start in range(0, len(user_ids), 500):
+        part = user_ids[start : start + 500]
+        marks = ",".join("?" * len(part))
+        for user_id, kind, stream in tx.all(
+            f"SELECT user_id, type, stream FROM account_data WHERE user_id IN ({marks}) AND room_id = ''"
+            " AND type IN ('m.push_rules', 'm.ignored_user_list')",
+            part,
+        ):
+            found.setdefault(user_id, {})[kind] = stream
+    return found
+
+
+def member_count(tx: Transaction, room: int) -> int:
+    """Joined members, counted by server."""
+    row = tx.one("SELECT coalesce(sum(joined), 0) FROM room_servers WHERE room = ?", (room,))
+    return row[0] if row else 0

@@ -1,0 +1,247 @@
+"""Accounts: registering, logging in and out, passwords, deactivation. Used by the client API and by the command line
+alike.
+
+Spec: client-server API, "Account registration and management", "Legacy login".
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeserver.matrix import errors, identifiers
+from edgeserver.store import accounts as table
+from edgeserver.store import devices as device_table
+from edgeserver.store import profiles as profile_table
+from edgeserver.users.devices import check_name
+from edgeserver.users.passwords import MAX_LENGTH
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from edgeserver.store.accounts import Account
+    from edgeserver.store.database import Database, Transaction
+    from edgeserver.users.devices import Devices
+    from edgeserver.users.passwords import Passwords
+    from edgeserver.users.tokens import Issued, Tokens
+
+DEVICE_ID_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MAX_DEVICE_ID: Final = 255
+MIN_PASSWORD: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceWish:
+    """What a client asks for its new session; without a device id it gets a fresh one."""
+
+    device_id: str | None = None
+    display_name: str | None = None
+    refreshable: bool = False
+
+    def check(self) -> None:
+        """Raises M_INVALID_PARAM for an id or a name that is too long or no text."""
+        check_name(self.display_name)
+        if self.device_id is not None and not (self.device_id and identifiers.fits(self.device_id, MAX_DEVICE_ID)):
+            raise errors.InvalidParam(f"A device id has 1 to {MAX_DEVICE_ID} bytes.")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session that has just begun."""
+
+    user_id: str
+    device_id: str
+    tokens: Issued
+
+    def as_json(self) -> dict[str, Any]:
+        """The body of a response to a log-in or a registration."""
+        return {"user_id": self.user_id, "device_id": self.device_id, **self.tokens.as_json()}
+
+
+class Accounts:
+    """The accounts of this server. `on_deactivate` is told after an account is gone (rooms leave with it)."""
+
+    def __init__(
+        self,
+        db: Database,
+        server_name: str,
+        now_ms: Callable[[], int],
+        *,
+        tokens: Tokens,
+        devices: Devices,
+        passwords: Passwords,
+        min_password: int = MIN_PASSWORD,
+        on_deactivate: Callable[[str], Awaitable[None]] | None = None,
+    ) -> None:
+        self._db = db
+        self._server_name = server_name
+        self._now_ms = now_ms
+        self._tokens = tokens
+        self._devices = devices
+        self._passwords = passwords
+        self._min_password = min_password
+        self._on_deactivate = on_deactivate
+
+    def user_id(self, name: str) -> str:
+        """The id of one of our users from a local part or a whole id, in lower case.
+
+        Raises M_INVALID_USERNAME outside the grammar, M_INVALID_PARAM for a user of another server.
+        """
+        name = name.lower()
+        if name.startswith("@"):
+            name, _, domain = name[1:].partition(":")
+            if domain != self._server_name.lower():
+                raise errors.InvalidParam("That is not a user of this server.")
+        try:
+            return identifiers.user_id(name, self._server_name)
+        except ValueError:
+            raise errors.InvalidUsername("A user name consists of a-z, 0-9 and ._=-/+") from None
+
+    async def check_available(self, name: str) -> str:
+        """The user id of a free name. Raises M_USER_IN_USE, and what `user_id` raises."""
+        user_id = self.user_id(name)
+        if await self._db.read(lambda tx: table.exists(tx, user_id)):
+            raise errors.UserInUse
+        return user_id
+
+    async def account(self, user_id: str) -> Account | None:
+        """The account, deactivated ones included; None for a user of another server."""
+        return await self._db.read(lambda tx: table.account(tx, user_id))
+
+    async def people(self) -> list[Account]:
+        """All accounts, deactivated ones included."""
+        return await self._db.read(table.all_accounts)
+
+    async def create_person(
+        self,
+        localpart: str,
+        password: str | None,
+        *,
+        admin: bool = False,
+        displayname: str | None = None,
+        appservice_id: str | None = None,
+        registration_token: str | None = None,
+        device: DeviceWish | None = None,
+    ) -> tuple[str, Session | None]:
+        """Creates an account, and a session with `device`. One use of `registration_token` is taken if it is given.
+
+        Raises M_USER_IN_USE, M_INVALID_USERNAME, M_WEAK_PASSWORD, and M_FORBIDDEN for a registration token that is
+        used up.
+        """
+        user_id = await self.check_available(localpart)
+        if device is not None:
+            device.check()
+        hashed = None if password is None else await self._hash(password)
+        new = table.Account(user_id, hashed, admin, appservice_id, self._now_ms(), None)
+
+        def work(tx: Transaction) -> Session | None:
+            if table.exists(tx, user_id):
+                raise errors.UserInUse
+            if registration_token is not None and not table.use_registration_token(tx, registration_token, self._now_ms()):
+                raise errors.Forbidden("The registration token has been used up.")
+            table.insert(tx, new)
+            if displayname:
+                profile_table.set_field(tx, user_id, "displayname", displayname)
+            return None if device is None else self._begin(tx, user_id, device)
+
+        return user_id, await self._db.write(work)
+
+    async def create_random_name(self) -> str:
+        """A local part that is free, for whoever registers without a name."""
+        while True:
+            name = "".join(secrets.choice("abcdefghijkmnpqrstuvwxyz23456789") for _ in range(10))
+            user_id = identifiers.user_id(name, self._server_name)
+            if not await self._db.read(lambda tx, user_id=user_id: table.exists(tx, user_id)):  # type: ignore[misc]
+                return name
+
+    async def check_password(self, user_id: str, password: str) -> bool:
+        """Whether an active account has this password. Takes as long if there is no such account."""
+        account = await self.account(user_id)
+        return await self._passwords.verify(None if account is None else account.password, password)
+
+    async def log_in(self, user_id: str, device: DeviceWish) -> Session:
+        """Begins a session for somebody who has been authenticated. A known device id's older session ends.
+
+        Raises M_FORBIDDEN if there is no such account, M_USER_DEACTIVATED if it is no longer active.
+        """
+        device.check()
+
+        def work(tx: Transaction) -> Session:
+            account = table.account(tx, user_id)
+            if account is None:
+                raise errors.Forbidden("There is no such account.")
+            if account.deactivated_at is not None:
+                raise errors.UserDeactivated
+            return self._begin(tx, user_id, device)
+
+        return await self._db.write(work)
+
+    def _begin(self, tx: Transaction, user_id: str, wish: DeviceWish) -> Session:
+        device_id = wish.device_id or "".join(secrets.choice(DEVICE_ID_LETTERS) for _ in range(10))
+        table.drop_tokens(tx, user_id, device_id)
+        device_table.ensure(tx, user_id, device_id, wish.display_name)
+        tx.on_commit(lambda: self._tokens.forget(user_id, [device_id]))
+        return Session(user_id, device_id, self._tokens.issue(tx, user_id, device_id, refreshable=wish.refreshable))
+
+    async def set_password(self, user_id: str, password: str, *, log_out: bool = True, but: str | None = None) -> None:
+        """Changes a password and, with `log_out`, deletes all devices except `but`.
+
+        Raises M_WEAK_PASSWORD, and M_NOT_FOUND if there is no such active account.
+        """
+        hashed = await self._hash(password)
+
+        def work(tx: Transaction) -> None:
+            account = table.account(tx, user_id)
+            if account is None or account.deactivated_at is not None:
+                raise errors.NotFound("There is no such account.")
+            table.set_password(tx, user_id, hashed)
+            if log_out:
+                self._devices.delete_all_in(tx, user_id, but=but)
+
+        await self._db.write(work)
+
+    async def set_admin(self, user_id: str, admin: bool) -> None:
+        """Raises M_NOT_FOUND if there is no such account."""
+
+        def work(tx: Transaction) -> None:
+            if not table.exists(tx, user_id):
+                raise errors.NotFound("There is no such account.")
+            table.set_admin(tx, user_id, admin)
+            tx.on_commit(lambda: self._tokens.forget(user_id))
+
+        await self._db.write(work)
+
+    async def deactivate(self, user_id: str) -> None:
+        """Ends an account for good: no session, no password, no profile, no data; the name stays taken."""
+
+        def work(tx: Transaction) -> None:
+            self._devices.delete_all_in(tx, user_id)
+            table.deactivate(tx, user_id, self._now_ms())
+            tx.on_commit(lambda: self._tokens.forget(user_id))
+
+        await self._db.write(work)
+        if self._on_deactivate is not None:
+            await self._on_deactivate(user_id)
+
+    async def create_registration_token(self, token: str | None = None, *, uses: int | None = None, expires_at: int | None = None) -> str:
+        """A token that lets `uses` people register (None: any number) until `expires_at` (ms); made up if none is
+        given.
+        """
+        token = token or secrets.token_urlsafe(9)
+        await self._db.write(lambda tx: table.insert_registration_token(tx, token, uses, expires_at))
+        return token
+
+    async def registration_token_is_valid(self, token: str) -> bool:
+        return await self._db.read(lambda tx: table.registration_token_is_valid(tx, token, self._now_ms()))
+
+    def check_strength(self, password: str) -> None:
+        """Raises M_WEAK_PASSWORD for a password that is too short, or longer than anybody needs."""
+        if len(password) < self._min_password:
+            raise errors.WeakPassword(f"A password needs at least {self._min_password} characters.")
+        if len(password) > MAX_LENGTH:
+            raise errors.WeakPassword(f"A password has at most {MAX_LENGTH} characters.")
+
+    async def _hash(self, password: str) -> str:
+        self.check_strength(password)
+        return await self._passwords.hash(password)

@@ -1,0 +1,189 @@
+"""What events do to users of this server: push rules at work, and the unread counts that follow from them.
+
+Spec: client-server API, "Push Notifications" and "Receiving notifications"; "Ignoring Users". Only counts are stored. What a
+receipt in the middle of the unread leaves over is counted anew from the events.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeserver.matrix.power_levels import PowerLevels
+from edgeserver.matrix.push_defaults import default_ruleset
+from edgeserver.matrix.push_evaluation import NOTHING, CompiledRules, PushContext
+from edgeserver.store import account_data, events, receipts, rooms, state, unread
+from edgeserver.users.threads import thread_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from edgeserver.matrix.event import Event
+    from edgeserver.matrix.push_evaluation import Outcome
+    from edgeserver.rooms.persist import PersistedEvent
+    from edgeserver.store.database import Transaction
+
+    Listener = Callable[[Transaction, PersistedEvent, Mapping[str, Outcome]], None]
+
+CACHED: Final = 256
+"""Users whose own rules are kept compiled."""
+MAX_RECOUNT: Final = 500
+"""So many events after a receipt are counted anew."""
+_FAR: Final = 2**62
+
+_PERSONAL = (".m.rule.invite_for_me", ".m.rule.is_user_mention")
+
+
+def _shared_rules() -> CompiledRules:
+    """The default rules without those that are about one user: the same for all who are not named by the event."""
+    ruleset = default_ruleset("")
+    ruleset["override"] = [rule for rule in ruleset["override"] if rule["rule_id"] not in _PERSONAL]
+    return CompiledRules(ruleset, "")
+
+
+class PushRules:
+    """Applies users' push rules to events. Used on the writer's thread only."""
+
+    def __init__(self) -> None:
+        self._shared = _shared_rules()
+        self._compiled: OrderedDict[str, tuple[int, CompiledRules]] = OrderedDict()
+        self._ignored: OrderedDict[str, tuple[int, frozenset[str]]] = OrderedDict()
+
+    def outcomes(
+        self, tx: Transaction, room: int, event: Event, snapshot: int, user_ids: Sequence[str]
+    ) -> dict[str, Outcome]:
+        """What the event does to each of the users; those whom it leaves alone are not there.
+
+        `snapshot` is the state of the room by which it is judged.
+        """
+        users = [user_id for user_id in user_ids if user_id != event.sender]
+        if not users:
+            return {}
+        changed = unread.preferences(tx, users)
+        power = _power(tx, event, snapshot, bool(changed))
+        context = PushContext(event, unread.member_count(tx, room), power)
+        named = _named(event)
+        shared = self._shared.actions_for(context, None)
+        found: dict[str, Outcome] = {}
+        for user_id in users:
+            streams = changed.get(user_id, {})
+            if event.sender in self._ignored_by(tx, user_id, streams.get("m.ignored_user_list")):
+                continue
+            rules_at = streams.get(account_data.PUSH_RULES, 0)
+            outcome = shared
+            if rules_at or user_id in named:
+                rules = self._rules_of(tx, user_id, rules_at)
+                name = _display_name(tx, snapshot, user_id) if rules_at else None
+                outcome = rules.actions_for(context, name)
+            if outcome is not NOTHING:
+                found[user_id] = outcome
+        return found
+
+    def _rules_of(self, tx: Transaction, user_id: str, stream: int) -> CompiledRules:
+        known = self._compiled.pop(user_id, None)
+        if known is None or known[0] != stream:
+            known = stream, CompiledRules(account_data.ruleset(tx, user_id), user_id)
+        self._compiled[user_id] = known
+        if len(self._compiled) > CACHED:
+            self._compiled.popitem(last=False)
+        return known[1]
+
+    def _ignored_by(self, tx: Transaction, user_id: str, stream: int | None) -> frozenset[str]:
+        if stream is None:
+            return frozenset()
+        known = self._ignored.pop(user_id, None)
+        if known is None or known[0] != stream:
+            known = stream, ignored_users(tx, user_id)
+        self._ignored[user_id] = known
+        if len(self._ignored) > CACHED:
+            self._ignored.popitem(last=False)
+        return known[1]
+
+
+class UnreadCounts:
+    """Keeps the unread counts. `persisted` is a hook of the persister; `listeners` (push gateways) hear of what notifies."""
+
+    def __init__(self, listeners: Sequence[Listener] = ()) -> None:
+        self._rules = PushRules()
+        self._listeners = listeners
+
+    def persisted(self, tx: Transaction, written: PersistedEvent) -> None:
+        """Counts a new event for the local members of its room whom it notifies."""
+        event, room = written.event, written.room.number
+        if not written.is_news:
+            return
+        users = list(written.local_members)
+        invited: str | None = None
+        if event.type == "m.room.member" and event.state_key is not None and event.state_key not in users:
+            unread.forget(tx, room, event.state_key)
+            if event.content.get("membership") == "invite" and _is_local(tx, room, event.state_key):
+                invited = event.state_key
+        asked = users if invited is None else [*users, invited]
+        outcomes = self._rules.outcomes(tx, room, event, written.snapshot, asked)
+        if not outcomes:
+            return
+        notified = [(user_id, one.highlight) for user_id, one in outcomes.items() if one.notify and user_id != invited]
+        if notified:
+            unread.add(tx, room, thread_of(tx, event), notified)
+        for listener in self._listeners:
+            listener(tx, written, outcomes)
+
+    def read(self, tx: Transaction, room: int, user_id: str, thread: str) -> None:
+        """A receipt of the user has moved on, in this thread or ('') in all: counts anew what it leaves unread."""
+        counts = unread.of_user(tx, room, user_id)
+        threads = [one for one in counts if thread in (receipts.UNTHREADED, one)]
+        if not threads:
+            return
+        read_to = receipts.floors(tx, room, user_id)
+        everywhere = read_to.get(receipts.UNTHREADED, -_FAR)
+        floors = {one: max(everywhere, read_to.get(one, -_FAR)) for one in threads}
+        left = {one: [0, 0] for one in threads}
+        lowest = min(floors.values())
+        for stored in events.timeline_since(tx, room, lowest, _FAR, MAX_RECOUNT):
+            if stored.event.sender == user_id or stored.after is None:
+                continue
+            outcome = self._rules.outcomes(tx, room, stored.event, stored.after, [user_id]).get(user_id, NOTHING)
+            if not outcome.notify:
+                continue
+            at = thread_of(tx, stored.event)
+            if at in left and (stored.stream or 0) > floors[at]:
+                left[at][0] += 1
+                left[at][1] += outcome.highlight
+        unread.put(tx, room, user_id, {one: unread.Count(*numbers) for one, numbers in left.items()})
+
+
+def ignored_users(tx: Transaction, user_id: str) -> frozenset[str]:
+    """Whose events the user does not want to see. Spec: client-server API, "Ignoring Users"."""
+    content: Any = account_data.get(tx, user_id, "", "m.ignored_user_list")
+    ignored = content.get("ignored_users") if content else None
+    return frozenset(ignored) - {user_id} if isinstance(ignored, dict) else frozenset()
+
+
+def _named(event: Event) -> set[str]:
+    """Users whom the default rules that are about one user may concern."""
+    mentions = event.content.get("m.mentions")
+    listed = mentions.get("user_ids") if isinstance(mentions, dict) else None
+    named = {one for one in listed if isinstance(one, str)} if isinstance(listed, list) else set()
+    if event.type == "m.room.member" and event.state_key is not None:
+        named.add(event.state_key)
+    return named
+
+
+def _power(tx: Transaction, event: Event, snapshot: int, own_rules: bool) -> PowerLevels:
+    """The room's power levels, read only if a rule may ask for them."""
+    mentions = event.content.get("m.mentions")
+    if not own_rules and not (isinstance(mentions, dict) and mentions.get("room") is True):
+        return PowerLevels(event.rules, None, None)
+    create, levels = ("m.room.create", ""), ("m.room.power_levels", "")
+    found = {key: stored.event for key, stored in state.lookup_events(tx, snapshot, [create, levels]).items()}
+    return PowerLevels(event.rules, found.get(create), found.get(levels))
+
+
+def _display_name(tx: Transaction, snapshot: int, user_id: str) -> str | None:
+    stored = state.lookup_event(tx, snapshot, "m.room.member", user_id)
+    name = None if stored is None else stored.event.content.get("displayname")
+    return name if isinstance(name, str) else None
+
+
+def _is_local(tx: Transaction, room: int, user_id: str) -> bool:
+    return rooms.is_local(tx, user_id, room)

@@ -1,0 +1,154 @@
+// A matrix-js-sdk client with end-to-end encryption, driven by lines of JSON on stdin (see tests/lab/rpc.py).
+// It answers the same calls as tests/lab/nio.py. Keys are held in memory: Node has no IndexedDB.
+
+import readline from "node:readline";
+
+for (const level of ["log", "debug", "info", "trace"]) console[level] = (...words) => console.warn(...words);
+const sdk = await import("matrix-js-sdk");
+
+const ENCRYPTION = { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } };
+let client = null;
+let base = "";
+
+async function http(method, path, body, token = client?.getAccessToken()) {
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  if (body !== null && body !== undefined) headers["Content-Type"] = "application/json";
+  const response = await fetch(base + path, { method, headers, body: headers["Content-Type"] && JSON.stringify(body) });
+  const text = await response.text();
+  let json = null;
+  try { json = JSON.parse(text); } catch { /* not every answer is JSON */ }
+  return { status: response.status, json };
+}
+
+function good(answer, what) {
+  if (answer.status !== 200) throw new Error(`${what}: ${answer.status} ${JSON.stringify(answer.json)}`);
+  return answer.json;
+}
+
+async function until(what, find, within) {
+  const deadline = Date.now() + within * 1000;
+  for (;;) {
+    const found = await find();
+    if (found !== null && found !== undefined && found !== false) return found;
+    if (Date.now() > deadline) throw new Error(`${what}: not within ${within} s`);
+    await new Promise((resolve) => setTimeout(resolve, 30));
+  }
+}
+
+async function begin(answer) {
+  client = sdk.createClient({
+    baseUrl: base, userId: answer.user_id, deviceId: answer.device_id, accessToken: answer.access_token,
+  });
+  await client.initRustCrypto({ useIndexedDB: false });
+  let ready = false;
+  client.on("sync", (state) => { ready ||= state === "PREPARED" || state === "SYNCING"; });
+  await client.startClient({ initialSyncLimit: 50 });
+  await until("the first sync", () => ready, 60);
+  await until("the keys", async () => (await client.getCrypto().getOwnDeviceKeys()).ed25519, 30);
+  return { user_id: answer.user_id, device_id: answer.device_id, access_token: answer.access_token };
+}
+
+function timeline(roomId) {
+  const events = client.getRoom(roomId)?.getLiveTimeline().getEvents() ?? [];
+  return events.filter((event) => event.status === null && !event.getId().startsWith("~"));
+}
+
+function told(event) {
+  const readable = event.isEncrypted() && event.getType() !== "m.room.encrypted" && !event.isDecryptionFailure();
+  return { ...event.getEffectiveEvent(), room_id: event.getRoomId(), event_id: event.getId(), decrypted: readable };
+}
+
+const isJoined = (roomId, userId) => client.getRoom(roomId)?.getMember(userId)?.membership === "join";
+
+const calls = {
+  async login({ homeserver, user, password }) {
+    base = homeserver;
+    const body = {
+      type: "m.login.password", identifier: { type: "m.id.user", user }, password,
+      initial_device_display_name: "edge lab",
+    };
+    return begin(good(await http("POST", "/_matrix/client/v3/login", body), "login"));
+  },
+
+  async register({ homeserver, user, password, token }) {
+    base = homeserver;
+    const body = { username: user, password, initial_device_display_name: "edge lab" };
+    const path = "/_matrix/client/v3/register";
+    let answer = await http("POST", path, body);
+    for (let stage = 0; answer.status === 401 && stage < 4; stage++) {
+      const done = answer.json.completed ?? [];
+      const type = token && !done.includes("m.login.registration_token") ? "m.login.registration_token" : "m.login.dummy";
+      const auth = { type, session: answer.json.session, ...(type === "m.login.dummy" ? {} : { token }) };
+      answer = await http("POST", path, { ...body, auth });
+    }
+    return begin(good(answer, "register"));
+  },
+
+  async create_room({ encrypted, room_version: version, body }) {
+    const wanted = { ...body, ...(version ? { room_version: version } : {}) };
+    if (encrypted) wanted.initial_state = [...(wanted.initial_state ?? []), ENCRYPTION];
+    const { room_id: roomId } = good(await http("POST", "/_matrix/client/v3/createRoom", wanted), "createRoom");
+    await until("create_room", () => isJoined(roomId, client.getUserId()), 60);
+    return roomId;
+  },
+
+  async invite({ room_id: roomId, user_id: userId }) { await client.invite(roomId, userId); return null; },
+
+  async join({ room, via, within }) {
+    const { roomId } = await client.joinRoom(room, { viaServers: via });
+    await until("join", () => isJoined(roomId, client.getUserId()), within);
+    return roomId;
+  },
+
+  async leave({ room_id: roomId }) { await client.leave(roomId); return null; },
+
+  async send({ room_id: roomId, kind, content }) { return (await client.sendEvent(roomId, kind, content)).event_id; },
+
+  async wait_message({ room_id: roomId, body, within }) {
+    const find = () => timeline(roomId).find((event) => event.getContent().body === body);
+    return told(await until(`wait_message ${body}`, find, within));
+  },
+
+  async wait_event({ room_id: roomId, event_id: eventId, within }) {
+    const readable = (event) => event.getType() !== "m.room.encrypted" && !event.isDecryptionFailure();
+    const find = () => timeline(roomId).find((event) => event.getId() === eventId && readable(event));
+    return told(await until(`wait_event ${eventId}`, find, within));
+  },
+
+  async wait_invite({ room_id: roomId, within }) {
+    await until("wait_invite", () => client.getRoom(roomId)?.getMyMembership() === "invite", within);
+    return null;
+  },
+
+  async wait_member({ room_id: roomId, user_id: userId, within }) {
+    await until(`wait_member ${userId}`, () => isJoined(roomId, userId), within);
+    if (client.getRoom(roomId).hasEncryptionStateEvent()) {
+      const known = async () => (await client.getCrypto().getUserDeviceInfo([userId], true)).get(userId)?.size > 0;
+      await until(`wait_member: the devices of ${userId}`, known, within);
+    }
+    return null;
+  },
+
+  async events({ room_id: roomId }) { return timeline(roomId).map(told); },
+
+  async members({ room_id: roomId }) {
+    return (client.getRoom(roomId)?.getJoinedMembers() ?? []).map((member) => member.userId).sort();
+  },
+
+  async http({ method, path, body }) { return http(method, path, body); },
+};
+
+const lines = readline.createInterface({ input: process.stdin });
+lines.on("line", async (line) => {
+  const { id, method, params } = JSON.parse(line);
+  let answer;
+  try {
+    if (!Object.hasOwn(calls, method)) throw new Error(`no such call: ${method}`);
+    answer = { id, result: (await calls[method](params)) ?? null };
+  } catch (error) {
+    console.warn(error);
+    answer = { id, error: String(error?.message ?? error) };
+  }
+  process.stdout.write(JSON.stringify(answer) + "\n");
+});
+lines.on("close", () => { client?.stopClient(); process.exit(0); });
