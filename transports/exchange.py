@@ -86,7 +86,7 @@ class Response:
         return next((value for key, value in self.headers if key.lower() == wanted), None)
 
 
-@dataclass
+@dataclass(eq=False)
 class ExchangeError(Exception):
     """An exchange that brought no response; `reason` is one sentence for the log."""
 

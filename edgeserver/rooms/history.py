@@ -129,10 +129,12 @@ def place_of(tx: Transaction, room: int, token: str | None, upto: int, *, backwa
     if isinstance(at, Place):
         return at
     stream = events.newest_stream(tx, room, min(at, upto))
+    if stream is not None and stream == events.newest_stream(tx, room, upto):
+        return Place(FAR, FAR)  # nothing came since: everything is before it, however deep
     found = None if stream is None else events.at_stream(tx, room, stream)
     if found is None:
         return Place(-1, -FAR)  # the room is younger than the token: nothing is before it, everything after
-    return Place(found.event.depth, stream or 0)
+    return place(found)
 
 
 class History:
@@ -171,8 +173,9 @@ class History:
         if raw:
             end = before(raw[-1]) if backwards else place(raw[-1])
         gaps: list[str] = []
-        if backwards and raw:
-            gaps = [held for held, _ in events.gaps_from(tx, at.room.number, raw[-1].event.depth, start.depth, limit)]
+        if backwards:
+            low = raw[-1].event.depth if raw else start.depth
+            gaps = [held for held, _ in events.gaps_from(tx, at.room.number, low, start.depth, limit)]
         chunk = visible(tx, user_id, at.membership, raw)
         if start.depth == FAR and raw:
             start = place(raw[0])
@@ -240,9 +243,9 @@ def _room_and_servers(tx: Transaction, room_id: str) -> tuple[Room, list[str]]:
 
 def place(stored: StoredEvent) -> Place:
     """Just after this event."""
-    return Place(stored.event.depth, stored.stream or 0)
+    return Place(stored.event.depth, events.tie_of(stored.event))
 
 
 def before(stored: StoredEvent) -> Place:
     """Just before this event."""
-    return Place(stored.event.depth, (stored.stream or 0) - 1)
+    return Place(stored.event.depth, events.tie_of(stored.event) - 1)

@@ -185,10 +185,7 @@ class Placer:
 
 def judge_by_auth_events(tx: Transaction, event: Event) -> Verdict:
     """Check 4: is the event allowed by the events that it cites? Those that are not held make it rejected."""
-    named = [*event.auth_events]
-    if event.rules.room_id_is_create_hash:
-        named.append("$" + event.room_id[1:])  # v12: the room id cites the create event
-    found = events.many(tx, named)
+    found = events.many(tx, _cited(event))
     if any(event_id not in found for event_id in event.auth_events):
         return Rejected("it cites an event that could not be had")
     create = next((stored.event for stored in found.values() if stored.event.type == "m.room.create"), None)
@@ -198,6 +195,13 @@ def judge_by_auth_events(tx: Transaction, event: Event) -> Verdict:
         rejected={event_id for event_id, stored in found.items() if stored.standing is Standing.REJECTED},
         create=create,
     )
+
+
+def _cited(event: Event) -> list[str]:
+    """What the event is judged by: its auth events, and in v12 the create event, which the room id cites."""
+    if event.rules.room_id_is_create_hash and event.type != CREATE[0]:
+        return [*event.auth_events, "$" + event.room_id[1:]]
+    return list(event.auth_events)
 
 
 def topological(found: Mapping[str, Event]) -> list[Event]:
@@ -210,7 +214,7 @@ def topological(found: Mapping[str, Event]) -> list[Event]:
             event = stack[-1]
             waiting = [
                 found[one]
-                for one in event.auth_events
+                for one in _cited(event)
                 if one in found and one not in ordered and one not in entered
             ]
             entered.add(event.event_id)

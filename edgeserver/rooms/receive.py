@@ -1,8 +1,9 @@
 """Receiving: the checks on receipt of a PDU, in the spec's order, then the one write path.
 
-Server-server API, "Checks performed on receipt of a PDU": 1 format, 2 signatures, 3 hash (a mismatch: use the redacted form), 4 auth against the
-event's auth events, 5 against the state before it, 6 against the current state (soft failure). Before 4, what the event refers to is
-completed through an `EventSource`; no lock is held meanwhile, so local people keep talking while a gap takes minutes over a radio.
+Server-server API, "Checks performed on receipt of a PDU": 1 format, 2 signatures, 3 hash (a mismatch: use the redacted form), 4 auth
+against the event's auth events, 5 against the state before it, 6 against the current state (soft failure). Before 4, what the event
+refers to is completed through an `EventSource`; no lock is held meanwhile, so local people keep talking while a gap takes minutes over a
+radio.
 """
 
 from __future__ import annotations
@@ -146,7 +147,9 @@ class Receiver:
         except SourceFailed as error:
             log.info("%s did not fill the gap in %s: %s", origin, room.room_id, error)
             return {}
-        return await self.opened(pdus[:GAP_PAGE], room.room_id, room.rules)
+        found = await self.opened(pdus[:GAP_PAGE], room.room_id, room.rules)
+        unplaced = await self._unplaced(found)
+        return {event_id: found[event_id] for event_id in unplaced if found[event_id].prev_events}
 
     async def _missing_prevs(self, event: Event) -> list[str]:
         return await self._unplaced(event.prev_events)

@@ -1,4 +1,4 @@
-"""Pagination tokens: `t{depth}_{stream}` is a place in a room's topological order, `s{stream}` a position of the global stream.
+"""Pagination tokens: `t{depth}_{tie}` is a place in a room's topological order, `s{stream}` a position of the global stream.
 
 Both are opaque to clients. `/sync` gives `s…` as next_batch and `t…` as prev_batch; `/messages` takes either.
 """
@@ -10,7 +10,7 @@ from edgeserver.store.events import Place
 
 
 def write_place(place: Place) -> str:
-    return f"t{place.depth}_{place.stream}"
+    return f"t{place.depth}_{place.tie}"
 
 
 def write_stream(position: int) -> str:
@@ -22,8 +22,8 @@ def parse(token: str) -> Place | int:
     kind, rest = token[:1], token[1:]
     try:
         if kind == "t":
-            depth, stream = rest.split("_", 1)
-            return Place(int(depth), int(stream))
+            depth, tie = rest.split("_", 1)
+            return Place(int(depth), int(tie))
         if kind == "s":
             return int(rest.split("_", 1)[0])
     except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -75,8 +76,8 @@ def insert(
 ) -> int:
     """Stores an event that is not held yet; returns its numeric id."""
     return tx.insert(
-        "INSERT INTO events (event_id, room, stream, depth, key, before, after, verdict, pdu) VALUES (?,?,?,?,?,?,?,?,?)",
-        (event.event_id, room, stream, event.depth, key, before, after, int(standing), encode(event.pdu)),
+        "INSERT INTO events (event_id, room, stream, depth, tie, key, before, after, verdict, pdu) VALUES (?,?,?,?,?,?,?,?,?,?)",
+        (event.event_id, room, stream, event.depth, tie_of(event), key, before, after, int(standing), encode(event.pdu)),
     )
 
 
@@ -185,7 +186,7 @@ def numbers_by_id(tx: Transaction, event_ids: Iterable[str]) -> dict[str, int]:
     return found
 
 
-# The timeline, by arrival (stream) and by topology (depth, stream)
+# The timeline, by arrival (stream) and by topology (depth, tie)
 
 
 def timeline_since(tx: Transaction, room: int, since: int, upto: int, limit: int) -> list[StoredEvent]:
@@ -212,18 +213,24 @@ def newest_stream(tx: Transaction, room: int, upto: int) -> int | None:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """A place between two events in a room's topological order, as pagination tokens name it: just after (depth, stream)."""
+    """A place between two events in a room's topological order, as pagination tokens name it: just after (depth, tie)."""
 
     depth: int
-    stream: int
+    tie: int
+
+
+def tie_of(event: Event) -> int:
+    """Orders events of the same depth alike on every box: by the time that their senders state, then by their ids."""
+    stated = min(max(event.origin_server_ts, 0), 2**42 - 1)
+    return stated << 20 | int.from_bytes(sha256(event.event_id.encode()).digest()[:3], "big") >> 4
 
 
 def page_backwards(tx: Transaction, room: int, before: Place, limit: int, upto: int) -> list[StoredEvent]:
     """Timeline events at or before the place, newest first. Events that arrived after `upto` are left out."""
     rows = tx.all(
-        f"SELECT {_COLUMNS} WHERE e.room = ? AND (e.depth, e.stream) <= (?, ?) AND e.stream <= ?"
-        " ORDER BY e.depth DESC, e.stream DESC LIMIT ?",
-        (room, before.depth, before.stream, upto, limit),
+        f"SELECT {_COLUMNS} WHERE e.room = ? AND (e.depth, e.tie) <= (?, ?) AND e.stream <= ?"
+        " ORDER BY e.depth DESC, e.tie DESC LIMIT ?",
+        (room, before.depth, before.tie, upto, limit),
     )
     return [_load(row) for row in rows]
 
@@ -231,9 +238,9 @@ def page_backwards(tx: Transaction, room: int, before: Place, limit: int, upto: 
 def page_forwards(tx: Transaction, room: int, after: Place, limit: int, upto: int) -> list[StoredEvent]:
     """Timeline events after the place, oldest first."""
     rows = tx.all(
-        f"SELECT {_COLUMNS} WHERE e.room = ? AND (e.depth, e.stream) > (?, ?) AND e.stream <= ?"
-        " ORDER BY e.depth, e.stream LIMIT ?",
-        (room, after.depth, after.stream, upto, limit),
+        f"SELECT {_COLUMNS} WHERE e.room = ? AND (e.depth, e.tie) > (?, ?) AND e.stream <= ?"
+        " ORDER BY e.depth, e.tie LIMIT ?",
+        (room, after.depth, after.tie, upto, limit),
     )
     return [_load(row) for row in rows]
 

@@ -1,4 +1,5 @@
-"""What other servers are still to be given. Rows are written in the transaction of what they tell of, and deleted when the peer has answered.
+"""What other servers are still to be given. Rows are written in the transaction of what they tell of, and deleted when the peer has
+answered.
 
 A row is a PDU (a reference to the event) or an EDU (its content). Rows of one destination are delivered in the order of `stream`.
 Whoever queues wakes the sender after the commit (`wakeups.OUTBOX`).

@@ -18,6 +18,11 @@ def profile(tx: Transaction, user_id: str) -> dict[str, Any]:
     return {field: canonical_json.decode(value) for field, value in rows}
 
 
+def member_fields(tx: Transaction, user_id: str) -> dict[str, Any]:
+    """What a membership event says of a local user: `displayname` and `avatar_url`, those that are set."""
+    return {name: value for name, value in profile(tx, user_id).items() if name in ("displayname", "avatar_url")}
+
+
 def set_field(tx: Transaction, user_id: str, field: str, value: object) -> None:
     """Raises `CanonicalJSONError` for a value that is no JSON."""
     tx.execute(

@@ -49,7 +49,7 @@ def heroes(tx: Transaction, room: int, user_id: str) -> list[str]:
 def recent_events(tx: Transaction, user_id: str, before: int, limit: int) -> list[tuple[int, int]]:
     """The newest events before a stream position in rooms that the user is in: (stream, number), newest first."""
     rows = tx.all(
-        "SELECT e.stream, e.event FROM events e JOIN memberships m ON m.user_id = ? AND m.room = e.room"
+        "SELECT e.stream, e.event FROM events e CROSS JOIN memberships m ON m.user_id = ? AND m.room = e.room"
         " WHERE e.stream > 0 AND e.stream < ? AND m.membership = 'join' ORDER BY e.stream DESC LIMIT ?",
         (user_id, before, limit),
     )

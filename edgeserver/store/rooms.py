@@ -212,6 +212,11 @@ def server_is_in(tx: Transaction, room: int, server_name: str) -> bool:
     return row is not None
 
 
+def all_servers(tx: Transaction) -> list[str]:
+    """Every server that shares a room with us (ours among them)."""
+    return [name for (name,) in tx.all("SELECT DISTINCT server_name FROM room_servers")]
+
+
 def servers_of_user(tx: Transaction, user_id: str) -> list[str]:
     """Servers that share a room with the user (for device lists, presence, receipts)."""
     return [

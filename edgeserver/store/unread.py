@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,8 @@ class Count(NamedTuple):
     highlights: int
 
 
-NONE = Count(0, 0)
+NONE: Final = Count(0, 0)
+MAIN: Final = "main"
 
 
 def add(tx: Transaction, room: int, thread: str, notified: Iterable[tuple[str, bool]]) -> None:

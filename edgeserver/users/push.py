@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 
+from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.matrix.push_defaults import default_ruleset
 from edgeserver.matrix.push_evaluation import NOTHING, CompiledRules, PushContext
-from edgeserver.store import account_data, events, receipts, rooms, state, unread
+from edgeserver.store import account_data, events, receipts, state, unread
 from edgeserver.users.threads import thread_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def _shared_rules() -> CompiledRules:
 
 
 class PushRules:
-    """Applies users' push rules to events. Used on the writer's thread only."""
+    """Applies users' push rules to events. One instance stays on one thread."""
 
     def __init__(self) -> None:
         self._shared = _shared_rules()
@@ -103,7 +104,8 @@ class PushRules:
 class UnreadCounts:
     """Keeps the unread counts. `persisted` is a hook of the persister; `listeners` (push gateways) hear of what notifies."""
 
-    def __init__(self, listeners: Sequence[Listener] = ()) -> None:
+    def __init__(self, server_name: str, listeners: Sequence[Listener] = ()) -> None:
+        self._server_name = server_name
         self._rules = PushRules()
         self._listeners = listeners
 
@@ -116,7 +118,7 @@ class UnreadCounts:
         invited: str | None = None
         if event.type == "m.room.member" and event.state_key is not None and event.state_key not in users:
             unread.forget(tx, room, event.state_key)
-            if event.content.get("membership") == "invite" and _is_local(tx, room, event.state_key):
+            if event.content.get("membership") == "invite" and domain_of(event.state_key) == self._server_name:
                 invited = event.state_key
         asked = users if invited is None else [*users, invited]
         outcomes = self._rules.outcomes(tx, room, event, written.snapshot, asked)
@@ -184,6 +186,3 @@ def _display_name(tx: Transaction, snapshot: int, user_id: str) -> str | None:
     name = None if stored is None else stored.event.content.get("displayname")
     return name if isinstance(name, str) else None
 
-
-def _is_local(tx: Transaction, room: int, user_id: str) -> bool:
-    return rooms.is_local(tx, user_id, room)

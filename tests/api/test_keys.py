@@ -213,9 +213,9 @@ async def test_key_changes_are_told_since_a_token(site: Site) -> None:
     before = site.db.position
     await site.post("alice", "upload", {"device_keys": device(ALICE, "A")[0]})
     bob = site.client("bob")
-    assert (await bob.get(f"{BASE}/changes?from={before}&to=s{site.db.position}")).json == {"changed": [ALICE], "left": []}
+    assert (await bob.get(f"{BASE}/changes?from=s{before}_0&to=s{site.db.position}_3")).json == {"changed": [ALICE], "left": []}
     await site.post("alice", "upload", {"device_keys": device(ALICE, "A")[0]})
-    now = await bob.get(f"{BASE}/changes", query={"from": str(site.db.position)})
+    now = await bob.get(f"{BASE}/changes", query={"from": f"s{site.db.position}_7_1"})
     assert now.json == {"changed": [], "left": []}
     assert (await bob.get(f"{BASE}/changes")).json["errcode"] == "M_MISSING_PARAM"
     assert (await bob.get(f"{BASE}/changes?from=never")).json["errcode"] == "M_INVALID_PARAM"

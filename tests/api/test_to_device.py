@@ -118,7 +118,7 @@ async def test_what_is_malformed_or_too_large_is_refused(site: Site) -> None:
 
 async def test_a_device_that_never_syncs_keeps_the_newest_messages(site: Site) -> None:
     def fill(tx: Transaction) -> int:
-        for n in range(table.MAX_PENDING + 10):
+        for _ in range(table.MAX_PENDING + 10):
             tx.execute(
                 "INSERT INTO to_device (stream, user_id, device_id, message) VALUES (?,?,?,?)",
                 (tx.stream(), BOB, "B1", b'{"content":{"n":0}}'),

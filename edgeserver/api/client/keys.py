@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeserver.api.endpoint import endpoint
 from edgeserver.api.user_interactive import PASSWORD
 from edgeserver.matrix import errors
+from edgeserver.sync.since import parse
 from edgeserver.users.device_keys import DEFAULT_TIMEOUT_MS, wanted_devices, wanted_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from starlette.routing import Route
 
     from edgeserver.api.endpoint import Call
@@ -27,7 +26,7 @@ CROSS_SIGNING_UPLOAD: Final = "POST /keys/device_signing/upload"
 
 
 class KeySection:
-    """The handlers. `position_of` reads a sync token."""
+    """The handlers."""
 
     def __init__(
         self,
@@ -35,13 +34,11 @@ class KeySection:
         device_lists: DeviceLists,
         cross_signing: CrossSigning,
         interactive: UserInteractive,
-        position_of: Callable[[str], int],
     ) -> None:
         self._device_keys = device_keys
         self._device_lists = device_lists
         self._cross_signing = cross_signing
         self._interactive = interactive
-        self._position_of = position_of
 
     async def upload(self, call: Call) -> dict[str, Any]:
         """POST /keys/upload"""
@@ -68,8 +65,8 @@ class KeySection:
         if since is None:
             raise errors.MissingParam("from is missing.")
         if (upto := call.query.get("to")) is not None:
-            self._position_of(upto)
-        return {**await self._device_lists.changes(call.user_id, self._position_of(since))}
+            parse(upto)
+        return {**await self._device_lists.changes(call.user_id, parse(since).stream)}
 
     async def upload_cross_signing(self, call: Call) -> dict[str, Any]:
         """POST /keys/device_signing/upload"""
@@ -97,23 +94,13 @@ def _timeout(body: dict[str, Any]) -> int:
     return timeout
 
 
-def position_of(token: str) -> int:
-    """The stream position that a sync token is. Raises M_INVALID_PARAM."""
-    digits = token.removeprefix("s")
-    if not digits.isascii() or not digits.isdecimal() or len(digits) > 18:
-        raise errors.InvalidParam("That is not a sync token of this server.")
-    return int(digits)
-
-
 def routes(
     device_keys: DeviceKeys,
     device_lists: DeviceLists,
     cross_signing: CrossSigning,
     interactive: UserInteractive,
-    *,
-    position_of: Callable[[str], int] = position_of,
 ) -> list[Route]:
-    handlers = KeySection(device_keys, device_lists, cross_signing, interactive, position_of)
+    handlers = KeySection(device_keys, device_lists, cross_signing, interactive)
     base = "/_matrix/client/v3/keys"
     return [
         *endpoint("POST", f"{base}/upload", handlers.upload, rate="keys"),

@@ -16,6 +16,7 @@ CREATE TABLE events (
     room        INTEGER NOT NULL REFERENCES rooms (room),
     stream      INTEGER,                                   -- place in the timeline: >0 as it arrived, <0 backfilled; NULL: not in the timeline
     depth       INTEGER NOT NULL,
+    tie         INTEGER NOT NULL,                          -- orders events of the same depth: the same number on every box
     key         INTEGER REFERENCES state_keys (key),       -- NULL: not a state event
     before      INTEGER REFERENCES snapshots (snapshot),   -- state before the event; NULL: not known (outlier)
     after       INTEGER REFERENCES snapshots (snapshot),   -- state after it; the same unless it is an accepted state event
@@ -25,7 +26,7 @@ CREATE TABLE events (
 );
 CREATE UNIQUE INDEX events_by_stream ON events (stream, room) WHERE stream IS NOT NULL;
 CREATE INDEX events_by_room ON events (room, stream) WHERE stream IS NOT NULL;
-CREATE INDEX events_by_depth ON events (room, depth, stream) WHERE stream IS NOT NULL;
+CREATE INDEX events_by_depth ON events (room, depth, tie) WHERE stream IS NOT NULL;
 
 -- prev events that some held timeline event names and that are not held: where history has its gaps
 CREATE TABLE gaps (

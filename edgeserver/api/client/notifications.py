@@ -1,0 +1,39 @@
+"""GET /_matrix/client/v3/notifications. Spec: client-server API, "Listing Notifications"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgeserver.api.endpoint import endpoint
+from edgeserver.matrix import errors
+
+if TYPE_CHECKING:
+    from starlette.routing import Route
+
+    from edgeserver.api.endpoint import Call
+    from edgeserver.users.notifications import Notifications
+
+DEFAULT_LIMIT = 20
+
+
+def routes(notifications: Notifications) -> list[Route]:
+    async def get(call: Call) -> dict[str, Any]:
+        before, limit = _number(call, "from"), _number(call, "limit")
+        page, more = await notifications.page(
+            call.user_id,
+            before,
+            DEFAULT_LIMIT if limit is None else limit,
+            highlights_only=call.query.get("only") == "highlight",
+        )
+        return {"notifications": page, **({} if more is None else {"next_token": str(more)})}
+
+    return endpoint("GET", "/_matrix/client/v3/notifications", get)
+
+
+def _number(call: Call, name: str) -> int | None:
+    value = call.query.get(name)
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdecimal()) or len(value) > 18:
+        raise errors.InvalidParam(f"{name} is not valid.")
+    return int(value)

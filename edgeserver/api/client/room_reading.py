@@ -1,0 +1,304 @@
+"""Reading rooms: GET /rooms/{}/messages, context, event, state, members, joined_members.
+
+Spec: client-server API, "Getting events for a room", "Syncing" (pagination), "Event context", "Lazy-loading room members".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeserver.api.endpoint import endpoint
+from edgeserver.api.responses import JsonResponse
+from edgeserver.matrix import canonical_json, errors
+from edgeserver.rooms import client_view, history
+from edgeserver.rooms.client_view import Viewer
+from edgeserver.rooms.event_filter import EventFilter
+from edgeserver.rooms.tokens import write_place
+from edgeserver.store import events, state
+from edgeserver.users import filters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    from edgeserver.api.endpoint import Call
+    from edgeserver.rooms.history import History, View
+    from edgeserver.store.database import Database, Transaction
+    from edgeserver.store.events import Place, StoredEvent
+
+ROOMS = "/_matrix/client/v3/rooms/{roomId}"
+MEMBER = "m.room.member"
+MEMBERSHIPS = ("join", "invite", "knock", "leave", "ban")
+MAX_FILTER = 16 * 1024
+MAX_CONTEXT = 100
+PAGES = 5
+"""With a filter, so many pages of the timeline are looked through for one request."""
+
+
+class RoomReadingSection:
+    """The handlers."""
+
+    def __init__(self, db: Database, past: History, now_ms: Callable[[], int]) -> None:
+        self._db = db
+        self._history = past
+        self._now_ms = now_ms
+
+    def _viewer(self, call: Call) -> Viewer:
+        return Viewer(call.user_id, call.requester.device_id, self._now_ms())
+
+    async def messages(self, call: Call) -> dict[str, Any]:
+        """GET /rooms/{roomId}/messages"""
+        direction, wanted = call.query.get("dir"), _filter(call)
+        if direction not in ("b", "f"):
+            raise errors.InvalidParam("dir is neither b nor f.")
+        room_id, viewer = call.path["roomId"], self._viewer(call)
+        limit = _number(call, "limit", 10)
+        if wanted.limit:
+            limit = min(limit, wanted.limit)
+        found = await self._pages(call, room_id, wanted, max(1, min(limit, history.MAX_PAGE)), backwards=direction == "b")
+
+        def show(tx: Transaction) -> dict[str, Any]:
+            answer: dict[str, Any] = {"start": write_place(found.start), "chunk": client_view.timeline(tx, found.chunk, viewer)}
+            if found.end is not None:
+                answer["end"] = write_place(found.end)
+            if wanted.lazy_load_members and found.chunk:
+                senders = [stored.event.sender for stored in found.chunk]
+                members = _members_of(tx, found.chunk[0].after, senders)
+                answer["state"] = client_view.state_events(tx, members, viewer)
+            return answer
+
+        return await self._db.read(show)
+
+    async def _pages(self, call: Call, room_id: str, wanted: EventFilter, limit: int, *, backwards: bool) -> history.Page:
+        """What the filter lets through of one page, or of a few until there is enough."""
+        token, to = call.query.get("from") or None, call.query.get("to") or None
+        page = await self._history.page(call.user_id, room_id, token, to, limit, backwards=backwards)
+        if not wanted.takes_room(room_id):
+            return history.Page([], page.start, None)
+        chunk = [stored for stored in page.chunk if wanted.takes(stored.event)]
+        start = page.start
+        for _ in range(PAGES - 1):
+            if page.end is None or len(chunk) >= limit:
+                break
+            left = limit - len(chunk)
+            page = await self._history.page(call.user_id, room_id, write_place(page.end), to, left, backwards=backwards)
+            chunk += [stored for stored in page.chunk if wanted.takes(stored.event)]
+        return history.Page(chunk, start, page.end)
+
+    async def context(self, call: Call) -> dict[str, Any]:
+        """GET /rooms/{roomId}/context/{eventId}"""
+        wanted, viewer = _filter(call), self._viewer(call)
+        room_id, event_id = call.path["roomId"], call.path["eventId"]
+        limit = min(_number(call, "limit", 10), MAX_CONTEXT)
+        return await self._db.read(lambda tx: _context(tx, room_id, event_id, limit, wanted, viewer))
+
+    async def event(self, call: Call) -> dict[str, Any]:
+        """GET /rooms/{roomId}/event/{eventId}"""
+        room_id, event_id, viewer = call.path["roomId"], call.path["eventId"], self._viewer(call)
+
+        def read(tx: Transaction) -> dict[str, Any]:
+            _, stored = _visible_event(tx, room_id, event_id, viewer.user_id)
+            return client_view.timeline(tx, [stored], viewer)[0]
+
+        return await self._db.read(read)
+
+    async def state(self, call: Call) -> Response:
+        """GET /rooms/{roomId}/state"""
+        room_id, viewer = call.path["roomId"], self._viewer(call)
+
+        def read(tx: Transaction) -> list[dict[str, Any]]:
+            at = history.view(tx, room_id, viewer.user_id)
+            return client_view.state_events(tx, state.whole_events(tx, at.snapshot).values(), viewer)
+
+        return JsonResponse(await self._db.read(read))
+
+    async def state_event(self, call: Call) -> dict[str, Any]:
+        """GET /rooms/{roomId}/state/{eventType}[/{stateKey}]"""
+        event_type, state_key = call.path["eventType"], call.path.get("stateKey", "")
+        room_id, viewer, form = call.path["roomId"], self._viewer(call), call.query.get("format", "content")
+        if form not in ("content", "event"):
+            raise errors.InvalidParam("format is neither content nor event.")
+
+        def read(tx: Transaction) -> dict[str, Any]:
+            at = history.view(tx, room_id, viewer.user_id)
+            stored = state.lookup_event(tx, at.snapshot, event_type, state_key)
+            if stored is None:
+                raise errors.NotFound("The room has no such state.")
+            return stored.event.content if form == "content" else client_view.timeline(tx, [stored], viewer)[0]
+
+        return await self._db.read(read)
+
+    async def members(self, call: Call) -> dict[str, Any]:
+        """GET /rooms/{roomId}/members"""
+        room_id, viewer, token = call.path["roomId"], self._viewer(call), call.query.get("at")
+        only, without = _membership(call, "membership"), _membership(call, "not_membership")
+
+        def takes(stored: StoredEvent) -> bool:
+            membership = stored.event.content.get("membership")
+            if only is None and without is None:
+                return True
+            return (only is not None and membership == only) or (without is not None and membership != without)
+
+        def read(tx: Transaction) -> list[dict[str, Any]]:
+            at = history.view(tx, room_id, viewer.user_id)
+            snapshot = at.snapshot if token is None else _snapshot_at(tx, at, token)
+            found = events.many_by_number(tx, state.of_type(tx, snapshot, MEMBER).values())
+            return client_view.state_events(tx, filter(takes, found.values()), viewer)
+
+        return {"chunk": await self._db.read(read)}
+
+    async def joined_members(self, call: Call) -> dict[str, Any]:
+        """GET /rooms/{roomId}/joined_members"""
+        room_id, user_id = call.path["roomId"], call.user_id
+
+        def read(tx: Transaction) -> dict[str, Any]:
+            at = history.view(tx, room_id, user_id)
+            if at.membership is None or at.membership.membership != "join":
+                raise errors.Forbidden(f"You are not in the room {room_id}.")
+            found = events.many_by_number(tx, state.of_type(tx, at.snapshot, MEMBER).values())
+            return {
+                stored.event.state_key or "": _profile(stored)
+                for stored in found.values()
+                if stored.event.content.get("membership") == "join"
+            }
+
+        return {"joined": await self._db.read(read)}
+
+
+def _profile(stored: StoredEvent) -> dict[str, str]:
+    content = stored.event.content
+    shown = {"display_name": content.get("displayname"), "avatar_url": content.get("avatar_url")}
+    return {key: value for key, value in shown.items() if isinstance(value, str)}
+
+
+def _visible_event(tx: Transaction, room_id: str, event_id: str, user_id: str) -> tuple[View, StoredEvent]:
+    """The event, if the user may see it. Raises M_NOT_FOUND whether it does not exist or may not be seen."""
+    missing = errors.NotFound("There is no such event in this room, or you may not see it.")
+    try:
+        at = history.view(tx, room_id, user_id)
+    except errors.Forbidden as error:
+        raise missing from error
+    stored = events.get(tx, event_id)
+    if stored is None or stored.room != at.room.number or stored.stream is None:
+        raise missing
+    if not history.visible(tx, user_id, at.membership, [stored]):
+        raise missing
+    return at, stored
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """The events before another (newest first) and after it (oldest first), and where to page on from."""
+
+    before: list[StoredEvent]
+    after: list[StoredEvent]
+    start: Place
+    end: Place
+
+
+def _around(tx: Transaction, at: View, stored: StoredEvent, limit: int, user_id: str) -> _Around:
+    earlier, later = limit // 2, limit - limit // 2
+    start, end = history.before(stored), history.place(stored)
+    before = events.page_backwards(tx, at.room.number, start, earlier, at.upto)
+    after = events.page_forwards(tx, at.room.number, end, later, at.upto)
+    return _Around(
+        history.visible(tx, user_id, at.membership, before),
+        history.visible(tx, user_id, at.membership, after),
+        history.before(before[-1]) if before else start,
+        history.place(after[-1]) if after else end,
+    )
+
+
+def _context(
+    tx: Transaction, room_id: str, event_id: str, limit: int, wanted: EventFilter, viewer: Viewer
+) -> dict[str, Any]:
+    at, stored = _visible_event(tx, room_id, event_id, viewer.user_id)
+    around = _around(tx, at, stored, limit, viewer.user_id)
+    before = [one for one in around.before if wanted.takes(one.event)]
+    after = [one for one in around.after if wanted.takes(one.event)]
+    last = after[-1] if after else stored
+    if wanted.lazy_load_members:
+        senders = [one.event.sender for one in (*before, stored, *after)]
+        known = _state_without_members(tx, last.after) + _members_of(tx, last.after, senders)
+    else:
+        known = [] if last.after is None else list(state.whole_events(tx, last.after).values())
+    return {
+        "start": write_place(around.start),
+        "end": write_place(around.end),
+        "events_before": client_view.timeline(tx, before, viewer),
+        "event": client_view.timeline(tx, [stored], viewer)[0],
+        "events_after": client_view.timeline(tx, after, viewer),
+        "state": client_view.state_events(tx, (one for one in known if wanted.takes(one.event)), viewer),
+    }
+
+
+def _state_without_members(tx: Transaction, snapshot: int | None) -> list[StoredEvent]:
+    if snapshot is None:
+        return []
+    numbers = [number for key, number in state.whole(tx, snapshot).items() if key[0] != MEMBER]
+    return list(events.many_by_number(tx, numbers).values())
+
+
+def _members_of(tx: Transaction, snapshot: int | None, user_ids: Sequence[str]) -> list[StoredEvent]:
+    """The member events of these users in a state."""
+    if snapshot is None:
+        return []
+    return list(state.lookup_events(tx, snapshot, [(MEMBER, user_id) for user_id in dict.fromkeys(user_ids)]).values())
+
+
+def _snapshot_at(tx: Transaction, at: View, token: str) -> int:
+    """The state at a pagination token."""
+    place = history.place_of(tx, at.room.number, token, at.upto, backwards=True)
+    newest = events.page_backwards(tx, at.room.number, place, 1, at.upto)
+    after = newest[0].after if newest else None
+    return at.snapshot if after is None else after
+
+
+def _membership(call: Call, name: str) -> str | None:
+    given = call.query.get(name)
+    if given is not None and given not in MEMBERSHIPS:
+        raise errors.InvalidParam(f"{name} is none of {', '.join(MEMBERSHIPS)}.")
+    return given
+
+
+def _number(call: Call, name: str, default: int) -> int:
+    given = call.query.get(name)
+    if given is None:
+        return default
+    if not (given.isascii() and given.isdecimal() and len(given) < 16):
+        raise errors.InvalidParam(f"{name} is not a number.")
+    return int(given)
+
+
+def _filter(call: Call) -> EventFilter:
+    """The RoomEventFilter of the query. Raises M_INVALID_PARAM, M_BAD_JSON."""
+    given = call.query.get("filter")
+    if not given:
+        return EventFilter()
+    try:
+        definition = canonical_json.decode(given[: MAX_FILTER + 1].encode())
+    except (canonical_json.CanonicalJSONError, UnicodeEncodeError) as error:
+        raise errors.InvalidParam("filter is not JSON.") from error
+    if type(definition) is not dict:
+        raise errors.BadJson("filter is not an object.")
+    filters.check({"room": {"timeline": definition}})
+    return EventFilter.parse(definition)
+
+
+def routes(db: Database, past: History, now_ms: Callable[[], int]) -> list[Route]:
+    section = RoomReadingSection(db, past, now_ms)
+    state_type = ROOMS + "/state/{eventType}"
+    return [
+        *endpoint("GET", ROOMS + "/messages", section.messages),
+        *endpoint("GET", ROOMS + "/context/{eventId}", section.context),
+        *endpoint("GET", ROOMS + "/event/{eventId}", section.event),
+        *endpoint("GET", ROOMS + "/state", section.state),
+        *endpoint("GET", state_type, section.state_event),
+        *endpoint("GET", state_type + "/", section.state_event),
+        *endpoint("GET", state_type + "/{stateKey}", section.state_event),
+        *endpoint("GET", ROOMS + "/members", section.members),
+        *endpoint("GET", ROOMS + "/joined_members", section.joined_members),
+    ]

@@ -1,0 +1,61 @@
+"""GET /_matrix/client/v3/sync. Spec: client-server API, "Syncing"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgeserver.api.endpoint import endpoint
+from edgeserver.matrix import errors
+from edgeserver.sync import since
+from edgeserver.sync.classic import SyncRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.routing import Route
+
+    from edgeserver.api.endpoint import Call
+    from edgeserver.sync.classic import ClassicSync
+    from edgeserver.sync.filters import FilterReader
+
+PRESENCE = frozenset({"online", "unavailable", "offline"})
+_UNSTABLE_STATE_AFTER = "org.matrix.msc4222.use_state_after"
+
+
+def routes(sync: ClassicSync, filters: FilterReader, seen: Callable[[str, str], None] | None = None) -> list[Route]:
+    """`seen(user_id, presence)` hears of each sync that is to mark the user as online or unavailable."""
+
+    async def answer(call: Call) -> dict[str, Any]:
+        token = call.query.get("since")
+        presence = call.query.get("set_presence", "online")
+        if presence not in PRESENCE:
+            raise errors.InvalidParam("set_presence is one of online, unavailable, offline.")
+        request = SyncRequest(
+            call.user_id,
+            call.requester.device_id,
+            since.parse(token) if token else None,
+            await filters.read(call.user_id, call.query.get("filter")),
+            _flag(call, "full_state"),
+            _flag(call, "use_state_after") or _flag(call, _UNSTABLE_STATE_AFTER),
+            _milliseconds(call.query.get("timeout")),
+        )
+        if seen is not None and presence != "offline":
+            seen(call.user_id, presence)
+        return await sync.sync(request)
+
+    return endpoint("GET", "/_matrix/client/v3/sync", answer, long_poll=True)
+
+
+def _flag(call: Call, name: str) -> bool:
+    value = call.query.get(name, "false")
+    if value not in ("true", "false"):
+        raise errors.InvalidParam(f"{name} is true or false.")
+    return value == "true"
+
+
+def _milliseconds(value: str | None) -> int:
+    if not value:
+        return 0
+    if not (value.isascii() and value.isdecimal()) or len(value) > 12:
+        raise errors.InvalidParam("timeout is a number of milliseconds.")
+    return int(value)

@@ -1,0 +1,100 @@
+"""/query/directory, /query/profile, /publicRooms, /version and /openid/userinfo.
+
+Spec: server-server API, "Querying for information", "Published Room Directory", "OpenID"; GET /version under
+"Server implementation".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgeserver.api.endpoint import Auth, endpoint
+from edgeserver.api.server.parameters import integer, required
+from edgeserver.matrix.errors import BadJson, InvalidParam, NotFound, UnknownToken
+from edgeserver.matrix.identifiers import domain_of, is_room_alias, is_user_id
+from edgeserver.store import rooms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from starlette.routing import Route
+
+    from edgeserver.api.endpoint import Call, Guard
+    from edgeserver.store.database import Database, Transaction
+    from edgeserver.users.profiles import Profiles
+
+V1 = "/_matrix/federation/v1"
+MAX_SERVERS = 50
+
+
+class PublicRooms(Protocol):
+    """Our room directory."""
+
+    async def page(self, *, limit: int | None, since: str | None, filter_: Mapping[str, Any]) -> dict[str, Any]:
+        """One page: `{chunk, next_batch?, prev_batch?, total_room_count_estimate}`, as POST /publicRooms answers it.
+
+        `limit` None: as many as the server likes. Raises M_INVALID_PARAM for a `since` that is none of ours.
+        """
+        ...
+
+
+def routes(
+    guard: Guard,
+    db: Database,
+    server_name: str,
+    version: str,
+    profiles: Profiles,
+    public_rooms: PublicRooms,
+    openid_user: Callable[[str], str | None],
+) -> list[Route]:
+    async def directory(call: Call) -> dict[str, Any]:
+        alias = required(call, "room_alias")
+        if not is_room_alias(alias) or domain_of(alias) != server_name:
+            raise InvalidParam("That is not an alias of this server.")
+        return await db.read(lambda tx: _alias(tx, alias, server_name))
+
+    async def profile(call: Call) -> dict[str, Any]:
+        user_id, field = required(call, "user_id"), call.query.get("field")
+        if not is_user_id(user_id) or domain_of(user_id) != server_name:
+            raise InvalidParam("That is not a user of this server.")
+        return await profiles.get(user_id) if field is None else await profiles.field(user_id, field)
+
+    async def rooms_by_query(call: Call) -> dict[str, Any]:
+        limit = integer(call, "limit", 0)
+        return await public_rooms.page(limit=limit if limit > 0 else None, since=call.query.get("since"), filter_={})
+
+    async def rooms_by_body(call: Call) -> dict[str, Any]:
+        body = await call.json(optional=True)
+        limit, since, filter_ = body.get("limit"), body.get("since"), body.get("filter") or {}
+        if not (limit is None or type(limit) is int) or not (since is None or isinstance(since, str)):
+            raise BadJson("limit is not an integer, or since not a string.")
+        if not isinstance(filter_, dict):
+            raise BadJson("filter is not an object.")
+        return await public_rooms.page(limit=limit if limit and limit > 0 else None, since=since, filter_=filter_)
+
+    async def server_version(call: Call) -> dict[str, Any]:
+        return {"server": {"name": "edgeserver", "version": version}}
+
+    async def openid_userinfo(call: Call) -> dict[str, Any]:
+        user_id = openid_user(required(call, "access_token"))
+        if user_id is None:
+            raise UnknownToken("The token is not valid.")
+        return {"sub": user_id}
+
+    return [
+        *endpoint("GET", V1 + "/query/directory", directory, auth=guard),
+        *endpoint("GET", V1 + "/query/profile", profile, auth=guard),
+        *endpoint("GET", V1 + "/publicRooms", rooms_by_query, auth=guard),
+        *endpoint("POST", V1 + "/publicRooms", rooms_by_body, auth=guard),
+        *endpoint("GET", V1 + "/version", server_version, auth=Auth.NONE),
+        *endpoint("GET", V1 + "/openid/userinfo", openid_userinfo, auth=Auth.NONE, rate="federation"),
+    ]
+
+
+def _alias(tx: Transaction, alias: str, server_name: str) -> dict[str, Any]:
+    room_id = rooms.alias_target(tx, alias)
+    if room_id is None:
+        raise NotFound("There is no such alias.")
+    room = rooms.get(tx, room_id)
+    servers = [] if room is None else rooms.servers(tx, room.number)
+    return {"room_id": room_id, "servers": list(dict.fromkeys([server_name, *servers]))[:MAX_SERVERS]}

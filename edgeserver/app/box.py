@@ -1,0 +1,279 @@
+"""One box, whole: opened from a configuration, run until it is told to stop.
+
+`open_box` builds and runs everything but the listeners and is what flow tests use, with wires and a clock of their own; `serve` adds the
+HTTP listeners, the control socket and mDNS.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from edgeserver.api.application import Application
+from edgeserver.api.authentication import AccessTokens
+from edgeserver.api.endpoint import Gate
+from edgeserver.api.ratelimit import RateLimiter
+from edgeserver.app import identity as identities
+from edgeserver.app import services
+from edgeserver.app.links import LinkManager
+from edgeserver.app.listeners import Tls
+from edgeserver.app.listeners import serve as serve_http
+from edgeserver.app.media import open_repository
+from edgeserver.app.routes import client_routes, server_routes
+from edgeserver.app.uplink import Uplink
+from edgeserver.clock import Clock, TimeSource, system_time
+from edgeserver.config import Config, host_and_port
+from edgeserver.federation.peers import Peers
+from edgeserver.gateway.front import GatewayFront
+from edgeserver.gateway.routes import GatewayRoutes
+from edgeserver.store import database
+from edgeserver.sync.classic import ClassicSync
+from edgeserver.wakeups import Wakeups
+from transports.identity import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from edgeserver.app.identity import BoxIdentity
+    from edgeserver.store.database import Database
+    from transports.exchange import Exchange
+    from transports.http import HttpPool
+    from transports.link.wire import Driver
+
+log = logging.getLogger(__name__)
+
+CLOCK_FLOOR_MS = 1_767_225_600_000  # 2026-01-01: no box is older than its release
+
+
+@dataclass(frozen=True, slots=True)
+class Wires:
+    """What a test or the demo puts in place of the world: an `Exchange` to the internet, drivers by line name, a source of time.
+
+    `inline` runs the database in the caller, for virtual clocks.
+    """
+
+    internet: Exchange | None = None
+    drivers: Mapping[str, Driver] = field(default_factory=dict)
+    time: TimeSource | None = None
+    inline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A running box. `app` is its ASGI application, gateway included."""
+
+    config: Config
+    identity: BoxIdentity
+    ground: services.Ground
+    users: services.Users
+    rooms: services.Rooms
+    inward: services.In
+    peers: Peers
+    gateway: GatewayRoutes
+    links: LinkManager
+    app: Any
+    pool: HttpPool
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What to tell the person who started it. `owner` is (user id, password) of the account made on first boot."""
+
+    server_name: str
+    client_urls: list[str]
+    federation_urls: list[str]
+    is_new: bool
+    owner: tuple[str, str] | None
+
+
+@asynccontextmanager
+async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[Box]:
+    """Opens the data folder and runs every task of the box until the block ends.
+
+    Raises `IdentityError`, `NewerFile`, `WireError`, `sqlite3.DatabaseError`.
+    """
+    wires = wires or Wires()
+    identity = identities.load_or_make(config.data, config.server.name, config.server.suffix)
+    async with _loop(inline=wires.inline), database.open_database(config.data / "edgeserver.db", inline=wires.inline) as db:
+        clock = Clock(wires.time or system_time(), CLOCK_FLOOR_MS)
+        async with _pool(config) as pool, trio.open_nursery() as nursery:
+            ground = services.Ground(db, Wakeups(), clock, identity.server_name, identity.signing_key, nursery)
+            box = await _build(config, identity, ground, wires, pool)
+            nursery.start_soon(box.inward.sender.run)
+            nursery.start_soon(box.users.tokens.run)
+            nursery.start_soon(box.users.typing.run)
+            nursery.start_soon(box.links.run)
+            yield box
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _loop(*, inline: bool) -> AsyncIterator[None]:
+    """The trio-asyncio loop that the database's threads report to."""
+    if inline:
+        yield
+        return
+    import trio_asyncio
+
+    async with trio_asyncio.open_loop():
+        yield
+
+
+@asynccontextmanager
+async def _pool(config: Config) -> AsyncIterator[HttpPool]:
+    from transports.http import HttpPool
+
+    async with HttpPool(ca_file=config.federation.extra_ca or None) as pool:
+        yield pool
+
+
+async def _build(config: Config, identity: BoxIdentity, ground: services.Ground, wires: Wires, pool: HttpPool) -> Box:
+    uplink = _uplink(config, wires, pool)
+    peers = Peers(identity.server_name, uplink, internet_up=uplink is not None)
+    if uplink is not None:
+        uplink.changed = peers.internet_changed
+        ground.nursery.start_soon(uplink.run)
+    out = services.outward(
+        ground, peers, config.federation.verify_ordinary_keys_by, trust_clock=config.server.clock == "system"
+    )
+
+    async def profile_changed(user_id: str) -> None:
+        await rooms.memberships.profile_changed(user_id)
+
+    users = services.users(ground, out, profile_changed, inline=wires.inline)
+    rooms = services.rooms(ground, out, users)
+    inward = services.inward(ground, out, users, rooms, peers)
+    media = await open_repository(config, ground, out)
+    syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms)
+    gateway = GatewayRoutes(ground.db, identity.server_name, identity.signing_key, ground.now_ms)
+    limiter = RateLimiter(ground.now_ms, enabled=config.limits.rate_limits)
+    routes = [
+        *client_routes(config, ground, users, rooms, media, syncing, limiter),
+        *server_routes(ground, out, users, rooms, inward, media, gateway),
+    ]
+    tokens = AccessTokens(users.tokens, in_query=config.lab.query_access_token)
+    application = Application(routes, Gate(tokens, limiter, behind_proxy=config.http.behind_proxy))
+    app = GatewayFront(application, identity.server_name, gateway, uplink)
+    links = LinkManager(
+        config.links,
+        db=ground.db,
+        identity=Identity(identity.seed),
+        server_name=identity.server_name,
+        peers=peers,
+        routes=gateway,
+        clock=ground.clock,
+        app=app,
+        drivers=dict(wires.drivers),
+    )
+    await links.load()
+    return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, app, pool)
+
+
+def _uplink(config: Config, wires: Wires, pool: HttpPool) -> Uplink | None:
+    """The way to the internet: the given one, or discovery and HTTPS; None for a box that has nothing but lines."""
+    if wires.internet is not None:
+        return Uplink(wires.internet)
+    if not config.federation.internet:
+        return None
+    from edgeserver.federation.dns_lookup import TrioDns
+    from edgeserver.federation.internet import InternetExchange, InternetWeb
+    from edgeserver.federation.resolver import Resolver
+    from edgeserver.federation.well_known import WellKnown
+
+    dns = TrioDns(config.federation.nameservers)
+    resolver = Resolver(
+        WellKnown(InternetWeb(dns, pool)),
+        dns,
+        pick=lambda bound: random.randrange(bound) if bound > 0 else 0,
+        allow_private=config.federation.private_addresses,
+    )
+    return Uplink(InternetExchange(resolver, pool))
+
+
+async def serve(config: Config, *, on_ready: Callable[[Ready], None]) -> None:
+    """Runs the box with its listeners until cancelled. Raises what `open_box` does, and `ListenerError`."""
+    async with open_box(config) as box, trio.open_nursery() as nursery:
+        client_urls: list[str] = []
+        federation_urls: list[str] = []
+        if config.http.client:
+            client_urls = await nursery.start(serve_http, box.app, config.http.client)
+        tls_addresses = [*config.http.tls, *config.http.federation]
+        if tls_addresses:
+            federation_urls = await nursery.start(serve_http, box.app, tls_addresses, _certificate(config, box.identity))
+        await _serve_control(nursery, box)
+        if config.discovery.mdns:
+            _start_discovery(nursery, box)
+        on_ready(Ready(box.identity.server_name, client_urls, federation_urls, box.identity.is_new, await _owner(box)))
+
+
+async def _serve_control(nursery: trio.Nursery, box: Box) -> None:
+    """The control API, on a Unix socket that its owner alone may open."""
+    from edgeserver.api import control
+    from edgeserver.app.operations import BoxOperations
+
+    path = box.config.data / "control.sock"
+    path.unlink(missing_ok=True)
+    app = Application(control.routes(BoxOperations(box)), Gate(AccessTokens(box.users.tokens)))
+    mask = os.umask(0o177)
+    try:
+        await nursery.start(serve_http, app, [f"unix:{path}"])
+    finally:
+        os.umask(mask)
+
+
+def _certificate(config: Config, identity: BoxIdentity) -> Tls:
+    """The configured certificate, or one that the box's own key certifies, made when it is missing."""
+    if config.http.certificate:
+        return Tls(config.folder / config.http.certificate, config.folder / config.http.certificate_key)
+    made = Tls(config.data / "certificate.pem", config.data / "certificate.key")
+    if not made.certificate.exists() or not made.key.exists():
+        _make_certificate(made, identity)
+    return made
+
+
+def _make_certificate(tls: Tls, identity: BoxIdentity) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    from transports.self_signed import make_certificate
+
+    # The key in it is what counts, and a box may not know the year: valid from long ago until long after.
+    start = datetime(2020, 1, 1, tzinfo=UTC)
+    certificate, key = make_certificate(identity.seed, identity.server_name, now=start, lifetime=timedelta(days=365 * 100))
+    tls.key.touch(0o600)
+    tls.key.write_bytes(key)
+    tls.certificate.write_bytes(certificate)
+
+
+def _start_discovery(nursery: trio.Nursery, box: Box) -> None:
+    from edgeserver.app.neighbours import Neighbours
+
+    def port_of(addresses: list[str]) -> int | None:
+        return host_and_port(addresses[0], "[http]")[1] if addresses else None
+
+    federation = port_of([*box.config.http.federation, *box.config.http.tls])
+    if federation is None:
+        log.info("mDNS is off: there is no listener for federation to announce")
+        return
+    neighbours = Neighbours(
+        box.peers, box.pool, box.identity.server_name, box.identity.signing_key.verify_key, box.config.discovery.interfaces
+    )
+    client = port_of(box.config.http.client)
+    nursery.start_soon(lambda: neighbours.run(federation_port=federation, client_port=client))
+
+
+async def _owner(box: Box) -> tuple[str, str] | None:
+    """On first boot: the owner's account, with a password that is shown once."""
+    if await box.users.accounts.people():
+        return None
+    import secrets
+
+    words = "-".join(secrets.token_hex(2) for _ in range(4))
+    user_id, _ = await box.users.accounts.create_person("owner", words, admin=True)
+    return user_id, words

@@ -1,0 +1,127 @@
+"""Which endpoints are served, with which services. One list for clients, one for servers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeserver import __version__
+from edgeserver.api.client import (
+    account,
+    account_data,
+    capabilities,
+    create_room,
+    devices,
+    filters,
+    key_backup,
+    keys,
+    login,
+    notifications,
+    openid,
+    presence,
+    profile,
+    push_rules,
+    pushers,
+    read_markers,
+    receipts,
+    register,
+    register_by_secret,
+    room_directory,
+    room_events,
+    room_membership,
+    room_reading,
+    sync,
+    third_party,
+    to_device,
+    typing,
+    user_directory,
+    versions,
+    voip,
+    well_known,
+)
+from edgeserver.api.client import media as client_media
+from edgeserver.api.server import authentication, boxes, events, membership, queries, transactions
+from edgeserver.api.server import keys as server_keys
+from edgeserver.api.server import media as server_media
+from edgeserver.api.server import users as server_users
+from edgeserver.api.user_interactive import UserInteractive, standard_stages
+from edgeserver.matrix.room_versions import DEFAULT, SUPPORTED
+from edgeserver.sync.filters import FilterReader
+
+if TYPE_CHECKING:
+    from starlette.routing import Route
+
+    from edgeserver.api.ratelimit import RateLimiter
+    from edgeserver.app.services import Ground, In, Out, Rooms, Users
+    from edgeserver.config import Config
+    from edgeserver.gateway.routes import GatewayRoutes
+    from edgeserver.media.repository import MediaRepository
+    from edgeserver.sync.classic import ClassicSync
+
+UNSTABLE_FEATURES = {"org.matrix.msc3916.stable": True, "uk.tcpip.msc4133.stable": True}
+
+
+def client_routes(
+    config: Config, ground: Ground, users: Users, rooms: Rooms, media: MediaRepository, syncing: ClassicSync, limiter: RateLimiter
+) -> list[Route]:
+    """The client-server API."""
+    interactive = UserInteractive(
+        ground.now_ms, standard_stages(users.accounts, lambda user_id: limiter.check("login_account", user_id))
+    )
+    policy = register.RegistrationPolicy(
+        open=config.accounts.registration == "open", with_token=config.accounts.registration == "token"
+    )
+    found = [
+        *versions.routes(UNSTABLE_FEATURES),
+        *well_known.routes(base_url=config.http.public_url or None, server=config.http.well_known_server or None),
+        *register.routes(users.accounts, interactive, policy),
+        *login.routes(users.accounts, users.tokens, users.devices, limiter=limiter),
+        *account.routes(users.accounts, interactive),
+        *devices.routes(users.devices, interactive),
+        *profile.routes(users.profiles),
+        *account_data.routes(users.account_data),
+        *filters.routes(users.filters),
+        *push_rules.routes(users.account_data),
+        *pushers.routes(users.pushers),
+        *presence.routes(users.presence, users.profiles),
+        *openid.routes(users.openid),
+        *user_directory.routes(users.profiles),
+        *capabilities.routes(SUPPORTED, DEFAULT.version),
+        *voip.routes(ground.now_ms),
+        *third_party.routes(),
+        *keys.routes(users.device_keys, users.device_lists, users.cross_signing, interactive),
+        *key_backup.routes(users.key_backup),
+        *to_device.routes(users.to_device),
+        *create_room.routes(rooms.creator, rooms.memberships, ground.server_name),
+        *room_directory.routes(rooms.directory, rooms.public_rooms, ground.server_name),
+        *room_events.routes(ground.db, rooms.composer, rooms.memberships, rooms.directory),
+        *room_membership.routes(ground.db, rooms.memberships, rooms.directory),
+        *room_reading.routes(ground.db, rooms.history, ground.now_ms),
+        *typing.routes(users.typing),
+        *receipts.routes(users.receipts, users.read_markers),
+        *read_markers.routes(users.read_markers),
+        *notifications.routes(users.notifications),
+        *sync.routes(syncing, FilterReader(users.filters)),
+        *client_media.routes(media),
+    ]
+    if config.accounts.registration_shared_secret:
+        found += register_by_secret.routes(users.accounts, config.accounts.registration_shared_secret, ground.now_ms)
+    return found
+
+
+def server_routes(
+    ground: Ground, out: Out, users: Users, rooms: Rooms, inward: In, media: MediaRepository, gateway: GatewayRoutes
+) -> list[Route]:
+    """The server-server API, and what paired boxes tell each other."""
+    guard = authentication.ServerGuard(ground.server_name, out.keyring.key, inward.sender.heard_from)
+    return [
+        *server_keys.routes(out.keyring, out.notary, ground.now_ms),
+        *transactions.routes(guard, inward.inbound),
+        *membership.routes(guard, inward.resident, inward.invites),
+        *events.routes(guard, inward.history, ground.server_name, ground.now_ms),
+        *queries.routes(
+            guard, ground.db, ground.server_name, __version__, users.profiles, rooms.public_rooms, users.openid.user_of
+        ),
+        *server_users.routes(guard, ground.server_name, users.device_keys, users.device_lists),
+        *server_media.routes(guard, ground.server_name, media),
+        *boxes.routes(gateway, ground.now_ms, lambda: ground.clock.trusted),
+    ]

@@ -1,0 +1,289 @@
+"""The services of a box, built in the order in which they need each other. Each function makes one group and names what it needs."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeserver.federation.calls import Calls
+from edgeserver.federation.client import FederationClient
+from edgeserver.federation.edus import EduHandlers, Edus
+from edgeserver.federation.history import History as FederationHistory
+from edgeserver.federation.inbound import Inbound
+from edgeserver.federation.invites import Invites
+from edgeserver.federation.joins import RemoteRooms
+from edgeserver.federation.key_fetch import KeyFetcher
+from edgeserver.federation.keyring import Keyring
+from edgeserver.federation.notary import Notary
+from edgeserver.federation.peer_keys import PeerKeyRoutes
+from edgeserver.federation.resident import Resident
+from edgeserver.federation.sender import Sender
+from edgeserver.federation.source import FederationKeys, FederationQueries, FederationSource
+from edgeserver.matrix import errors
+from edgeserver.rooms.create import RoomCreator
+from edgeserver.rooms.directory import Directory, PublicRooms
+from edgeserver.rooms.history import History
+from edgeserver.rooms.importing import Importer
+from edgeserver.rooms.membership import Memberships
+from edgeserver.rooms.persist import Persister
+from edgeserver.rooms.placing import Placer
+from edgeserver.rooms.receive import Receiver
+from edgeserver.rooms.send import Composer
+from edgeserver.store import accounts as account_table
+from edgeserver.store import profiles as profile_table
+from edgeserver.store import rooms as room_table
+from edgeserver.users.account_data import AccountData
+from edgeserver.users.accounts import Accounts
+from edgeserver.users.cross_signing import CrossSigning
+from edgeserver.users.device_keys import DeviceKeys
+from edgeserver.users.device_lists import DeviceLists
+from edgeserver.users.devices import Devices
+from edgeserver.users.ephemeral import Typing
+from edgeserver.users.filters import Filters
+from edgeserver.users.key_backup import KeyBackup
+from edgeserver.users.openid import OpenIdTokens
+from edgeserver.users.passwords import Passwords
+from edgeserver.users.presence import Presence
+from edgeserver.users.profiles import Profiles
+from edgeserver.users.notifications import Notifications
+from edgeserver.users.push import UnreadCounts
+from edgeserver.users.pushers import Pushers
+from edgeserver.users.read_markers import ReadMarkers
+from edgeserver.users.receipts import Receipts
+from edgeserver.users.to_device import ToDevice
+from edgeserver.users.tokens import Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import trio
+
+    from edgeserver.clock import Clock
+    from edgeserver.federation.peers import Peers
+    from edgeserver.matrix.signatures import SigningKey
+    from edgeserver.store.database import Database, Transaction
+    from edgeserver.wakeups import Wakeups
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What everything stands on."""
+
+    db: Database
+    wakeups: Wakeups
+    clock: Clock
+    server_name: str
+    key: SigningKey
+    nursery: trio.Nursery
+
+    @property
+    def now_ms(self) -> Callable[[], int]:
+        return self.clock.now_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """Asking other servers."""
+
+    calls: Calls
+    keyring: Keyring
+    notary: Notary
+    source: FederationSource
+    queries: FederationQueries
+    keys: FederationKeys
+
+
+def outward(ground: Ground, peers: Peers, notaries: list[str], *, trust_clock: bool) -> Out:
+    """Who asks other servers, and whose keys are known."""
+    calls = Calls(FederationClient(ground.server_name, ground.key, peers))
+    keyring = Keyring(
+        ground.db,
+        KeyFetcher(PeerKeyRoutes(peers, notaries)),
+        server_name=ground.server_name,
+        key=ground.key,
+        now_ms=ground.now_ms,
+        clock_trusted=lambda: trust_clock or ground.clock.trusted,
+    )
+    peers.on_return(keyring.route_returned)
+    notary = Notary(ground.db, keyring, server_name=ground.server_name, now_ms=ground.now_ms)
+    return Out(calls, keyring, notary, FederationSource(calls), FederationQueries(calls), FederationKeys(calls))
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """People and their devices."""
+
+    tokens: Tokens
+    devices: Devices
+    accounts: Accounts
+    profiles: Profiles
+    account_data: AccountData
+    filters: Filters
+    pushers: Pushers
+    presence: Presence
+    openid: OpenIdTokens
+    device_lists: DeviceLists
+    device_keys: DeviceKeys
+    cross_signing: CrossSigning
+    key_backup: KeyBackup
+    to_device: ToDevice
+    typing: Typing
+    unread: UnreadCounts
+    receipts: Receipts
+    read_markers: ReadMarkers
+    notifications: Notifications
+
+
+def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool) -> Users:
+    """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer."""
+    tokens = Tokens(ground.db, ground.now_ms)
+    device_lists = DeviceLists(ground.db, ground.server_name, ground.wakeups)
+    device_keys = DeviceKeys(ground.db, ground.server_name, ground.wakeups, device_lists, out.keys)
+    devices = Devices(
+        ground.db,
+        tokens,
+        on_delete=[device_lists.devices_deleted],
+        on_rename=[device_lists.devices_renamed],
+    )
+    accounts = Accounts(
+        ground.db, ground.server_name, ground.now_ms, tokens=tokens, devices=devices, passwords=Passwords(inline=inline)
+    )
+
+    unread = UnreadCounts(ground.server_name)
+    receipts = Receipts(ground.db, ground.wakeups, unread, ground.server_name, ground.now_ms)
+
+    async def profile_changed(user_id: str) -> None:
+        ground.nursery.start_soon(on_profile_change, user_id)
+
+    return Users(
+        tokens,
+        devices,
+        accounts,
+        Profiles(ground.db, ground.server_name, remote_profile=out.queries.profile, on_change=profile_changed),
+        AccountData(ground.db, ground.wakeups),
+        Filters(ground.db),
+        Pushers(ground.db),
+        Presence(ground.now_ms),
+        OpenIdTokens(ground.server_name, ground.now_ms),
+        device_lists,
+        device_keys,
+        CrossSigning(ground.db, ground.server_name, device_lists, device_keys),
+        KeyBackup(ground.db),
+        ToDevice(ground.db, ground.server_name, ground.wakeups, ground.now_ms),
+        Typing(ground.db, ground.wakeups, ground.server_name, ground.now_ms),
+        unread,
+        receipts,
+        ReadMarkers(ground.db, ground.wakeups, receipts),
+        Notifications(ground.db),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Rooms, ours and those of others that we are in."""
+
+    composer: Composer
+    placer: Placer
+    receiver: Receiver
+    importer: Importer
+    creator: RoomCreator
+    memberships: Memberships
+    history: History
+    directory: Directory
+    public_rooms: PublicRooms
+
+
+def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
+    """The one write path and what leads to it."""
+
+    def follow_members(tx: Transaction, written: Any) -> None:
+        if written.event.type == "m.room.member" and written.is_news:
+            users.device_lists.membership_changed(tx, written.room.number, written.event, written.number)
+
+    persister = Persister(ground.server_name, ground.wakeups, [users.unread.persisted, follow_members])
+    composer = Composer(ground.db, persister, ground.server_name, ground.key, ground.now_ms)
+    placer = Placer(ground.db, persister)
+    receiver = Receiver(ground.db, placer, out.source, out.keyring)
+    importer = Importer(ground.db, persister, ground.wakeups)
+    remote = RemoteRooms(
+        ground.db,
+        out.calls,
+        out.keyring,
+        importer,
+        receiver,
+        server_name=ground.server_name,
+        key=ground.key,
+        now_ms=ground.now_ms,
+    )
+    creator = RoomCreator(
+        ground.db,
+        composer,
+        persister,
+        ground.server_name,
+        ground.key,
+        ground.now_ms,
+        lambda: secrets.token_urlsafe(14).replace("-", "x").replace("_", "y"),
+        profile_table.member_fields,
+    )
+    memberships = Memberships(ground.db, composer, placer, importer, remote, ground.server_name, profile_table.member_fields)
+    history = History(ground.db, receiver, placer, out.source, ground.server_name)
+    return Rooms(
+        composer,
+        placer,
+        receiver,
+        importer,
+        creator,
+        memberships,
+        history,
+        Directory(ground.db, ground.server_name, out.queries),
+        PublicRooms(ground.db, ground.server_name, out.queries),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class In:
+    """Answering other servers, and sending to them."""
+
+    inbound: Inbound
+    history: FederationHistory
+    resident: Resident
+    invites: Invites
+    sender: Sender
+
+
+def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -> In:
+    """The follower of the outbox, and what takes in what others send."""
+
+    async def may_invite(sender: str, target: str) -> None:
+        if await ground.db.read(lambda tx: account_table.account(tx, target)) is None:
+            raise errors.NotFound("There is no such user.")
+
+    handlers = EduHandlers(
+        typing=users.typing.received,
+        receipts=users.receipts.received,
+        device_list_update=users.device_lists.receive_update,
+        signing_key_update=users.device_lists.receive_signing_keys,
+        direct_to_device=users.to_device.receive,
+    )
+    invites = Invites(ground.db, rooms.importer, rooms.receiver, may_invite, server_name=ground.server_name, key=ground.key)
+    sender = Sender(
+        ground.db,
+        ground.wakeups,
+        out.calls,
+        server_name=ground.server_name,
+        now_ms=ground.now_ms,
+        random=random.Random(os.urandom(16)).random,
+        neighbours=room_table.all_servers,
+        ways_to=peers.ways_to,
+    )
+    peers.on_return(sender.route_returned)
+    return In(
+        Inbound(ground.db, rooms.receiver, Edus(ground.db, handlers), invites, now_ms=ground.now_ms),
+        FederationHistory(ground.db),
+        Resident(ground.db, rooms.composer, rooms.placer, rooms.receiver, server_name=ground.server_name, key=ground.key),
+        invites,
+        sender,
+    )

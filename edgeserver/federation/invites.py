@@ -1,0 +1,140 @@
+"""Invites that other servers send to our users.
+
+PUT /v1/invite and /v2/invite. Spec: server-server API, "Inviting to a room": the invited user's server checks that
+it is an invite and signs it; it need not be in the room.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from edgeserver.federation import acl
+from edgeserver.federation.resident import Checking, check_member_event
+from edgeserver.matrix import errors
+from edgeserver.matrix.draft import countersign
+from edgeserver.matrix.identifiers import domain_of, is_user_id
+from edgeserver.matrix.pdu_checks import open_pdu
+from edgeserver.matrix.room_versions import SUPPORTED
+from edgeserver.matrix.verdicts import Dropped
+from edgeserver.store import events, rooms
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from edgeserver.matrix.event import Event
+    from edgeserver.matrix.room_versions import RoomVersion
+    from edgeserver.matrix.signatures import SigningKey
+    from edgeserver.store.database import Database, Transaction
+
+MAX_STATE: Final = 100
+
+
+class InviteTaker(Protocol):
+    """What stores an invite; see `rooms.importing.Importer`."""
+
+    async def invite(self, rules: RoomVersion, event: Event, stripped: Sequence[Mapping[str, Any]]) -> None: ...
+
+    async def left(self, event: Event) -> None: ...
+
+
+class Invites:
+    """Checks, countersigns and stores. `may_invite(sender, target)` raises the `MatrixError` of a refusal: no such
+    user, invites blocked.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        importer: InviteTaker,
+        checks: Checking,
+        may_invite: Callable[[str, str], Awaitable[None]],
+        *,
+        server_name: str,
+        key: SigningKey,
+    ) -> None:
+        self._db = db
+        self._importer = importer
+        self._checks = checks
+        self._may_invite = may_invite
+        self._server_name = server_name
+        self._key = key
+
+    async def take(self, origin: str, room_id: str, event_id: str, pdu: Any, room_version: Any, state: Any) -> dict[str, Any]:
+        """The invite with our signature added, as a PDU. Raises `MatrixError`."""
+        rules = SUPPORTED.get(room_version) if isinstance(room_version, str) else None
+        if rules is None:
+            raise errors.IncompatibleRoomVersion(str(room_version)[:64])
+        event = open_pdu(pdu, rules)
+        if isinstance(event, Dropped):
+            raise errors.InvalidParam(f"That is not an event: {event.why}.")
+        check_member_event(event, room_id, event_id, "invite")
+        if domain_of(event.sender) != origin:
+            raise errors.InvalidParam("The event's sender is not a user of your server.")
+        target = event.state_key
+        if target is None or not is_user_id(target) or domain_of(target) != self._server_name:
+            raise errors.InvalidParam("The invited user is not of this server.")
+        shown = _shown(state, rules, room_id)
+        await self._db.read(lambda tx: self._check_acl(tx, room_id, origin))
+        (checked,) = await self._checks.checked([event])
+        if isinstance(checked, Dropped) or checked.pdu != event.pdu:
+            raise errors.InvalidParam("The event's signature or hash is wrong.")
+        await self._may_invite(event.sender, target)
+        signed = countersign(event, self._server_name, self._key)
+        await self._importer.invite(rules, signed, shown)
+        return signed.pdu
+
+    async def withdrawn(self, origin: str, event: Event) -> bool:
+        """A kick or ban, out of a room that we are not in, of a user of ours whom that server had invited: the
+        invite ends.
+
+        The room's state is not known here, so the word of the server that invited is taken, as long as the event
+        cites the invite.
+        """
+        target = event.state_key
+        if event.type != "m.room.member" or target is None or event.content.get("membership") not in ("leave", "ban"):
+            return False
+        invite = await self._db.read(lambda tx: _pending_invite(tx, event.room_id, target))
+        if invite is None or invite.event_id not in event.auth_events:
+            return False
+        if domain_of(event.sender) != origin or domain_of(invite.sender) != origin:
+            return False
+        (checked,) = await self._checks.checked([event])
+        if isinstance(checked, Dropped):
+            return False
+        await self._importer.left(checked)
+        return True
+
+    def _check_acl(self, tx: Transaction, room_id: str, origin: str) -> None:
+        room = rooms.get(tx, room_id)
+        if room is not None:
+            acl.check(tx, room, origin)
+
+
+def _pending_invite(tx: Transaction, room_id: str, user_id: str) -> Event | None:
+    membership = rooms.membership_in(tx, user_id, room_id)
+    if membership is None or membership.membership != "invite" or membership.stripped is None:
+        return None
+    stored = events.by_number(tx, membership.event)
+    return None if stored is None else stored.event
+
+
+def _shown(state: Any, rules: RoomVersion, room_id: str) -> list[dict[str, Any]]:
+    """The stripped state that came with an invite.
+
+    Entries may be whole PDUs (since v1.16) or stripped already; a whole create event of version 12 must be that of
+    the room. Raises M_INVALID_PARAM.
+    """
+    shown: list[dict[str, Any]] = []
+    for entry in state[:MAX_STATE] if isinstance(state, list) else []:
+        if not isinstance(entry, dict) or not isinstance(entry.get("content"), dict):
+            continue
+        if not all(isinstance(entry.get(name), str) for name in ("type", "state_key", "sender")):
+            continue
+        if "signatures" in entry and "auth_events" in entry:
+            event = open_pdu(entry, rules)
+            if isinstance(event, Dropped) or event.room_id != room_id:
+                raise errors.InvalidParam(f"An {entry['type']} event in the invite's state is not of the room.")
+        shown.append({name: entry[name] for name in ("content", "sender", "state_key", "type")})
+    if rules.room_id_is_create_hash and not any(entry["type"] == "m.room.create" for entry in shown):
+        raise errors.InvalidParam("The invite's state lacks the room's m.room.create event.")
+    return shown

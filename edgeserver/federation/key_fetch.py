@@ -1,0 +1,112 @@
+"""Fetching other servers' keys: from themselves, else through a gateway or notary.
+
+Direct: GET /_matrix/key/v2/server over a way that proves whose answer it is. Else: POST /_matrix/key/v2/query, in
+one batch for all servers that are asked for. Spec: server-server API, "Retrieving server keys".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+
+from edgeserver.federation.key_response import BadKeyResponse, KeyResponse, read
+from edgeserver.matrix import canonical_json
+from transports.exchange import ExchangeError, Priority, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from transports.exchange import Exchange
+
+MAX_RESPONSE: Final = 1_048_576
+TIMEOUT: Final = 30.0
+THIN_TIMEOUT: Final = 180.0
+PARALLEL: Final = 8
+BATCH: Final = 50
+
+
+class KeyRoutes(Protocol):
+    """The ways to keys; see `peer_keys.PeerKeyRoutes`."""
+
+    def direct(self, server_name: str) -> Sequence[Exchange]:
+        """Ways whose answers are sure to come from that server, the best first; none if there are only gateways."""
+        ...
+
+    def notaries(self) -> Sequence[tuple[str, Exchange]]:
+        """Gateways and notaries by name, in the order to ask them."""
+        ...
+
+
+class KeyFetcher:
+    """Asks. What comes back is signed by the server itself, and `proven` tells whether the way there proved it, too."""
+
+    def __init__(self, routes: KeyRoutes) -> None:
+        self._routes = routes
+        self._limit = trio.CapacityLimiter(PARALLEL)
+
+    async def fetch(self, servers: Iterable[str]) -> dict[str, tuple[KeyResponse, bool]]:
+        """The key responses that could be had, each with `proven`."""
+        wanted = list(dict.fromkeys(servers))
+        found: dict[str, tuple[KeyResponse, bool]] = {}
+
+        async def ask(server_name: str) -> None:
+            async with self._limit:
+                response = await self._ask_itself(server_name)
+            if response is not None:
+                found[server_name] = (response, True)
+
+        async with trio.open_nursery() as nursery:
+            for server_name in wanted:
+                nursery.start_soon(ask, server_name)
+        for notary, exchange in self._routes.notaries():
+            missing = [name for name in wanted if name not in found]
+            for start in range(0, len(missing), BATCH):
+                for response in await self._ask_notary(notary, exchange, missing[start : start + BATCH]):
+                    found[response.server_name] = (response, False)
+        return found
+
+    async def _ask_itself(self, server_name: str) -> KeyResponse | None:
+        for exchange in self._routes.direct(server_name):
+            body = await _exchange(exchange, Request("GET", "/_matrix/key/v2/server", server_name, priority=Priority.INTERACTIVE))
+            try:
+                return read(body, server_name)
+            except BadKeyResponse:
+                continue
+        return None
+
+    async def _ask_notary(self, notary: str, exchange: Exchange, servers: Sequence[str]) -> list[KeyResponse]:
+        content: dict[str, dict[str, Any]] = {"server_keys": {server_name: {} for server_name in servers}}
+        headers = (("Content-Type", "application/json"),)
+        request = Request(
+            "POST",
+            "/_matrix/key/v2/query",
+            notary,
+            headers,
+            canonical_json.encode(content),
+            Priority.INTERACTIVE,
+        )
+        body = await _exchange(exchange, request)
+        answers = body.get("server_keys") if isinstance(body, dict) else None
+        found = []
+        for answer in answers if isinstance(answers, list) else []:
+            name = answer.get("server_name") if isinstance(answer, dict) else None
+            if isinstance(name, str) and name in servers:
+                try:
+                    found.append(read(answer, name))
+                except BadKeyResponse:
+                    continue
+        return found
+
+
+async def _exchange(exchange: Exchange, request: Request) -> Any:
+    """The decoded JSON of a 200, None for anything else."""
+    timeout = THIN_TIMEOUT if exchange.profile.is_thin else TIMEOUT
+    request = Request(request.method, request.target, request.authority, request.headers, request.body, request.priority, timeout)
+    try:
+        response = await exchange.exchange(request)
+        if response.status != 200 or len(response.body) > MAX_RESPONSE:
+            return None
+        return canonical_json.decode(response.body)
+    except (ExchangeError, canonical_json.CanonicalJSONError):
+        return None

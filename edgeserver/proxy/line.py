@@ -1,0 +1,136 @@
+"""The line to the box: always there for whoever has a request, up or not.
+
+Over one `Link` connections come and go; each gets its `Multiplexer`. `carry` waits for the line, and repeats what was not delivered, and what may
+be repeated if it is not known whether it was.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from transports.client import Multiplexer
+from transports.exchange import Interrupted, LinkProfile, Priority, Request, Response, Unreachable
+from transports.link.connection import Connection, Link
+
+if TYPE_CHECKING:
+    from transports.link.wire import LinkStats
+
+_PAUSE_FIRST, _PAUSE_CAP = 0.5, 15.0  # seconds between tries; the link itself calls the other end while it is away
+_BACKGROUND, _FOREGROUND, _POLLS = 4, 10, 16  # requests under way; a box answers no more than 32 at a time
+
+
+class OutOfPatience(Interrupted):
+    """The line did not bring an answer within the time that the proxy gives it."""
+
+
+class Line:
+    """`box` is what people call the other end."""
+
+    def __init__(self, link: Link, box: str) -> None:
+        self._link = link
+        self._box = box
+        self._profile: LinkProfile | None = None
+        self._max_message = 0
+        self._connection: Connection | None = None
+        self._multiplexer: Multiplexer | None = None
+        self._changed = trio.Event()
+        self._background = trio.CapacityLimiter(_BACKGROUND)
+        self._foreground = trio.CapacityLimiter(_FOREGROUND)
+        self._polls = trio.CapacityLimiter(_POLLS)
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._link.run)
+            async for connection in self._link.connections():
+                multiplexer = Multiplexer(connection)
+                await nursery.start(multiplexer.run)
+                self._connection, self._multiplexer = connection, multiplexer
+                self._profile, self._max_message = connection.profile, connection.max_message
+                self._wake()
+                nursery.start_soon(self._watch, connection)
+
+    async def _watch(self, connection: Connection) -> None:
+        await connection.wait_down()
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    # ---- how it stands
+
+    @property
+    def is_up(self) -> bool:
+        return self._connection is not None and self._connection.is_up
+
+    @property
+    def is_thin(self) -> bool:
+        """As long as nothing is known of the line it is taken for a thin one."""
+        return self._profile is None or self._profile.is_thin
+
+    @property
+    def profile(self) -> LinkProfile | None:
+        """Of the newest connection, None before the first."""
+        return self._profile
+
+    @property
+    def max_message(self) -> int:
+        """Bytes that one message may have; 0 before the first connection."""
+        return self._max_message
+
+    @property
+    def stats(self) -> LinkStats:
+        return self._link.stats
+
+    def sentence(self) -> str:
+        """How the line stands, for people."""
+        if self.is_up:
+            rate = self._profile.bit_rate if self._profile else None
+            return f"The line to {self._box} is up{f' at {rate} bit/s' if rate else ''}."
+        if self._link.trouble is not None:
+            return f"The line to {self._box} is down: {self._link.trouble}. Messages are held until it is back."
+        if self._connection is not None:
+            return f"The line to {self._box} is down. Messages are held until it is back."
+        return f"Calling {self._box} over {self._link.name}."
+
+    async def change(self) -> None:
+        """Returns when the line has come up or gone down."""
+        await self._changed.wait()
+
+    # ---- requests
+
+    async def carry(self, request: Request, *, repeatable: bool, patience: float, poll: bool = False) -> Response:
+        """The box's answer, however long the line is down meanwhile, within `patience` seconds.
+
+        A `poll` waits at the box and is counted apart. Raises `Interrupted` if the request may have been carried out and must not be repeated,
+        `OutOfPatience` (its subclass), and `TooLarge`.
+        """
+        limiter = self._polls if poll else self._background if request.priority >= Priority.HISTORY else self._foreground
+        with trio.move_on_after(patience):
+            async with limiter:
+                return await self._carry(request, repeatable)
+        raise OutOfPatience("The line to the box brought no answer in time.")
+
+    async def _carry(self, request: Request, repeatable: bool) -> Response:
+        pause = _PAUSE_FIRST
+        while True:
+            multiplexer = await self._wait_up()
+            try:
+                return await multiplexer.exchange(request)
+            except Unreachable:
+                pass  # surely not delivered: the line went down, or the box is busy
+            except Interrupted:
+                if not repeatable:
+                    raise
+            await trio.sleep(pause)
+            pause = min(2 * pause, _PAUSE_CAP)
+
+    async def _wait_up(self) -> Multiplexer:
+        while True:
+            connection = await self._link.wait_up()
+            if self._multiplexer is not None and self._connection is connection:
+                return self._multiplexer
+            await self._changed.wait()

@@ -1,0 +1,127 @@
+"""How each request of an ordinary client is treated on a thin line: a table of methods and paths (pure).
+
+Endpoints are the client-server API's; a path is matched without its prefix `/_matrix/client/<version>/`. What the table does not know goes over
+the line as it is: somebody waits for it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from transports.exchange import Priority
+
+
+class Kind(Enum):
+    """What the proxy does with a request, beyond carrying it."""
+
+    FORWARD = auto()
+    """Nothing."""
+    SEND = auto()
+    """Hold it until it is delivered, in the order of its lane, and once for each transaction id."""
+    SYNC = auto()
+    """Make it cheap, hold the poll at the box, let a newer one take its place."""
+    SLIDING_SYNC = auto()
+    """Let a newer one take its place."""
+    HUSHED = auto()
+    """Answer it here on a thin line: typing and presence."""
+    CACHED = auto()
+    """Answer it from a copy while that is fresh."""
+    FILTER = auto()
+    """Thin the filter that is being defined."""
+    LOGIN = auto()
+    """Take the box's own address out of the answer."""
+    UPLOAD = auto()
+    """Refuse what the line would carry for too long."""
+    AUTOMATIC = auto()
+    """Refuse on a thin line: clients fetch it without being asked to (thumbnails)."""
+    PREVIEW = auto()
+    """Answer with an empty preview on a thin line."""
+    FOREIGN = auto()
+    """Not an endpoint for clients."""
+
+
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """`repeatable`: carrying it out twice does no harm. `lane`: what must be delivered in order shares a lane (None: no matter)."""
+
+    kind: Kind
+    priority: Priority
+    repeatable: bool
+    lane: str | None = None
+
+
+_CLIENT: Final = re.compile(r"/_matrix/client/(?:r0|v\d+|api/v1|unstable(?:/[a-z]+(?:\.[\w-]+)+)?)/(.*)", re.DOTALL)
+_VERSIONS: Final = "/_matrix/client/versions"
+_MEDIA: Final = re.compile(r"/_matrix/(?:media/\w+|client/v1/media)/(.*)", re.DOTALL)
+_LANE: Final = re.compile(r"rooms/([^/]+)/")
+
+_I, _M, _R, _H = Priority.INTERACTIVE, Priority.MESSAGE, Priority.RECEIPT, Priority.HISTORY
+_ROOM: Final = "rooms/[^/]+"
+_TABLE: Final = [
+    (re.compile(rf"(?:{methods}) {path}"), kind, priority)
+    for methods, path, kind, priority in (
+        ("PUT", rf"{_ROOM}/send/[^/]+/[^/]+", Kind.SEND, _M),
+        ("PUT", rf"{_ROOM}/redact/[^/]+/[^/]+", Kind.SEND, _M),
+        ("PUT", r"sendToDevice/[^/]+/[^/]+", Kind.SEND, _M),
+        ("GET", r"sync", Kind.SYNC, _M),
+        ("POST", r"sync", Kind.SLIDING_SYNC, _M),
+        ("PUT", rf"{_ROOM}/typing/[^/]+", Kind.HUSHED, _R),
+        ("PUT", r"presence/[^/]+/status", Kind.HUSHED, _R),
+        ("GET", r"presence/[^/]+/status", Kind.FORWARD, _R),
+        ("POST", rf"{_ROOM}/(?:receipt/.+|read_markers)", Kind.FORWARD, _R),
+        ("GET", r"login", Kind.CACHED, _I),
+        ("POST", r"login|register", Kind.LOGIN, _I),
+        ("GET", r"capabilities", Kind.CACHED, _I),
+        ("POST", r"user/[^/]+/filter", Kind.FILTER, _I),
+        ("GET", rf"{_ROOM}/(?:messages|context/.+|relations/.+|threads|timestamp_to_event)", Kind.FORWARD, _H),
+        ("GET", rf"{_ROOM}/(?:members|joined_members|state|hierarchy)", Kind.FORWARD, _M),
+        ("GET|PUT|POST|DELETE", r"room_keys/.*", Kind.FORWARD, _H),
+        ("POST", r"keys/upload(?:/.*)?", Kind.FORWARD, _M),
+        ("GET|POST", r"publicRooms", Kind.FORWARD, _M),
+        ("POST", r"search", Kind.FORWARD, _H),
+    )
+]
+_REPEATABLE_POSTS: Final = re.compile(
+    rf"sync|keys/(?:query|upload(?:/.*)?)|{_ROOM}/(?:receipt/.+|read_markers|join)|join/[^/]+|user/[^/]+/filter"
+    r"|search|publicRooms|user_directory/search|logout"
+)
+_SAFE_TO_REPEAT: Final = frozenset(("GET", "HEAD", "PUT", "DELETE"))
+
+
+def treatment_of(method: str, path: str) -> Treatment:
+    """`path` is percent-encoded, without its query."""
+    repeatable = method in _SAFE_TO_REPEAT
+    media = _MEDIA.fullmatch(path)
+    if media is not None:
+        return _media(method, media[1], repeatable)
+    if path == _VERSIONS and method == "GET":
+        return Treatment(Kind.CACHED, Priority.INTERACTIVE, True)
+    client = _CLIENT.fullmatch(path)
+    if client is None:
+        return Treatment(Kind.FOREIGN, Priority.INTERACTIVE, False)
+    rest = client[1]
+    repeatable = repeatable or _REPEATABLE_POSTS.fullmatch(rest) is not None
+    for pattern, kind, priority in _TABLE:
+        if pattern.fullmatch(f"{method} {rest}"):
+            return Treatment(kind, priority, repeatable, _lane(rest) if kind is Kind.SEND else None)
+    return Treatment(Kind.FORWARD, Priority.INTERACTIVE, repeatable)
+
+
+def _media(method: str, rest: str, repeatable: bool) -> Treatment:
+    if rest == "config" and method == "GET":
+        return Treatment(Kind.CACHED, Priority.INTERACTIVE, True)
+    if rest.startswith("thumbnail/"):
+        return Treatment(Kind.AUTOMATIC, Priority.MEDIA, repeatable)
+    if rest == "preview_url":
+        return Treatment(Kind.PREVIEW, Priority.MEDIA, repeatable)
+    upload = method in ("POST", "PUT")
+    return Treatment(Kind.UPLOAD if upload else Kind.FORWARD, Priority.MEDIA, repeatable)
+
+
+def _lane(rest: str) -> str:
+    """Messages keep their order within a room, to-device messages among themselves."""
+    room = _LANE.match(rest)
+    return "" if room is None else room[1]

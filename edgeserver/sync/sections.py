@@ -1,0 +1,245 @@
+"""The sections of one room in a classic sync: join, leave, invite, knock. Spec: client-server API, `GET /_matrix/client/v3/sync`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeserver.rooms import client_view, tokens
+from edgeserver.store import account_data, events, receipts, unread
+from edgeserver.sync import room_view
+from edgeserver.sync.filters import kept, takes
+from edgeserver.sync.room_view import MEMBER
+from edgeserver.users.receipts import edu_content
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from edgeserver.matrix.event import Event
+    from edgeserver.rooms.client_view import Viewer
+    from edgeserver.store.account_data import Item
+    from edgeserver.store.database import Transaction
+    from edgeserver.store.events import StoredEvent
+    from edgeserver.store.receipts import Receipt
+    from edgeserver.store.rooms import Membership
+    from edgeserver.store.state import StateKey
+    from edgeserver.sync.filters import SyncFilter
+    from edgeserver.sync.room_view import Timeline, Window
+    from edgeserver.sync.sent_members import SentMembers
+
+MAX_RECEIPTS: Final = 100
+"""Receipts of others that a client is given for a room that is new to it."""
+
+
+@dataclass(slots=True)
+class News:
+    """What is new to a user beside the timelines, by room number; `typing` is what changed, by room id."""
+
+    receipts: dict[int, list[Receipt]] = field(default_factory=dict)
+    account_data: dict[str, list[Item]] = field(default_factory=dict)
+    typing: dict[str, list[str]] = field(default_factory=dict)
+    ignored: frozenset[str] = frozenset()
+
+
+class Sections:
+    """Composes the sections of rooms for one answer. `members` are the membership events that it carries."""
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        wanted: SyncFilter,
+        news: News,
+        held: SentMembers,
+        typing_in: Callable[[str], list[str]],
+        *,
+        since: int | None,
+        upto: int,
+        full_state: bool,
+        state_after: bool,
+    ) -> None:
+        self._viewer = viewer
+        self._filter = wanted
+        self._news = news
+        self._held = held
+        self._typing_in = typing_in
+        self._since = since
+        self._upto = upto
+        self._full_state = full_state
+        self._state_after = state_after
+        self.members: list[tuple[int, str, int]] = []
+
+    def joined(self, tx: Transaction, member: Membership) -> dict[str, Any] | None:
+        """The room's entry in `join`; None if there is nothing new that the client wants to know."""
+        window = room_view.joined(tx, member, self._since, self._upto)
+        shown, changes, of_heroes = self._history(tx, window)
+        ephemeral = self._ephemeral(tx, window)
+        data = self._account_data(tx, window)
+        read = any(one.user_id == member.user_id for one in self._news.receipts.get(member.room, ()))
+        if not (window.is_whole or self._full_state or shown.events or shown.limited or changes or ephemeral or data or read):
+            return None
+        members_changed = any(key[0] == MEMBER for key in (*changes, *shown.first_changes()))
+        whole = window.is_whole or self._full_state
+        entry: dict[str, Any] = {
+            "timeline": self._timeline(tx, window, shown),
+            self._state_name: {"events": self._state(tx, changes)},
+            "account_data": {"events": data},
+            "ephemeral": {"events": ephemeral},
+            "summary": room_view.summary(tx, window, of_heroes) if whole or members_changed else {},
+        }
+        self._count_unread(tx, window, entry)
+        return entry
+
+    def left(self, tx: Transaction, member: Membership) -> dict[str, Any] | None:
+        """The room's entry in `leave`."""
+        window = room_view.left(tx, member, self._since)
+        if window is None:
+            leave = events.by_number(tx, member.event)
+            alone = [] if leave is None else client_view.timeline(tx, [leave], self._viewer, with_room_id=False)
+            return {"timeline": {"events": alone}, self._state_name: {"events": []}, "account_data": {"events": []}}
+        shown, changes, _ = self._history(tx, window)
+        return {
+            "timeline": self._timeline(tx, window, shown),
+            self._state_name: {"events": self._state(tx, changes)},
+            "account_data": {"events": self._account_data(tx, window)},
+        }
+
+    def asked(self, tx: Transaction, member: Membership) -> dict[str, Any] | None:
+        """The room's entry in `invite` or `knock`; None if somebody whom the user ignores invites."""
+        own = events.by_number(tx, member.event)
+        if own is not None and own.event.sender in self._news.ignored:
+            return None
+        return {f"{member.membership}_state": {"events": room_view.stripped(tx, member)}}
+
+    # The timeline and the state
+
+    @property
+    def _state_name(self) -> str:
+        return "state_after" if self._state_after else "state"
+
+    def _history(self, tx: Transaction, window: Window) -> tuple[Timeline, dict[StateKey, int], list[str] | None]:
+        room_id = window.room.room_id
+        in_timeline = self._filter.timeline.takes_room(room_id)
+
+        def wanted(event: Event) -> bool:
+            if event.state_key is None and event.sender in self._news.ignored:
+                return False
+            return in_timeline and self._filter.timeline.takes(event)
+
+        shown = room_view.timeline(tx, window, self._filter.limit, wanted)
+        whole = self._full_state or window.is_whole
+        changes = room_view.state_changes(tx, window, shown, whole=whole, at_end=self._state_after)
+        of_heroes = None
+        if whole or any(key[0] == MEMBER for key in (*changes, *shown.first_changes())):
+            of_heroes = room_view.heroes(tx, window)
+        if self._filter.state.lazy_load_members:
+            self._lazily(tx, window, shown, changes, of_heroes or (), whole)
+        if not self._filter.state.takes_room(room_id):
+            changes = {}
+        self._note_members(window, shown, changes)
+        return shown, changes, of_heroes
+
+    def _lazily(
+        self,
+        tx: Transaction,
+        window: Window,
+        shown: Timeline,
+        changes: dict[StateKey, int],
+        of_heroes: Iterable[str],
+        whole: bool,
+    ) -> None:
+        """Leaves only those members whom the client needs, and adds those who speak and are not known to it yet."""
+        user_id = window.membership.user_id
+        needed = {stored.event.sender for stored in shown.events} | set(of_heroes)
+        if whole:
+            needed.add(user_id)
+            for key in [key for key in changes if key[0] == MEMBER and key[1] not in needed]:
+                del changes[key]
+            return
+        for member in needed:
+            if (MEMBER, member) in changes:
+                continue
+            number = self._member(tx, window, shown, member)
+            if number is not None and not self._is_redundant(window, member, number):
+                changes[MEMBER, member] = number
+
+    def _member(self, tx: Transaction, window: Window, shown: Timeline, member: str) -> int | None:
+        if self._state_after and window.snapshot is not None:
+            return room_view.member_now(tx, window, member)
+        return room_view.member_at_start(tx, window, shown, member)
+
+    def _is_redundant(self, window: Window, member: str, number: int) -> bool:
+        device, since = self._device, window.since
+        if device is None or since is None or self._filter.state.include_redundant_members:
+            return False
+        return self._held.holds(device, window.room.number, member, number, since)
+
+    @property
+    def _device(self) -> tuple[str, str] | None:
+        return None if self._viewer.device_id is None else (self._viewer.user_id, self._viewer.device_id)
+
+    def _note_members(self, window: Window, shown: Timeline, changes: Mapping[StateKey, int]) -> None:
+        if not self._filter.state.lazy_load_members or self._device is None:
+            return
+        room = window.room.number
+        self.members += [(room, key[1], number) for key, number in changes.items() if key[0] == MEMBER]
+        for stored in shown.events:
+            if stored.event.type == MEMBER and stored.event.state_key is not None:
+                self.members.append((room, stored.event.state_key, stored.number))
+
+    def _timeline(self, tx: Transaction, window: Window, shown: Timeline) -> dict[str, Any]:
+        start = tokens.write_stream(window.upto) if shown.start is None else tokens.write_place(shown.start)
+        listed = client_view.timeline(tx, shown.events, self._viewer, with_room_id=False)
+        return {"events": self._formatted(shown.events, listed), "limited": shown.limited, "prev_batch": start}
+
+    def _state(self, tx: Transaction, changes: Mapping[StateKey, int]) -> list[dict[str, Any]]:
+        loaded = events.many_by_number(tx, changes.values())
+        found = [stored for stored in loaded.values() if self._filter.state.takes(stored.event)]
+        return self._formatted(found, client_view.state_events(tx, found, self._viewer, with_room_id=False))
+
+    def _formatted(self, found: list[StoredEvent], listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self._filter.federation_format:
+            raw = zip(found, listed, strict=True)
+            listed = [{**one.event.pdu, "event_id": one.event.event_id, "unsigned": it["unsigned"]} for one, it in raw]
+        return [self._filter.fitted(one) for one in listed]
+
+    # What stands beside them
+
+    def _ephemeral(self, tx: Transaction, window: Window) -> list[dict[str, Any]]:
+        room, room_id, user_id = window.room.number, window.room.room_id, window.membership.user_id
+        found: list[dict[str, Any]] = []
+        if window.is_whole:
+            of_room: list[Receipt] = receipts.of_room(tx, room, user_id, MAX_RECEIPTS)
+            typing = self._typing_in(room_id) or None
+        else:
+            of_room = self._news.receipts.get(room, [])
+            typing = self._news.typing.get(room_id)
+        if typing is not None:
+            found.append({"type": "m.typing", "content": {"user_ids": typing}})
+        if of_room:
+            found.append({"type": "m.receipt", "content": edu_content(of_room)})
+        return kept(self._filter.ephemeral, found, room_id)
+
+    def _account_data(self, tx: Transaction, window: Window) -> list[dict[str, Any]]:
+        room_id = window.room.room_id
+        if window.is_whole and self._since is not None:
+            items = account_data.of_room(tx, window.membership.user_id, room_id)
+        else:
+            items = self._news.account_data.get(room_id, [])
+        found = [{"type": item.type, "content": item.content} for item in items]
+        return [one for one in found if takes(self._filter.room_account_data, one, room_id)]
+
+    def _count_unread(self, tx: Transaction, window: Window, entry: dict[str, Any]) -> None:
+        counts = unread.of_user(tx, window.room.number, window.membership.user_id)
+        main = counts.pop(unread.MAIN, unread.NONE)
+        if self._filter.threads:
+            entry["unread_notifications"] = _count(main)
+            if counts:
+                entry["unread_thread_notifications"] = {thread: _count(count) for thread, count in counts.items()}
+        else:
+            every = [main, *counts.values()]
+            total = unread.Count(sum(one.notifications for one in every), sum(one.highlights for one in every))
+            entry["unread_notifications"] = _count(total)
+
+
+def _count(count: unread.Count) -> dict[str, int]:
+    return {"highlight_count": count.highlights, "notification_count": count.notifications}

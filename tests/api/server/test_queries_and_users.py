@@ -1,0 +1,131 @@
+"""Queries, keys of users and media, as other servers ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from edgeserver.api.endpoint import Call
+from edgeserver.api.server import media, queries, users
+from edgeserver.federation.multipart import decode_media
+from edgeserver.media.files import FileStore
+from edgeserver.media.repository import MediaRepository, Upload
+from edgeserver.store import profiles as profile_table
+from edgeserver.store import rooms
+from edgeserver.store.database import Database, Transaction, open_database
+from edgeserver.users.device_keys import DeviceKeys
+from edgeserver.users.device_lists import DeviceLists
+from edgeserver.users.profiles import Profiles
+from edgeserver.wakeups import Wakeups
+from tests.asgi import AsgiClient, section_application
+
+V1 = "/_matrix/federation/v1"
+ALICE = "@alice:us.test"
+
+
+async def guard(call: Call) -> None:
+    await trio.lowlevel.checkpoint()
+    call.origin = "b.test"
+
+
+@dataclass
+class Directory:
+    """A directory of no rooms that repeats what it was asked."""
+
+    async def page(self, *, limit: int | None, since: str | None, filter_: Mapping[str, Any]) -> dict[str, Any]:
+        await trio.lowlevel.checkpoint()
+        return {"chunk": [], "asked": [limit, since, dict(filter_)]}
+
+
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncIterator[Database]:
+    async with open_database(tmp_path / "test.db", inline=True) as database:
+        yield database
+
+
+@pytest.fixture
+def client(db: Database) -> AsgiClient:
+    lists = DeviceLists(db, "us.test", Wakeups())
+    device_keys = DeviceKeys(db, "us.test", Wakeups(), lists)
+    profiles = Profiles(db, "us.test")
+    openid = {"token": ALICE}
+    found = [
+        *queries.routes(guard, db, "us.test", "1.2", profiles, Directory(), openid.get),
+        *users.routes(guard, "us.test", device_keys, lists),
+    ]
+    return AsgiClient(section_application(found))
+
+
+async def test_an_alias_leads_to_its_room_and_the_servers_in_it(db: Database, client: AsgiClient) -> None:
+    def write(tx: Transaction) -> None:
+        from edgeserver.matrix.room_versions import V11
+
+        number = rooms.add(tx, "!r:us.test", V11)
+        rooms.server_joined(tx, number, "b.test", 1)
+        rooms.add_alias(tx, "#hall:us.test", "!r:us.test", ALICE)
+
+    await db.write(write)
+    answer = await client.get(V1 + "/query/directory?room_alias=%23hall:us.test")
+    assert answer.json == {"room_id": "!r:us.test", "servers": ["us.test", "b.test"]}
+    assert (await client.get(V1 + "/query/directory?room_alias=%23no:us.test")).status == 404
+    assert (await client.get(V1 + "/query/directory?room_alias=%23hall:b.test")).json["errcode"] == "M_INVALID_PARAM"
+    assert (await client.get(V1 + "/query/directory")).json["errcode"] == "M_MISSING_PARAM"
+
+
+async def test_only_profiles_of_our_own_users_are_told(db: Database, client: AsgiClient) -> None:
+    await db.write(lambda tx: profile_table.set_field(tx, ALICE, "displayname", "Alice"))
+    assert (await client.get(f"{V1}/query/profile?user_id=@bob:b.test")).json["errcode"] == "M_INVALID_PARAM"
+    assert (await client.get(f"{V1}/query/profile?user_id=@nobody:us.test")).status == 404
+
+
+async def test_the_directory_gets_its_page_and_its_filter(client: AsgiClient) -> None:
+    assert (await client.get(V1 + "/publicRooms?limit=0&since=x")).json["asked"] == [None, "x", {}]
+    body = {"limit": 3, "filter": {"generic_search_term": "a"}}
+    assert (await client.post(V1 + "/publicRooms", body)).json["asked"] == [3, None, {"generic_search_term": "a"}]
+    assert (await client.post(V1 + "/publicRooms", {"limit": "3"})).json["errcode"] == "M_BAD_JSON"
+    assert (await client.get(V1 + "/publicRooms?limit=many")).json["errcode"] == "M_INVALID_PARAM"
+
+
+async def test_version_and_openid_need_no_authentication(client: AsgiClient) -> None:
+    assert (await client.get(V1 + "/version")).json == {"server": {"name": "edgeserver", "version": "1.2"}}
+    assert (await client.get(V1 + "/openid/userinfo?access_token=token")).json == {"sub": ALICE}
+    assert (await client.get(V1 + "/openid/userinfo?access_token=x")).status == 401
+
+
+async def test_keys_of_users_are_asked_for_in_the_specs_shape_alone(client: AsgiClient) -> None:
+    assert (await client.get(f"{V1}/user/devices/{ALICE}")).json["devices"] == []
+    assert (await client.get(f"{V1}/user/devices/@bob:b.test")).status == 400
+    assert (await client.post(V1 + "/user/keys/query", {"device_keys": {ALICE: []}})).json == {"device_keys": {}}
+    assert (await client.post(V1 + "/user/keys/claim", {"one_time_keys": {ALICE: {"D": "a"}}})).status == 200
+    for path, body in (
+        ("query", {}),
+        ("query", {"device_keys": {ALICE: {}}}),
+        ("query", {"device_keys": {ALICE: [1]}}),
+        ("claim", {"one_time_keys": {ALICE: ["D"]}}),
+        ("claim", {"one_time_keys": {ALICE: {"D": 1}}}),
+    ):
+        assert (await client.post(f"{V1}/user/keys/{path}", body)).json["errcode"] == "M_BAD_JSON"
+
+
+async def test_media_comes_as_two_parts(tmp_path: Path, db: Database) -> None:
+    files = FileStore(tmp_path / "media")
+    await files.open()
+    repository = MediaRepository(db, "us.test", files, lambda: 1_700_000_000_000)
+
+    async def body() -> AsyncIterator[bytes]:
+        await trio.lowlevel.checkpoint()
+        yield b"some bytes"
+
+    uri = await repository.upload(ALICE, Upload(body(), "text/plain", "a.txt", 10))
+    client = AsgiClient(section_application(media.routes(guard, "us.test", repository)))
+    answer = await client.get(f"{V1}/media/download/{uri.rpartition('/')[2]}")
+    found = decode_media(answer.headers["content-type"], answer.body)
+    assert (found.body, found.content_type) == (b"some bytes", "text/plain")
+    assert int(answer.headers["content-length"]) == len(answer.body)
+    assert (await client.get(V1 + "/media/download/unknown")).status == 404
+    assert (await client.get(V1 + "/media/thumbnail/unknown")).json["errcode"] == "M_MISSING_PARAM"

@@ -1,0 +1,110 @@
+"""A content repository on a fresh disk, with a clock that tests turn, and images to put into it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from edgeserver.media.files import FileStore
+from edgeserver.media.remote import MediaUnavailable
+from edgeserver.media.repository import Limits, MediaRepository, Upload
+from edgeserver.store.database import Database, open_database
+
+ALICE, BOB = "@alice:test", "@bob:test"
+SMALL = Limits(upload=100_000, quota=150_000, remote=100_000, cache=60_000)
+
+
+@dataclass
+class Clock:
+    now: int = 1_700_000_000_000
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@dataclass
+class File:
+    body: bytes
+    content_type: str = "image/png"
+    content_disposition: str | None = 'inline; filename="far.png"'
+    location: str | None = None
+
+
+class FarMedia:
+    """The servers of others: what they have, and what they were asked."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, File] = {}
+        self.thumbnails: dict[str, File] = {}
+        self.locations: dict[str, File] = {}
+        self.asked: list[str] = []
+        self.errcode = "M_NOT_FOUND"
+        self.before_answer: Any = None
+
+    async def download(self, server: str, media_id: str, *, max_bytes: int, timeout_ms: int) -> File:
+        self.asked.append(f"download {media_id}")
+        if self.before_answer is not None:
+            await self.before_answer()
+        return self._of(self.files, media_id)
+
+    async def thumbnail(
+        self, server: str, media_id: str, *, width: int, height: int, method: str, max_bytes: int
+    ) -> File:
+        self.asked.append(f"thumbnail {media_id} {width}x{height} {method}")
+        return self._of(self.thumbnails, media_id)
+
+    async def at_location(self, url: str, *, max_bytes: int) -> File:
+        self.asked.append(url)
+        return self._of(self.locations, url)
+
+    def _of(self, files: dict[str, File], name: str) -> File:
+        if name not in files:
+            raise MediaUnavailable("not there", self.errcode)
+        return files[name]
+
+
+@dataclass
+class Place:
+    db: Database
+    root: Path
+    clock: Clock
+    files: FileStore
+    far: FarMedia
+    media: MediaRepository
+
+    async def upload(self, data: bytes, content_type: str = "image/png", user_id: str = ALICE) -> str:
+        """Uploads and returns the media id."""
+        uri = await self.media.upload(user_id, upload(data, content_type))
+        return uri.rpartition("/")[2]
+
+    def on_disk(self) -> list[Path]:
+        return sorted(path for path in self.root.rglob("*") if path.is_file())
+
+
+@asynccontextmanager
+async def open_place(folder: Path, limits: Limits = SMALL) -> AsyncIterator[Place]:
+    async with open_database(folder / "store.db", inline=True) as db:
+        root, clock, far = folder / "media", Clock(), FarMedia()
+        files = FileStore(root)
+        await files.open()
+        yield Place(db, root, clock, files, far, MediaRepository(db, "test", files, clock, limits=limits, remote=far))
+
+
+def upload(data: bytes, content_type: str = "image/png", filename: str | None = None) -> Upload:
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 1000):
+            yield data[start : start + 1000]
+
+    return Upload(chunks(), content_type, filename)
+
+
+def image(width: int, height: int, kind: str = "PNG", mode: str = "RGB", **options: Any) -> bytes:
+    written = io.BytesIO()
+    Image.new(mode, (width, height), 1).save(written, kind, **options)
+    return written.getvalue()

@@ -1,0 +1,184 @@
+"""Selective repeat: the window by itself, and two whole sessions over a line that loses, doubles and reorders."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.transports.rigs import ALICE, BOB
+from transports.exchange import Priority
+from transports.link.airtime import DutyCycle
+from transports.link.ranges import Ranges
+from transports.link.secure import Initiation, Response, Terms
+from transports.link.session import Delivered, Ended, Received, Session
+from transports.link.window import PATIENCE_SECONDS, Receipts, SendWindow
+from transports.link.wire import LinkStats
+
+
+def numbers(*them: int) -> Ranges:
+    ranges = Ranges()
+    for number in them:
+        ranges.add(number, number + 1)
+    return ranges
+
+
+def window(**changes) -> SendWindow:
+    return SendWindow(**{"mtu": 100, "bit_rate": None, "first_rtt": 1.0, "peer_ack_delay": 0.1, "reordering": 3, **changes})
+
+
+def test_a_frame_is_lost_when_three_later_ones_have_arrived() -> None:
+    sender = window()
+    for number in range(5):
+        sender.sent(number, 0.0, 50, f"frame {number}")
+    assert sender.acknowledged(numbers(1, 2), 0.1).lost == []
+    assert sender.acknowledged(numbers(1, 2, 3), 0.1).lost == ["frame 0"]
+
+
+def test_on_a_wire_that_keeps_order_a_gap_is_a_loss_at_once() -> None:
+    sender = window(reordering=1)
+    for number in range(3):
+        sender.sent(number, 0.0, 50, f"frame {number}")
+    outcome = sender.acknowledged(numbers(1), 0.1)
+    assert (outcome.arrived, outcome.lost) == (["frame 1"], ["frame 0"])
+
+
+def test_silence_brings_the_oldest_frames_back_and_at_last_the_end() -> None:
+    sender, now, number = window(), 0.0, 0
+    sender.sent(number, now, 50, "it")
+    while not sender.dead(now):
+        now = sender.deadline()
+        assert sender.expired(now - 0.001).lost == []
+        assert sender.expired(now).lost == ["it"]
+        assert sender.deadline() is None
+        number += 1
+        sender.sent(number, now, 50, "it")
+    assert PATIENCE_SECONDS <= now < 200
+    assert number == 10
+
+
+def test_a_late_acknowledgement_of_a_frame_given_up_still_counts_and_teaches_the_round_trip() -> None:
+    sender = window(first_rtt=0.1)
+    sender.sent(0, 0.0, 50, "slow")
+    assert sender.expired(5.0).lost == ["slow"]
+    assert sender.acknowledged(numbers(0), 5.5).arrived == ["slow"]
+    assert sender.rtt == 5.5
+
+
+def test_the_window_closes_and_opens() -> None:
+    sender = window()
+    number = 0
+    while sender.room():
+        sender.sent(number, 0.0, 100, number)
+        number += 1
+    assert number == 10
+    sender.acknowledged(numbers(*range(5)), 0.1)
+    assert sender.room()
+
+
+def test_receipts_wait_for_company_but_not_when_something_is_missing() -> None:
+    receipts = Receipts(delay=0.5, every=4)
+    receipts.add(0, wanted=True, now=1.0)
+    assert receipts.deadline() == 1.5
+    receipts.add(2, wanted=True, now=1.1)
+    assert receipts.deadline() == 1.1
+    receipts.told()
+    assert receipts.deadline() is None
+    receipts.add(3, wanted=False, now=2.0)
+    assert receipts.deadline() is None
+    for number in range(4, 8):
+        receipts.add(number, wanted=True, now=3.0)
+    assert receipts.deadline() == 3.0
+
+
+def test_acknowledgements_that_nobody_acknowledges_do_not_pile_up() -> None:
+    receipts = Receipts(delay=0.5)
+    for number in range(0, 100_000, 2):
+        receipts.add(number, wanted=True, now=0.0)
+    assert len(receipts.received) <= 64
+
+
+# ---- two sessions
+
+
+@dataclass
+class Line:
+    mtu: int = 120
+    bit_rate: int | None = None
+    ordered: bool = False
+    shared: bool = False
+    connection_id: bytes = b""
+    keepalive: float = 0.0
+
+    def time_on_air(self, size: int) -> float:
+        return 0.0
+
+
+def two_sessions(line: Line) -> tuple[Session, Session]:
+    terms = Terms(max_message=4096, mtu=line.mtu)
+    call = Initiation(ALICE, BOB.public_key, terms, b"1" * 32)
+    response = Response(BOB, call.message, b"2" * 32)
+    answer, theirs = response.answer(terms)
+    ours, _ = call.finish(answer)
+    return tuple(Session(channel, line, terms, terms, DutyCycle(), LinkStats(), 0.0) for channel in (ours, theirs))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 900), st.sampled_from(list(Priority))), min_size=1, max_size=25),
+    st.integers(0, 2**32),
+    st.floats(0, 0.4),
+)
+def test_every_message_arrives_once_over_a_line_that_loses_doubles_and_reorders(plan, seed, loss) -> None:
+    chance = random.Random(seed)
+    ends = two_sessions(Line())
+    wanted = [Counter(), Counter()]
+    for from_first, size, priority in plan:
+        message = chance.randbytes(size)
+        ends[0 if from_first else 1].submit(message, priority)
+        wanted[1 if from_first else 0][message] += 1
+    got, delivered = [Counter(), Counter()], 0
+    now, flying, serial = 0.0, [], 0
+    while delivered < len(plan):
+        assert now < 600
+        for which, session in enumerate(ends):
+            while (frame := session.next_frame(now)) is not None:
+                for _ in range(0 if chance.random() < loss else chance.choice([1, 1, 1, 2])):
+                    serial += 1
+                    heapq.heappush(flying, (now + 0.05 + chance.expovariate(50), serial, 1 - which, frame))
+        times = [flying[0][0] if flying else None, *(session.deadline(now) for session in ends)]
+        now = max(now, min(when for when in times if when is not None)) + 1e-6
+        while flying and flying[0][0] <= now:
+            _, _, which, frame = heapq.heappop(flying)
+            try:
+                ends[which].receive_frame(frame, now)
+            except Exception as error:
+                assert type(error).__name__ == "Refused"  # a doubled frame
+        for which, session in enumerate(ends):
+            while session.events:
+                match session.events.popleft():
+                    case Received(message):
+                        got[which][message] += 1
+                        session.taken(len(message))
+                    case Delivered():
+                        delivered += 1
+                    case Ended(reason):
+                        raise AssertionError(reason)
+    assert got == wanted
+
+
+def test_the_round_trip_of_a_quiet_line_sets_the_timers() -> None:
+    a, b = two_sessions(Line(ordered=True))
+    now = 0.0
+    for _ in range(30):
+        a.submit(b"hello", Priority.MESSAGE)
+        frame = a.next_frame(now)
+        b.receive_frame(frame, now + 0.1)
+        reply = b.next_frame(b.deadline(now + 0.1))
+        now += 0.25
+        a.receive_frame(reply, now)
+    assert abs(a._stats.rtt - 0.25) < 0.02

@@ -1,0 +1,1 @@
+"""Sans-io framing: bytes of a stream in, whole frames out."""

@@ -1,0 +1,329 @@
+"""Who starts, who answers, and when one session takes another's place (sans-io).
+
+    who            state                  on                                  does
+    ────────────   ────────────────────   ─────────────────────────────────   ─────────────────────────────────────────────
+    knows a peer   no session             start, redial time, being woken     first message, repeated with growing pauses
+    knows nobody   no session             start, a frame it cannot read       WAKE: "please start one"
+    either         any                    first message of a known peer       answer; the session is *pending*
+    either         pending                frame that the new keys open        the session is up, the one before is over
+    caller         first message is out   the answer                          the session is up, one frame at once confirms it
+    either         first message is out   the peer's first message            the smaller message stands, the other is not answered
+    either         session up             the session ends                    back to "no session"
+
+A restarted peer therefore replaces its old session by itself, with its first frames, and an idle line needs no heartbeat. A replayed first
+message makes a pending session that never comes up. A WAKE is not authentic: it makes us call, and what is up stays up until the call succeeds;
+on a shared wire it must repeat the beginning of a frame of ours, so only who hears us can send it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from transports.identity import Identity
+from transports.link.airtime import DutyCycle
+from transports.link.secure import IK1, IK2, NN1, NN2, WAKE, Initiation, Refused, Response, Terms
+from transports.link.session import Session, ack_delay
+from transports.link.wire import LinkStats, Wire
+
+_MAX_PENDING = 2
+_ANSWERS = 3  # how often an answer is given unasked; once on a shared wire, where the caller's address may be forged
+_PENDING_LIFE = 30.0
+_CALLS_BESIDE_SESSION = 5
+_PAUSE = 30.0  # after a session was closed on purpose
+_WAKE_PAUSE = 2.0
+_HEAD = 8
+
+
+@dataclass(frozen=True)
+class Party:
+    """Who we are and whom we talk to.
+
+    `known` maps an ed25519 public key to the identity that `LinkProfile.peer` will show, None for a stranger. `peer_key` is whom to call (None:
+    wait to be called; on a shared wire nobody else is answered); `as_stranger`: call anonymously, for pairing. `strangers_welcome` is asked when an anonymous call comes.
+    """
+
+    identity: Identity
+    known: Callable[[bytes], str | None]
+    peer_key: bytes | None = None
+    as_stranger: bool = False
+    strangers_welcome: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class Up:
+    """A session came up; `peer` is None when it is with a stranger."""
+
+    session: Session
+    peer: str | None
+    peer_key: bytes | None
+
+
+@dataclass
+class _Call:
+    initiation: Initiation
+    next_at: float
+    tries: int = 0
+    last: float = float("-inf")
+
+
+@dataclass
+class _Pending:
+    first: bytes
+    answer: bytes
+    up: Up
+    next_at: float
+    expires: float
+    tries: int = 0
+
+
+class Rendezvous:
+    """One end of a wire that is open. `random(n)` gives n bytes; times are seconds of the caller's clock."""
+
+    def __init__(
+        self,
+        party: Party,
+        wire: Wire,
+        *,
+        duty: DutyCycle,
+        stats: LinkStats,
+        random: Callable[[int], bytes],
+        max_message: int = 1 << 20,
+        redial_cap: float = 600.0,
+    ) -> None:
+        self._party = party
+        self._wire = wire
+        self._duty = duty
+        self._stats = stats
+        self._random = random
+        self._redial_cap = redial_cap
+        self._terms = Terms(
+            max_message=1 << (max_message - 1).bit_length(),
+            mtu=wire.mtu,
+            ack_delay=ack_delay(wire.bit_rate),
+            keepalive=wire.keepalive,
+            connection_id=wire.connection_id,
+        )
+        self._base = 0.5 + 2.5 * wire.time_on_air(160)
+        self.session: Session | None = None
+        self.ups: deque[Up] = deque()
+        self._call: _Call | None = None
+        self._call_at: float | None = None
+        self._pending: list[_Pending] = []
+        self._settled: deque[bytes] = deque(maxlen=8)  # first messages that have had their effect
+        self._out: deque[bytes] = deque(maxlen=4)
+        self._wakes = 0
+        self._wake_at: float | None = None
+        self._last_wake = float("-inf")
+        self._heads: deque[bytes] = deque(maxlen=16)
+
+    @property
+    def vacant(self) -> bool:
+        """Nothing is up, pending or being tried."""
+        return not (self.session or self._pending or self._call or self._call_at or self._out)
+
+    def start(self, now: float) -> None:
+        """The wire is open."""
+        if self._calls:
+            self._call_at = now
+        elif not self._wire.shared:
+            self._wake_at = now
+
+    def redial(self, now: float) -> None:
+        """Somebody wants a connection: do not wait out a long pause."""
+        if self.session is None and self._calls and (self._call is None or now - self._call.last > self._base):
+            self._call_at, self._call = now, None
+
+    @property
+    def _calls(self) -> bool:
+        return self._party.peer_key is not None or self._party.as_stranger
+
+    # ---- frames in
+
+    def receive(self, frame: bytes, now: float) -> bool:
+        """Takes any frame; True when it was authentic and the newest of the session."""
+        if not frame:
+            return False
+        try:
+            if frame[0] >= 0x80:
+                return self._receive_sealed(frame, now)
+            if frame[0] in (IK1, NN1):
+                self._receive_first(frame, now)
+            elif frame[0] in (IK2, NN2):
+                self._receive_answer(frame, now)
+            elif frame[0] == WAKE:
+                self._receive_wake(frame[1:], now)
+            else:
+                raise Refused("unknown kind of frame")
+        except Refused:
+            self._stats.refused_frames += 1
+        return False
+
+    def _receive_sealed(self, frame: bytes, now: float) -> bool:
+        if self.session is not None:
+            try:
+                return self.session.receive_frame(frame, now)
+            except Refused:
+                if not self._pending:
+                    raise
+        for pending in self._pending:
+            try:
+                newest = pending.up.session.receive_frame(frame, now)
+            except Refused:
+                continue
+            self._settled.append(pending.first)
+            self._raise(pending.up)
+            return newest
+        if self.session is None and not self._wire.shared:
+            self._unreadable(frame, now)
+        raise Refused("not for any session of ours")
+
+    def _unreadable(self, frame: bytes, now: float) -> None:
+        # The other end still believes in a session that we have lost.
+        if self._calls:
+            self._hurry(now)
+        elif not self._pending and now - self._last_wake >= _WAKE_PAUSE:
+            self._last_wake = now
+            self._out.append(bytes([WAKE]) + frame[:_HEAD])
+
+    def _hurry(self, now: float) -> None:
+        if self._call is None:
+            self._call_at = now
+        elif now - self._call.last > self._base:
+            self._call.next_at = now
+            self._call.tries = min(self._call.tries, 1)
+
+    def _receive_first(self, frame: bytes, now: float) -> None:
+        for pending in self._pending:
+            if pending.first == frame:
+                self._out.append(pending.answer)
+                return
+        if frame in self._settled:
+            return
+        response = Response(self._party.identity, frame, self._random(32))
+        peer = None
+        if response.peer_key is not None:
+            peer = self._party.known(response.peer_key)
+            if peer is None:
+                raise Refused("an unknown key")
+            if self._wire.shared and self._party.peer_key not in (None, response.peer_key):
+                raise Refused("this call is for another link of this station")
+        elif not self._party.strangers_welcome():
+            raise Refused("a stranger, and no pairing is open")
+        if self._call is not None and self._call.tries:
+            if self._call.initiation.message < frame:
+                self._settled.append(frame)
+                self._hurry(now)
+                return
+            self._call.next_at = max(self._call.next_at, now + 2 * self._base)
+        answer, channel = response.answer(self._terms)
+        session = Session(channel, self._wire, self._terms, response.peer_terms, self._duty, self._stats, now)
+        self._pending = self._pending[1 - _MAX_PENDING :]
+        self._pending.append(_Pending(frame, answer, Up(session, peer, response.peer_key), now, now + self._base + _PENDING_LIFE))
+
+    def _receive_answer(self, frame: bytes, now: float) -> None:
+        if self._call is None:
+            if self.session is not None:
+                self.session.confirm_soon()  # our confirmation was lost, or this is an old echo: one short frame settles it
+            return
+        channel, peer_terms = self._call.initiation.finish(frame)
+        key = self._call.initiation.peer_key
+        session = Session(channel, self._wire, self._terms, peer_terms, self._duty, self._stats, now)
+        session.confirm_soon()
+        peer = None if key is None else self._party.known(key)
+        if key is not None and peer is None:
+            raise Refused("the key that we call is not known any more")
+        self._raise(Up(session, peer, key))
+
+    def _receive_wake(self, echo: bytes, now: float) -> None:
+        if not self._calls or now - self._last_wake < self._base:
+            return
+        if self._wire.shared and self.session is not None and echo not in self._heads:
+            raise Refused("woken by somebody who does not hear us")
+        self._last_wake = now
+        self._hurry(now)
+
+    def _raise(self, up: Up) -> None:
+        if self.session is not None:
+            self.session.abandon("the other end started a new session")
+        self.session = up.session
+        self._stats.handshakes += 1
+        self._pending = []
+        self._call = self._call_at = self._wake_at = None
+        self.ups.append(up)
+
+    # ---- frames out
+
+    def next_frame(self, now: float) -> bytes | None:
+        """The frame to send now, if any."""
+        self._reap(now)
+        frame = self._handshake_frame(now)
+        if frame is not None:
+            seconds = self._wire.time_on_air(len(frame))
+            self._duty.charge(now, seconds)
+            self._stats.airtime += seconds
+            return frame
+        if self.session is None:
+            return None
+        frame = self.session.next_frame(now)
+        if frame is not None and self._wire.shared:
+            self._heads.append(frame[:_HEAD])
+        return frame
+
+    def _reap(self, now: float) -> None:
+        if self.session is None or self.session.ended is None:
+            return
+        on_purpose = "closed" in self.session.ended
+        self.session = None
+        if self._calls:
+            self._call_at = now + (_PAUSE if on_purpose else 0.0)
+
+    def _handshake_frame(self, now: float) -> bytes | None:
+        if self._duty.ready_at(now, self._wire.time_on_air(160)) > now:
+            return None
+        if self._out:
+            return self._out.popleft()
+        for pending in self._pending:
+            if now >= pending.next_at:
+                if now >= pending.expires:
+                    self._pending.remove(pending)
+                    return self._handshake_frame(now)
+                pending.tries += 1
+                last = pending.tries >= (1 if self._wire.shared else _ANSWERS)
+                pending.next_at = pending.expires if last else now + self._base * 1.5**pending.tries
+                return pending.answer
+        if self._call_at is not None and now >= self._call_at:
+            self._call_at = None
+            self._call = _Call(Initiation(self._party.identity, self._party.peer_key, self._terms, self._random(32)), now)
+        if self._call is not None and now >= self._call.next_at:
+            return self._dial(self._call, now)
+        if self._wake_at is not None and now >= self._wake_at and not self._pending:
+            self._wakes += 1
+            self._wake_at = now + self._base * 2**self._wakes if self._wakes < 5 else None
+            return bytes([WAKE])
+        return None
+
+    def _dial(self, call: _Call, now: float) -> bytes | None:
+        if self.session is not None and call.tries >= _CALLS_BESIDE_SESSION:
+            self._call = None
+            return None
+        pause = min(self._redial_cap, self._base * 2 ** min(call.tries, 20))
+        call.next_at = now + pause * (0.8 + 0.4 * self._random(1)[0] / 255)
+        call.tries += 1
+        call.last = now
+        return call.initiation.message
+
+    def deadline(self, now: float) -> float | None:
+        """When `next_frame` should be called again at the latest."""
+        times = [self._call_at, None if self._pending else self._wake_at, self._call.next_at if self._call else None]
+        times += [pending.next_at for pending in self._pending]
+        if self._out:
+            times.append(now)
+        own = min((when for when in times if when is not None), default=None)
+        if own is not None:
+            own = max(own, self._duty.ready_at(now, self._wire.time_on_air(160)))
+        if self.session is None:
+            return own
+        other = self.session.deadline(now)
+        return other if own is None else own if other is None else min(own, other)

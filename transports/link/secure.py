@@ -1,0 +1,189 @@
+"""Mutual authentication, encryption and replay protection of a link.
+
+Design: Noise_IK_25519_ChaChaPoly_BLAKE2b between ends that know each other (the initiator must know the responder's key, the
+responder looks the initiator's up), Noise_NN between strangers who are about to pair. Static keys are the X25519 form of the ed25519 identities.
+
+Properties, from the Noise specification's section 7.7 and what `rendezvous.py` adds:
+
+- Mutual authentication, forward secrecy once the first sealed frame has passed each way, resistance to key-compromise impersonation from then on.
+- Neither identity is ever on the wire in clear. The initiator's is encrypted to the responder's key; the responder sends none and
+  answers nothing to whoever does not know its key (a passive listener who later steals the responder's key learns who had called).
+- A replayed first message gets an answer that only the true initiator can use; no session is replaced before its owner has sealed a frame with the new keys.
+- Sealed frames carry a 64-bit counter (its low 15 bits on the wire), each is accepted once, and only within 4,096 of the newest.
+- Strangers (NN) get encryption against listeners only; `pairing.py` binds its proof to `Channel.handshake_hash`, so a man in the middle is found out.
+- Keys live as long as the session. Lengths and times of frames are not hidden.
+
+Bytes: first message 103, second 55 (59 with a connection id), frame overhead 18 (counter 2, tag 16) plus the connection id. Every tag is whole.
+
+All first bytes below 80 hex are handshake kinds, 80 and above start a sealed frame::
+
+    20 <IK message 1>   21 <IK message 2>   22 <NN message 1>   23 <NN message 2>
+    24 <first 8 bytes of the frame that could not be read, or nothing>      "I have no session, please start one"
+    1 bit set, 15 bits counter, connection id, ciphertext and tag
+
+Amateur bands forbid encryption: a channel that signs without encrypting would be a second class with the methods of `Channel`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transports.identity import BadKey, Identity, dh_public, public_key_from_dh, sign_bit
+from transports.link.noise import TAG, Handshake, NoiseError, Pattern, seal, unseal
+
+PROLOGUE = b"edgeserver link 1"
+VERSION = 1
+IK1, IK2, NN1, NN2, WAKE = 0x20, 0x21, 0x22, 0x23, 0x24
+COUNTER = 2
+_COUNTER_SPAN = 1 << 15
+_REPLAY_WINDOW = 4096
+
+
+class Refused(Exception):
+    """A frame that is not authentic, was seen before, is too old, or comes from somebody unknown."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What one end tells the other during the handshake.
+
+    `max_message` in bytes (a power of two); `ack_delay` and `keepalive` in seconds (0: sends no keep-alives); `mtu` the longest frame that it
+    takes; `connection_id` 0 to 8 bytes which it wants to see in each sealed frame.
+    """
+
+    max_message: int
+    mtu: int
+    ack_delay: float = 0.025
+    keepalive: float = 0.0
+    connection_id: bytes = b""
+
+    def encode(self, bit: int) -> bytes:
+        head = (VERSION, bit << 7 | (self.max_message.bit_length() - 1), self._tick(self.ack_delay * 50), self._tick(self.keepalive))
+        return bytes(head) + self.mtu.to_bytes(2, "big") + self.connection_id
+
+    @staticmethod
+    def _tick(value: float) -> int:
+        return min(255, -int(-value // 1))
+
+    @classmethod
+    def decode(cls, data: bytes) -> tuple[Terms, int]:
+        """The terms and the lost bit of the sender's public key. Raises `Refused`."""
+        if not 6 <= len(data) <= 14 or data[0] != VERSION:
+            raise Refused("the other end speaks another version of the link protocol")
+        exponent, mtu = data[1] & 0x7F, int.from_bytes(data[4:6], "big")
+        if not 10 <= exponent <= 30 or mtu < 64:
+            raise Refused("impossible terms")
+        return cls(1 << exponent, mtu, data[2] / 50, float(data[3]), data[6:]), data[1] >> 7
+
+
+class Channel:
+    """The two directions of an established session: seals frames, and opens each authentic one once."""
+
+    def __init__(self, handshake: Handshake, *, own_id: bytes = b"", peer_id: bytes = b"") -> None:
+        self._send_key, self._receive_key = handshake.split()
+        self.handshake_hash = handshake.hash
+        self._own_id = own_id
+        self._peer_id = peer_id
+        self._next = 0
+        self._newest = -1
+        self._seen = 0  # bit n: counter newest - n was seen
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that a sealed frame to the other end has beyond its plaintext."""
+        return COUNTER + len(self._peer_id) + TAG
+
+    @property
+    def next_counter(self) -> int:
+        return self._next
+
+    def seal(self, plaintext: bytes) -> bytes:
+        """The next frame; its number is `next_counter` as it was before the call."""
+        head = (0x8000 | self._next % _COUNTER_SPAN).to_bytes(2, "big") + self._peer_id
+        frame = head + seal(self._send_key, self._next, head, plaintext)
+        self._next += 1
+        return frame
+
+    def open(self, frame: bytes) -> tuple[int, bytes, bool]:
+        """(counter, plaintext, is it the newest so far). Raises `Refused`."""
+        size = COUNTER + len(self._own_id)
+        head, rest = frame[:size], frame[size:]
+        if len(rest) < TAG or frame[0] < 0x80 or head[2:] != self._own_id:
+            raise Refused("not a sealed frame of this session")
+        counter = expand(int.from_bytes(head[:2], "big") & 0x7FFF, self._newest + 1, _COUNTER_SPAN)
+        age = self._newest - counter
+        if age >= _REPLAY_WINDOW or (age >= 0 and self._seen >> age & 1):
+            raise Refused("seen before or too old")
+        try:
+            plaintext = unseal(self._receive_key, counter, head, rest)
+        except NoiseError as error:
+            raise Refused(str(error)) from error
+        if age < 0:
+            self._seen = (self._seen << -age | 1) & (1 << _REPLAY_WINDOW) - 1
+            self._newest = counter
+        else:
+            self._seen |= 1 << age
+        return counter, plaintext, age < 0
+
+
+def expand(low: int, near: int, span: int) -> int:
+    """The number whose remainder by `span` is `low` and that lies nearest to `near` (never negative)."""
+    value = near - near % span + low
+    if value > near + span // 2:
+        value -= span
+    elif value <= near - span // 2:
+        value += span
+    return value if value >= 0 else value + span
+
+
+class Initiation:
+    """Our first message and what is needed to read the answer. `peer_key` None: to a stranger, for pairing."""
+
+    def __init__(self, identity: Identity, peer_key: bytes | None, terms: Terms, ephemeral: bytes) -> None:
+        self.peer_key = peer_key
+        self._terms = terms
+        pattern: Pattern = "NN" if peer_key is None else "IK"
+        self._handshake = Handshake(
+            pattern,
+            initiator=True,
+            prologue=PROLOGUE,
+            ephemeral=ephemeral,
+            static=identity.dh_private,
+            remote_static=None if peer_key is None else dh_public(peer_key),
+        )
+        kind = NN1 if peer_key is None else IK1
+        self.message = bytes([kind]) + self._handshake.write(terms.encode(sign_bit(identity.public_key)))
+
+    def finish(self, answer: bytes) -> tuple[Channel, Terms]:
+        """Reads the second message. Raises `Refused`, after which another answer may still be tried."""
+        if answer[:1] != bytes([NN2 if self.peer_key is None else IK2]):
+            raise Refused("an answer to something else")
+        attempt = self._handshake.copy()
+        try:
+            terms, _ = Terms.decode(attempt.read(answer[1:]))
+        except NoiseError as error:
+            raise Refused(str(error)) from error
+        return Channel(attempt, own_id=self._terms.connection_id, peer_id=terms.connection_id), terms
+
+
+class Response:
+    """A first message that was read, before it is answered: `peer_key` is who claims to call (None: a stranger)."""
+
+    def __init__(self, identity: Identity, first: bytes, ephemeral: bytes) -> None:
+        """Raises `Refused`."""
+        if first[0] not in (IK1, NN1):
+            raise Refused("not a first message")
+        pattern: Pattern = "IK" if first[0] == IK1 else "NN"
+        self._kind = IK2 if first[0] == IK1 else NN2
+        self._handshake = Handshake(pattern, initiator=False, prologue=PROLOGUE, ephemeral=ephemeral, static=identity.dh_private)
+        try:
+            self.peer_terms, bit = Terms.decode(self._handshake.read(first[1:]))
+            remote = self._handshake.remote_static
+            self.peer_key = None if remote is None else public_key_from_dh(remote, bit)
+        except (NoiseError, BadKey) as error:
+            raise Refused(str(error)) from error
+
+    def answer(self, terms: Terms) -> tuple[bytes, Channel]:
+        """The second message and the channel; nothing may be believed of the channel before a frame was opened with it."""
+        message = bytes([self._kind]) + self._handshake.write(terms.encode(0))
+        return message, Channel(self._handshake, own_id=terms.connection_id, peer_id=self.peer_terms.connection_id)

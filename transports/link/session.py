@@ -1,0 +1,348 @@
+"""One session with one peer, sans-io: whole messages on this side, sealed frames on the other.
+
+`receive_frame` and `next_frame` are all that touches the wire; `deadline` says when to call `next_frame` although nothing else has happened.
+What the application should know is collected in `events`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from transports.exchange import Priority
+from transports.link import fragments
+from transports.link.airtime import DutyCycle, Schedule
+from transports.link.fragments import Ack, Close, Credit, Outgoing, Ping, Reassembler, Reset, Segment, Violation
+from transports.link.ranges import Ranges
+from transports.link.secure import Channel, Terms, expand
+from transports.link.window import Outcome, Receipts, SendWindow
+from transports.link.wire import LinkStats, Wire
+
+_KEEPALIVES_MISSED = 4
+
+
+@dataclass(frozen=True)
+class Received:
+    message: bytes
+
+
+@dataclass(frozen=True)
+class Delivered:
+    outgoing: Outgoing
+
+
+@dataclass(frozen=True)
+class Ended:
+    reason: str
+
+
+Event = Received | Delivered | Ended
+
+
+@dataclass
+class _Content:
+    """What one frame carried that must not get lost."""
+
+    segments: list[tuple[Outgoing, int, int]]
+    credit: bool = False
+    resets: tuple[tuple[int, int], ...] = ()
+
+
+def ack_delay(bit_rate: int | None) -> float:
+    """How long an acknowledgement waits for company: the time of 80 bytes on the line, 25 ms to half a second."""
+    return 0.025 if bit_rate is None else min(0.5, max(0.025, 800 / bit_rate))
+
+
+class Session:
+    """`terms` are ours, `peer_terms` theirs. Ends itself (an `Ended` event) when the peer is silent, closes or breaks the rules."""
+
+    def __init__(self, channel: Channel, wire: Wire, terms: Terms, peer_terms: Terms, duty: DutyCycle, stats: LinkStats, now: float) -> None:
+        self._channel = channel
+        self._wire = wire
+        self._duty = duty
+        self._stats = stats
+        self.handshake_hash = channel.handshake_hash
+        self.max_message = min(terms.max_message, peer_terms.max_message)
+        self.mtu = min(wire.mtu, peer_terms.mtu)
+        self.events: deque[Event] = deque()
+        self.ended: str | None = None
+        self._room = self.mtu - channel.overhead
+        frame_time = wire.time_on_air(self.mtu)
+        self._window = SendWindow(
+            mtu=self.mtu,
+            bit_rate=wire.bit_rate,
+            first_rtt=0.2 + 1.2 * frame_time,
+            peer_ack_delay=peer_terms.ack_delay,
+            reordering=1 if wire.ordered else 3,
+        )
+        self._receipts = Receipts(terms.ack_delay)
+        self._schedule = Schedule()
+        self._reassembler = Reassembler(terms.max_message)
+        self._announced = self._reassembler.limit
+        self._tell_credit = False
+        self._credit_limit = fragments.credit_for(peer_terms.max_message)
+        self._credit_used = 0
+        self._next_id = 0
+        self._unfinished: dict[int, Outgoing] = {}  # by message id, oldest first
+        self._resets: dict[int, int] = {}  # message id: bytes sent; until acknowledged
+        self._resets_due: dict[int, int] = {}
+        self._ping = False
+        self._closing = False
+        self._keepalive = wire.keepalive
+        self._silence_allowed = _KEEPALIVES_MISSED * peer_terms.keepalive
+        self._last_sent = self._last_heard = now
+
+    # ---- the application's side
+
+    def submit(self, message: bytes, priority: Priority) -> Outgoing:
+        """Queues a message; `Delivered` follows. Raises ValueError beyond `max_message`."""
+        if len(message) > self.max_message:
+            raise ValueError(f"{len(message)} bytes are more than this link carries in one message ({self.max_message})")
+        outgoing = Outgoing(message, priority)
+        self._schedule.add(outgoing)
+        return outgoing
+
+    def cancel(self, outgoing: Outgoing) -> None:
+        """Stops sending it; when some but not all of it had left, the other end is told to forget it."""
+        if outgoing.delivered or outgoing.cancelled:
+            return
+        if outgoing.message_id is not None and outgoing.wholly_sent and not len(outgoing.resend):
+            return  # all of it is under way
+        outgoing.cancelled = True
+        if outgoing.message_id is not None:
+            sent = min(outgoing.sent, len(outgoing.message))
+            self._resets[outgoing.message_id] = self._resets_due[outgoing.message_id] = sent
+
+    def taken(self, length: int) -> None:
+        """The application has taken a received message of that length."""
+        self._reassembler.taken(length)
+        if self._reassembler.limit - self._announced >= self._reassembler.window // 4:
+            self._tell_credit = True
+
+    def confirm_soon(self) -> None:
+        """The other end waits for a first sealed frame; we ask for an acknowledgement, for this one must not get lost."""
+        self._ping = True
+
+    def close(self) -> None:
+        """One last frame says goodbye; it is not repeated."""
+        self._closing = self.ended is None
+
+    # ---- the wire's side
+
+    def receive_frame(self, frame: bytes, now: float) -> bool:
+        """Takes a frame in; True when it is the newest of this session. Raises `Refused` when it is not authentic."""
+        number, plaintext, newest = self._channel.open(frame)
+        if self.ended is not None:
+            return newest
+        self._last_heard = now
+        try:
+            chunks = fragments.decode(plaintext)
+            wanted = any(isinstance(chunk, Segment | Credit | Reset | Ping) for chunk in chunks)
+            self._receipts.add(number, wanted=wanted, now=now)
+            for chunk in chunks:
+                self._take(chunk, now)
+        except Violation as error:
+            self._end(f"protocol violation: {error}")
+        return newest
+
+    def _take(self, chunk: fragments.Chunk, now: float) -> None:
+        match chunk:
+            case Segment():
+                message = self._reassembler.feed(chunk)
+                if message is not None:
+                    self._stats.messages_in += 1
+                    self.events.append(Received(message))
+            case Ack():
+                self._settle(self._window.acknowledged(self._exact(chunk), now))
+                self._stats.rtt = self._window.rtt
+            case Credit(limit):
+                self._credit_limit = max(self._credit_limit, limit)
+            case Reset():
+                self._reassembler.reset(chunk)
+            case Close():
+                self._end("the other end closed the session")
+            case Ping():
+                pass
+
+    def _exact(self, ack: Ack) -> Ranges:
+        newest = expand(ack.newest, self._channel.next_counter, 1 << 16)
+        if newest >= self._channel.next_counter:
+            raise Violation("a frame was acknowledged that was never sent")
+        runs = Ranges()
+        for start, stop in ack.runs:
+            runs.add(max(0, start - ack.newest + newest), stop - ack.newest + newest)
+        return runs
+
+    def _settle(self, outcome: Outcome) -> None:
+        for content in outcome.arrived:
+            assert isinstance(content, _Content)
+            self._arrived(content)
+        for content in outcome.lost:
+            assert isinstance(content, _Content)
+            self._lost(content)
+
+    def _arrived(self, content: _Content) -> None:
+        for message_id, _ in content.resets:
+            self._resets.pop(message_id, None)
+            self._resets_due.pop(message_id, None)
+            self._unfinished.pop(message_id, None)
+        for outgoing, start, stop in content.segments:
+            before = outgoing.delivered
+            outgoing.acknowledge(start, stop)
+            if outgoing.delivered and not before:
+                self._stats.messages_out += 1
+                assert outgoing.message_id is not None
+                if outgoing.message_id not in self._resets:
+                    self._unfinished.pop(outgoing.message_id, None)
+                self.events.append(Delivered(outgoing))
+
+    def _lost(self, content: _Content) -> None:
+        self._stats.retransmissions += 1
+        self._tell_credit |= content.credit
+        for message_id, sent in content.resets:
+            if message_id in self._resets:
+                self._resets_due[message_id] = sent
+        for outgoing, start, stop in content.segments:
+            outgoing.lost(start, stop)
+            if outgoing.wants_to_send:
+                self._schedule.again(outgoing)
+        if not (content.segments or content.credit or content.resets):
+            self._ping = True
+
+    def next_frame(self, now: float) -> bytes | None:
+        """The frame to send now, if any."""
+        if self.ended is not None:
+            return None
+        if self._closing:
+            self._end("closed")
+            return self._channel.seal(bytes([fragments.CLOSE]))
+        self._timers(now)
+        if self.ended is not None or self._duty.ready_at(now, self._wire.time_on_air(self.mtu)) > now:
+            return None
+        plaintext, content, wants_ack = self._build(now)
+        idle = self._keepalive > 0 and now - self._last_sent >= self._keepalive
+        if not plaintext and not idle:
+            return None
+        number = self._channel.next_counter
+        frame = self._channel.seal(plaintext)
+        self._last_sent = now
+        seconds = self._wire.time_on_air(len(frame))
+        self._duty.charge(now, seconds)
+        self._stats.airtime += seconds
+        if wants_ack:
+            self._window.sent(number, now + seconds, len(frame), content)
+        return frame
+
+    def _timers(self, now: float) -> None:
+        outcome = self._window.expired(now)
+        self._settle(outcome)
+        if self._window.dead(now):
+            self._end("the other end does not answer")
+        if self._silence_allowed and now - self._last_heard > self._silence_allowed:
+            self._end("the other end's keep-alives stopped")
+        idle = self._keepalive > 0 and now - self._last_sent >= self._keepalive and self._window.idle
+        if idle and now - self._last_heard >= (_KEEPALIVES_MISSED - 1) * self._keepalive:
+            self._ping = True  # our keep-alives need no answer: ask now and then whether anybody is still there
+
+    def _build(self, now: float) -> tuple[bytes, _Content, bool]:
+        content = _Content([])
+        out = b""
+        due = self._receipts.deadline()
+        ack_now = due is not None and now >= due
+        others = self._control(content) if self._window.room() or self._ping else b""
+        segments: list[bytes] = []
+        reserve = len(others) + (12 if self._receipts.pending else 0)
+        if self._window.room():
+            segments = self._segments(content, self._room - reserve, now)
+        if (ack_now or others or segments) and self._receipts.pending:
+            # The acknowledgement may take what is left, for a long list of holes helps the sender most.
+            left = self._room - len(others) - sum(map(len, segments))
+            out = fragments.encode_ack(self._receipts.received, min(left, 64))
+            self._receipts.told()
+        return out + others + b"".join(segments), content, bool(others or segments)
+
+    def _control(self, content: _Content) -> bytes:
+        out = b""
+        if self._tell_credit:
+            self._tell_credit = False
+            self._announced = self._reassembler.limit
+            content.credit = True
+            out += fragments.encode_credit(self._announced)
+        for message_id, sent in list(self._resets_due.items())[:4]:
+            del self._resets_due[message_id]
+            content.resets += ((message_id, sent),)
+            out += fragments.encode_reset(message_id, sent)
+        if self._ping:
+            self._ping = False
+            out += bytes([fragments.PING])
+        return out
+
+    def _segments(self, content: _Content, room: int, now: float) -> list[bytes]:
+        """Segments of one priority for one frame: a short urgent message is not made to wait for a picture that fills its frame up."""
+        outgoing, blocked, cut = None, set[Priority](), None
+        while cut is None:
+            outgoing = self._schedule.pick(blocked)
+            if outgoing is None:
+                return []
+            if self._duty.ready_at(now, self._wire.time_on_air(self.mtu), outgoing.priority) <= now:
+                cut = self._cut(outgoing, room)
+            blocked.add(outgoing.priority)
+        assert outgoing is not None
+        priority = outgoing.priority
+        chosen: list[Segment] = []
+        while cut is not None and outgoing is not None:
+            chosen.append(cut)
+            content.segments.append((outgoing, cut.offset, cut.offset + len(cut.data) + cut.fin))
+            room -= len(fragments.encode_segment(cut, last=False))
+            outgoing = self._schedule.next_of(priority)
+            cut = self._cut(outgoing, room) if outgoing is not None else None
+        encoded = [fragments.encode_segment(segment, last=segment is chosen[-1]) for segment in chosen]
+        size = sum(map(len, encoded)) + self._channel.overhead
+        self._schedule.charge(priority, size)
+        self._stats.bytes_by_priority[priority] += size
+        return encoded
+
+    def _cut(self, outgoing: Outgoing, room: int) -> Segment | None:
+        message_id = outgoing.message_id
+        credit = self._credit_limit - self._credit_used
+        if message_id is None:
+            credit -= fragments.MESSAGE_COST
+            oldest = next(iter(self._unfinished), self._next_id)
+            if credit < 0 or self._next_id - oldest >= fragments.ID_WINDOW // 2:
+                return None
+            message_id = self._next_id
+        before = outgoing.sent
+        segment = outgoing.cut(message_id, room, credit)
+        if segment is None:
+            return None
+        length = len(outgoing.message)
+        self._credit_used += min(outgoing.sent, length) - min(before, length)
+        if message_id == self._next_id:
+            self._credit_used += fragments.MESSAGE_COST
+            self._next_id += 1
+            self._unfinished[message_id] = outgoing
+        return segment
+
+    def deadline(self, now: float) -> float | None:
+        """When to call `next_frame` again at the latest. None: not before something happens."""
+        times = [self._window.deadline(), self._receipts.deadline()]
+        if self._keepalive:
+            times.append(self._last_sent + self._keepalive)
+        if self._silence_allowed:
+            times.append(self._last_heard + self._silence_allowed + 0.001)
+        waiting = self._schedule.pick()
+        if waiting is not None and self._window.room():
+            duty_free = self._duty.ready_at(now, self._wire.time_on_air(self.mtu), waiting.priority)
+            if duty_free > now:
+                times.append(duty_free)
+        due = min((when for when in times if when is not None), default=None)
+        return None if due is None else max(due, self._duty.ready_at(now, self._wire.time_on_air(self.mtu)))
+
+    def abandon(self, reason: str) -> None:
+        """The session is over without a word: the wire is gone, or another session has replaced it."""
+        self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        if self.ended is None:
+            self.ended = reason
+            self.events.append(Ended(reason))

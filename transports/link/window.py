@@ -1,0 +1,221 @@
+"""Selective repeat: which frames are under way, which arrived, which are lost, and when to ask again.
+
+Acknowledgements name frames, and a frame number is never used twice (as in QUIC, RFC 9002): what a lost frame carried is sent again in a new frame.
+So every acknowledgement gives an unambiguous round-trip time, and what is sent again may be cut anew.
+
+- A frame is lost when one sent `reordering` or more after it was acknowledged, or an earlier one is overdue by a quarter of the round trip.
+- When nothing is acknowledged for a probe time (smoothed round trip + 4 deviations + the other end's acknowledgement delay, RFC 6298
+  and RFC 9002 section 6.2), the two oldest frames' contents go out again; the probe time then grows by half, up to sixfold.
+- `PATIENCE` probes in a row and 20 s without any answer: the other end is gone.
+- Where the bit rate is known the driver paces, and the window is twice what fits the round trip; else it halves-ish on loss and grows (RFC 5681).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from transports.link.ranges import Ranges
+
+PATIENCE = 10
+PATIENCE_SECONDS = 20.0
+_MAX_FRAMES = 512
+_MIN_FRAMES = 16
+_REMEMBERED = 256
+_MAX_RUNS = 64
+
+
+@dataclass(slots=True)
+class Sent:
+    """One frame under way. `left_at` is when its last bit is expected to have left, `content` whatever the session wants back."""
+
+    number: int
+    left_at: float
+    size: int
+    content: object
+
+
+@dataclass
+class Outcome:
+    """What an acknowledgement or a timer told: contents that arrived, contents to send again."""
+
+    arrived: list[object] = field(default_factory=list)
+    lost: list[object] = field(default_factory=list)
+
+
+class SendWindow:
+    """The sender's side. Times are seconds of the caller's clock."""
+
+    def __init__(self, *, mtu: int, bit_rate: int | None, first_rtt: float, peer_ack_delay: float, reordering: int) -> None:
+        self._mtu = mtu
+        self._bit_rate = bit_rate
+        self._reordering = reordering
+        self._peer_ack_delay = peer_ack_delay
+        self._flying: OrderedDict[int, Sent] = OrderedDict()
+        self._given_up: OrderedDict[int, Sent] = OrderedDict()
+        self._in_flight = 0
+        self._newest_acked = -1
+        self._smoothed = first_rtt
+        self._deviation = first_rtt / 4
+        self.rtt: float | None = None
+        self._congestion_window = 10 * mtu
+        self._recover = 0
+        self._probes = 0
+        self._silent_since: float | None = None
+        self._last_left: float | None = None  # None: the timer is not armed, nothing was sent since it fired
+
+    def sent(self, number: int, left_at: float, size: int, content: object) -> None:
+        """A frame that wants an acknowledgement has been handed to the driver."""
+        self._flying[number] = Sent(number, left_at, size, content)
+        self._in_flight += size
+        self._last_left = left_at
+        if self._silent_since is None:
+            self._silent_since = left_at
+
+    @property
+    def idle(self) -> bool:
+        return not self._flying
+
+    def room(self) -> bool:
+        """May another full frame leave?"""
+        return self._in_flight + self._mtu <= self._limit and len(self._flying) < _MAX_FRAMES
+
+    @property
+    def _limit(self) -> int:
+        if self._bit_rate is None:
+            return self._congestion_window
+        fits = self._bit_rate / 8 * (self._smoothed + self._peer_ack_delay)
+        return int(max(_MIN_FRAMES * self._mtu, 2 * fits))
+
+    @property
+    def _probe_time(self) -> float:
+        base = self._smoothed + max(4 * self._deviation, 0.02) + self._peer_ack_delay
+        return float(base * min(1.5**self._probes, 6))
+
+    def acknowledged(self, runs: Ranges, now: float) -> Outcome:
+        """The other end has these frames."""
+        outcome = Outcome()
+        newest: Sent | None = None
+        for pool in (self._given_up, self._flying):
+            for number in [n for n in pool if n in runs]:
+                sent = pool.pop(number)
+                if pool is self._flying:
+                    self._in_flight -= sent.size
+                outcome.arrived.append(sent.content)
+                if newest is None or number > newest.number:
+                    newest = sent
+        if newest is not None:
+            self._progress(newest, now)
+            if not outcome.lost:
+                self._grow(len(outcome.arrived))
+        self._find_lost(now, outcome)
+        if not self._flying:
+            self._last_left = self._silent_since = None
+        return outcome
+
+    def _progress(self, newest: Sent, now: float) -> None:
+        self._probes = 0
+        self._silent_since = now
+        self._last_left = max(now, self._last_left or now)
+        if newest.number > self._newest_acked:
+            self._newest_acked = newest.number
+        sample = max(now - newest.left_at, 0.001)
+        if self.rtt is None:
+            self._smoothed, self._deviation = sample, sample / 2
+        else:
+            self._deviation += (abs(sample - self._smoothed) - self._deviation) / 4
+            self._smoothed += (sample - self._smoothed) / 8
+        self.rtt = self._smoothed
+
+    def _find_lost(self, now: float, outcome: Outcome) -> None:
+        for number in list(self._flying):
+            if number > self._newest_acked:
+                break
+            late = now - self._flying[number].left_at > 1.25 * self._smoothed
+            if number + self._reordering <= self._newest_acked or late:
+                outcome.lost.append(self._give_up(number))
+        if outcome.lost:
+            self._shrink()
+
+    def _give_up(self, number: int) -> object:
+        sent = self._flying.pop(number)
+        self._in_flight -= sent.size
+        self._given_up[number] = sent  # it may still turn out to have arrived
+        while len(self._given_up) > _REMEMBERED:
+            self._given_up.popitem(last=False)
+        return sent.content
+
+    def _grow(self, frames: int) -> None:
+        self._congestion_window = min(
+            _MAX_FRAMES * self._mtu, self._congestion_window + max(1, frames * self._mtu * self._mtu // self._congestion_window)
+        )
+
+    def _shrink(self) -> None:
+        if self._newest_acked >= self._recover:  # once a round trip
+            self._congestion_window = max(8 * self._mtu, int(self._congestion_window * 0.7))
+            self._recover = max(self._flying, default=self._newest_acked) + 1
+
+    def deadline(self) -> float | None:
+        """When `expired` should be called next."""
+        if not self._flying or self._last_left is None:
+            return None
+        when = self._last_left + self._probe_time
+        oldest = next(iter(self._flying.values()))
+        if oldest.number < self._newest_acked:
+            when = min(when, oldest.left_at + 1.25 * self._smoothed + 0.001)
+        return when
+
+    def expired(self, now: float) -> Outcome:
+        """The deadline has passed: what to send again. Nothing, when it has not."""
+        outcome = Outcome()
+        deadline = self.deadline()
+        if deadline is None or now < deadline:
+            return outcome
+        self._find_lost(now, outcome)
+        if not outcome.lost and self._last_left is not None and now >= self._last_left + self._probe_time:
+            self._probes += 1
+            self._last_left = None
+            outcome.lost += [self._give_up(number) for number in list(self._flying)[:2]]
+        return outcome
+
+    def dead(self, now: float) -> bool:
+        return self._probes >= PATIENCE and self._silent_since is not None and now - self._silent_since >= PATIENCE_SECONDS
+
+
+class Receipts:
+    """The receiver's side: what to acknowledge, and when.
+
+    At once when frames are missing or `every` frames have come; else after `delay` seconds, in the hope of company.
+    """
+
+    def __init__(self, delay: float, every: int = 4) -> None:
+        self._delay = delay
+        self._every = every
+        self.received = Ranges()
+        self._unacknowledged = 0
+        self._due: float | None = None
+
+    def add(self, number: int, *, wanted: bool, now: float) -> None:
+        """A frame came; `wanted`: its sender waits for an acknowledgement."""
+        expected = self.received.end
+        self.received.add(number, number + 1)
+        if len(self.received) > _MAX_RUNS:
+            self.received.drop_first()
+        if not wanted:
+            return
+        self._unacknowledged += 1
+        at_once = number != expected or self._unacknowledged >= self._every
+        due = now if at_once else now + self._delay
+        self._due = due if self._due is None else min(self._due, due)
+
+    @property
+    def pending(self) -> bool:
+        return self._unacknowledged > 0
+
+    def deadline(self) -> float | None:
+        return self._due
+
+    def told(self) -> None:
+        """An acknowledgement has been sent."""
+        self._unacknowledged = 0
+        self._due = None

@@ -1,0 +1,290 @@
+"""Links in memory: a cable with two ends, and a half-duplex channel that several stations share.
+
+Both run on trio's clock, know bit rate, delay, loss and bit errors, and draw all chance from one seed: a run can be repeated. What passes is framed
+as on a serial line (HDLC, 10 bits a byte), so the counters show what a real line would.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from dataclasses import dataclass
+
+import trio
+
+from transports.framing import hdlc
+from transports.link.wire import BITS_PER_BYTE, LinkStats, WireGone, default_mtu
+
+_QUEUE_SECONDS = 0.1
+_MAX_WAITING = 4096  # frames that nobody receives
+
+
+@dataclass(frozen=True)
+class Medium:
+    """`bit_rate` in bits a second (None: infinite), `delay` in seconds one way, `loss` a fraction of frames, `bit_errors` of bits."""
+
+    bit_rate: int | None = None
+    delay: float = 0.0
+    loss: float = 0.0
+    bit_errors: float = 0.0
+    mtu: int | None = None
+
+    def seconds(self, size: int) -> float:
+        return 0.0 if self.bit_rate is None else size * BITS_PER_BYTE / self.bit_rate
+
+    def damage(self, data: bytes, chance: random.Random) -> bytes | None:
+        """What is left of a frame, None for nothing."""
+        if chance.random() < self.loss:
+            return None
+        if self.bit_errors <= 0:
+            return data
+        spoilt = bytearray(data)
+        at = 0
+        while True:
+            at += int(math.log(1 - chance.random()) / math.log(1 - self.bit_errors))
+            if at >= 8 * len(spoilt):
+                return bytes(spoilt)
+            spoilt[at // 8] ^= 1 << at % 8
+            at += 1
+
+
+class _Arrivals:
+    """What is on its way to one receiver, in order."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[float, bytes]] = deque()
+        self._news = trio.Event()
+        self._broken: str | None = None
+
+    def put(self, at: float, data: bytes) -> None:
+        if len(self._waiting) < _MAX_WAITING:
+            self._waiting.append((at, data))
+            self._news.set()
+
+    def break_off(self, reason: str) -> None:
+        self._broken = reason
+        self._news.set()
+
+    async def get(self) -> bytes:
+        while True:
+            if self._broken is not None:
+                raise WireGone(self._broken)
+            at = self._waiting[0][0] if self._waiting else math.inf
+            if at <= trio.current_time():
+                await trio.lowlevel.checkpoint()
+                return self._waiting.popleft()[1]
+            self._news = trio.Event()
+            with trio.move_on_at(at):
+                await self._news.wait()
+
+
+class MemoryWire:
+    """One open end; `end.transmit` says where bytes go."""
+
+    ordered = True
+    keepalive = 0.0
+    connection_id = b""
+
+    def __init__(self, end: MemoryEnd | Station, medium: Medium, stats: LinkStats, *, shared: bool) -> None:
+        self.bit_rate = medium.bit_rate
+        self.mtu = medium.mtu or default_mtu(medium.bit_rate)
+        self.shared = shared
+        self.arrivals = _Arrivals()
+        self._medium = medium
+        self._end = end
+        self._stats = stats
+        self._decoder = hdlc.Decoder(self.mtu)
+        self._frames: deque[bytes] = deque()
+
+    async def send(self, frame: bytes) -> None:
+        data = hdlc.encode(frame)
+        await self._end.transmit(self, data)
+        self._stats.frames_out += 1
+        self._stats.bytes_out += len(data)
+
+    async def receive(self) -> bytes:
+        while not self._frames:
+            data = await self.arrivals.get()
+            self._stats.bytes_in += len(data)
+            self._frames += self._decoder.feed(data)
+            self._stats.crc_errors += self._decoder.crc_errors
+            self._decoder.crc_errors = 0
+        self._stats.frames_in += 1
+        return self._frames.popleft()
+
+    def confirm(self) -> None:
+        pass
+
+    def time_on_air(self, size: int) -> float:
+        return self._medium.seconds(size + hdlc.OVERHEAD)
+
+    async def aclose(self) -> None:
+        self.arrivals.break_off("closed")
+        self._end.closed(self)
+        await trio.lowlevel.checkpoint()
+
+
+class MemoryEnd:
+    """A driver: one end of a cable. Opening it again replaces the wire that was open."""
+
+    def __init__(self, name: str, cable: MemoryCable) -> None:
+        self.name = name
+        self.wire: MemoryWire | None = None
+        self.other: MemoryEnd = self
+        self._cable = cable
+        self._free_at = 0.0
+
+    async def open(self, stats: LinkStats) -> MemoryWire:
+        await trio.lowlevel.checkpoint()
+        if not self._cable.plugged:
+            raise WireGone("no such port")
+        if self.wire is not None:
+            self.wire.arrivals.break_off("opened by somebody else")
+        self.wire = MemoryWire(self, self._cable.medium, stats, shared=False)
+        return self.wire
+
+    async def transmit(self, wire: MemoryWire, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.wire is not wire:
+            raise WireGone("the port vanished")
+        medium = self._cable.medium
+        now = trio.current_time()
+        self._free_at = max(now, self._free_at) + medium.seconds(len(data))
+        arriving = medium.damage(data, self._cable.chance)
+        if arriving is not None:
+            self.inject_at(self._free_at + medium.delay, arriving)
+        await trio.sleep(max(0.0, self._free_at - now - _QUEUE_SECONDS))
+
+    def inject_at(self, when: float, data: bytes) -> None:
+        """Raw bytes that reach the other end at that time."""
+        if self.other.wire is not None:
+            self.other.wire.arrivals.put(when, data)
+
+    def inject(self, data: bytes) -> None:
+        """Raw bytes, noise for instance, that reach the other end now."""
+        self.inject_at(trio.current_time(), data)
+
+    def closed(self, wire: MemoryWire) -> None:
+        if self.wire is wire:
+            self.wire = None
+
+
+class MemoryCable:
+    """Two ends, `a` and `b`. `unplug` makes both ports vanish, `plug` brings them back; `medium` may be changed at any time."""
+
+    def __init__(self, medium: Medium | None = None, *, seed: int = 0, name: str = "memory") -> None:
+        self.medium = medium or Medium()
+        self.chance = random.Random(seed)
+        self.plugged = True
+        self.a = MemoryEnd(f"{name}-a", self)
+        self.b = MemoryEnd(f"{name}-b", self)
+        self.a.other, self.b.other = self.b, self.a
+
+    def unplug(self) -> None:
+        self.plugged = False
+        for end in (self.a, self.b):
+            if end.wire is not None:
+                end.wire.arrivals.break_off("the port vanished")
+                end.wire = None
+
+    def plug(self) -> None:
+        self.plugged = True
+
+
+class Station:
+    """A driver: one radio on a shared channel. Every link of the station opens it; all wires hear every frame."""
+
+    def __init__(self, name: str, air: Air) -> None:
+        self.name = name
+        self._air = air
+        self._wires: list[MemoryWire] = []
+        self._transmitter = trio.Lock()
+
+    async def open(self, stats: LinkStats) -> MemoryWire:
+        await trio.lowlevel.checkpoint()
+        wire = MemoryWire(self, self._air.medium, stats, shared=True)
+        self._wires.append(wire)
+        return wire
+
+    async def transmit(self, wire: MemoryWire, data: bytes) -> None:
+        if wire not in self._wires:
+            raise WireGone("closed")
+        async with self._transmitter:
+            await self._air.transmit(self, data)
+
+    def hear(self, data: bytes) -> None:
+        for wire in self._wires:
+            wire.arrivals.put(trio.current_time(), data)
+
+    def closed(self, wire: MemoryWire) -> None:
+        if wire in self._wires:
+            self._wires.remove(wire)
+
+
+@dataclass
+class _Transmission:
+    station: Station
+    began: float
+    spoilt: bool = False
+
+
+class Air:
+    """A half-duplex channel: stations listen before they talk, and whoever begins within `turnaround` of another spoils both.
+
+    `collisions` counts spoilt frames, `busy_seconds` the time that the channel was in use.
+    """
+
+    def __init__(self, medium: Medium, *, seed: int = 0, turnaround: float = 0.01) -> None:
+        self.medium = medium
+        self.collisions = 0
+        self.busy_seconds = 0.0
+        self._chance = random.Random(seed)
+        self._turnaround = turnaround
+        self._stations: list[Station] = []
+        self._now: list[_Transmission] = []
+        self._quiet = trio.Event()
+        self._quiet.set()
+
+    def station(self, name: str) -> Station:
+        station = Station(name, self)
+        self._stations.append(station)
+        return station
+
+    async def transmit(self, station: Station, data: bytes) -> None:
+        await self._wait_for_quiet()
+        mine = _Transmission(station, trio.current_time())
+        if self._now:
+            mine.spoilt = True
+            for other in self._now:
+                other.spoilt = True
+        self._now.append(mine)
+        self._quiet = trio.Event()
+        seconds = self.medium.seconds(len(data))
+        self.busy_seconds += seconds
+        try:
+            await trio.sleep(seconds)
+        finally:
+            self._now.remove(mine)
+            if not self._now:
+                self._quiet.set()
+        self.collisions += mine.spoilt
+        if not mine.spoilt:
+            self._deliver(station, data)
+
+    async def _wait_for_quiet(self) -> None:
+        while True:
+            await self._quiet.wait()
+            # Some slots of silence first, drawn anew each time, so that the last speaker does not keep the floor.
+            await trio.sleep(self._turnaround * self._chance.randint(1, 16))
+            heard = [other for other in self._now if trio.current_time() - other.began >= self._turnaround]
+            if not heard:
+                return
+
+    def _deliver(self, sender: Station, data: bytes) -> None:
+        talking = [transmission.station for transmission in self._now]
+        for station in self._stations:
+            if station is not sender and station not in talking:
+                arriving = self.medium.damage(data, self._chance)
+                if arriving is not None:
+                    station.hear(arriving)
