@@ -1,7 +1,7 @@
 """Links in memory: a cable with two ends, and a half-duplex channel that several stations share.
 
-Both run on trio's clock, know bit rate, delay, loss and bit errors, and draw all chance from one seed: a run can be repeated. What passes is framed
-as on a serial line (HDLC, 10 bits a byte), so the counters show what a real line would.
+Both run on trio's clock, know bit rate, delay, loss and bit errors, and draw all chance from one seed: a run can be
+repeated. What passes is framed as on a serial line (HDLC, 10 bits a byte), so the counters show what a real line would.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ _MAX_WAITING = 4096  # frames that nobody receives
 
 @dataclass(frozen=True)
 class Medium:
-    """`bit_rate` in bits a second (None: infinite), `delay` in seconds one way, `loss` a fraction of frames, `bit_errors` of bits."""
+    """`bit_rate` in bits a second (None:
+
+    infinite), `delay` in seconds one way, `loss` a fraction of frames, `bit_errors` of bits.
+    """
 
     bit_rate: int | None = None
     delay: float = 0.0
@@ -171,7 +174,10 @@ class MemoryEnd:
 
 
 class MemoryCable:
-    """Two ends, `a` and `b`. `unplug` makes both ports vanish, `plug` brings them back; `medium` may be changed at any time."""
+    """Two ends, `a` and `b`. `unplug` makes both ports vanish, `plug` brings them back;
+
+    `medium` may be changed at any time.
+    """
 
     def __init__(self, medium: Medium | None = None, *, seed: int = 0, name: str = "memory") -> None:
         self.medium = medium or Medium()
@@ -230,7 +236,8 @@ class _Transmission:
 
 
 class Air:
-    """A half-duplex channel: stations listen before they talk, and whoever begins within `turnaround` of another spoils both.
+    """A half-duplex channel: stations listen before they talk, and whoever begins within `turnaround` of another
+    spoils both.
 
     `collisions` counts spoilt frames, `busy_seconds` the time that the channel was in use.
     """

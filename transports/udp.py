@@ -1,24 +1,28 @@
 """Link frames in UDP datagrams: `UdpDriver` calls out (through NAT), `UdpListener` serves many peers on one socket.
 
-The caller sends a keep-alive of 22 bytes after each `keepalive` seconds of silence, for the NAT's sake. The listener gives each peer a connection id of
-four bytes; a frame that carries it and proves authentic may come from a new address, which then is the peer's address (roaming).
-A listener that has restarted answers sealed frames that it cannot place with a WAKE (see `rendezvous.py`), shorter than what it answers.
+The caller sends a keep-alive of 22 bytes after each `keepalive` seconds of silence, for the NAT's sake. The listener
+gives each peer a connection id of four bytes; a frame that carries it and proves authentic may come from a new
+address, which then is the peer's address (roaming). A listener that has restarted answers sealed frames that it
+cannot place with a WAKE (see `rendezvous.py`), shorter than what it answers.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from transports.identity import Identity
 from transports.link.airtime import DutyCycle
 from transports.link.connection import Carrier, Connection
 from transports.link.rendezvous import Party, Rendezvous
 from transports.link.secure import COUNTER, IK1, NN1, WAKE
 from transports.link.wire import LinkStats, Wire, WireGone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transports.identity import Identity
 
 MTU = 1280 - 48  # the IPv6 minimum less IPv6 and UDP headers
 _ID = 4
@@ -81,7 +85,10 @@ class UdpWire:
 
 
 class UdpDriver:
-    """Calls a listener. The name is looked up at each opening. `bit_rate` limits what we send (None: watch for congestion)."""
+    """Calls a listener. The name is looked up at each opening. `bit_rate` limits what we send (None:
+
+    watch for congestion).
+    """
 
     def __init__(self, host: str, port: int, *, bit_rate: int | None = None, keepalive: float = 25.0) -> None:
         self.name = f"udp:{host}:{port}"
@@ -110,7 +117,10 @@ class UdpDriver:
 
 
 class _PeerWire:
-    """The listener's view of one peer: datagrams from the common socket, answers to where the last authentic one came from."""
+    """The listener's view of one peer:
+
+    datagrams from the common socket, answers to where the last authentic one came from.
+    """
 
     mtu = MTU
     ordered = False
@@ -157,7 +167,8 @@ class _PeerWire:
 class UdpListener:
     """One socket, many peers. `run` serves until cancelled; `connections` gives each peer's connection as it comes up.
 
-    `port` 0 takes a free one, see `address` once `ready` is set. At most 256 peers, of whom 32 may be in the middle of a handshake.
+    `port` 0 takes a free one, see `address` once `ready` is set. At most 256 peers, of whom 32 may be in the middle
+    of a handshake.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from edgeserver.api import control, control_socket
 from edgeserver.api.application import Application
 from edgeserver.api.authentication import AccessTokens
 from edgeserver.api.endpoint import Gate
@@ -26,6 +27,7 @@ from edgeserver.app.links import LinkManager
 from edgeserver.app.listeners import Tls
 from edgeserver.app.listeners import serve as serve_http
 from edgeserver.app.media import open_repository
+from edgeserver.app.operations import BoxOperations
 from edgeserver.app.routes import client_routes, server_routes
 from edgeserver.app.uplink import Uplink
 from edgeserver.clock import Clock, TimeSource, system_time
@@ -33,6 +35,7 @@ from edgeserver.config import Config, host_and_port
 from edgeserver.federation.peers import Peers
 from edgeserver.gateway.front import GatewayFront
 from edgeserver.gateway.routes import GatewayRoutes
+from edgeserver.matrix import server_names
 from edgeserver.store import database
 from edgeserver.sync.classic import ClassicSync
 from edgeserver.wakeups import Wakeups
@@ -42,7 +45,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from edgeserver.app.identity import BoxIdentity
-    from edgeserver.store.database import Database
+    from edgeserver.app.neighbours import Neighbours
+    from edgeserver.federation.internet import InternetWeb
+    from edgeserver.federation.keyring import Keyring
+    from edgeserver.store.pairings import Pairing
     from transports.exchange import Exchange
     from transports.http import HttpPool
     from transports.link.wire import Driver
@@ -80,6 +86,7 @@ class Box:
     links: LinkManager
     app: Any
     pool: HttpPool
+    uplink: Uplink | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +142,13 @@ async def _pool(config: Config) -> AsyncIterator[HttpPool]:
 
 
 async def _build(config: Config, identity: BoxIdentity, ground: services.Ground, wires: Wires, pool: HttpPool) -> Box:
-    uplink = _uplink(config, wires, pool)
+    uplink, web = _internet(config, wires, pool)
     peers = Peers(identity.server_name, uplink, internet_up=uplink is not None)
     if uplink is not None:
         uplink.changed = peers.internet_changed
         ground.nursery.start_soon(uplink.run)
     out = services.outward(
-        ground, peers, config.federation.verify_ordinary_keys_by, trust_clock=config.server.clock == "system"
+        ground, peers, web, config.federation.verify_ordinary_keys_by, trust_clock=config.server.clock == "system"
     )
 
     async def profile_changed(user_id: str) -> None:
@@ -170,31 +177,37 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
         routes=gateway,
         clock=ground.clock,
         app=app,
+        paired=lambda pairing: _pin(out.keyring, pairing),
         drivers=dict(wires.drivers),
     )
+    gateway.on_change(links.announce_again)
     await links.load()
-    return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, app, pool)
+    return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, app, pool, uplink)
 
 
-def _uplink(config: Config, wires: Wires, pool: HttpPool) -> Uplink | None:
-    """The way to the internet: the given one, or discovery and HTTPS; None for a box that has nothing but lines."""
+async def _pin(keyring: Keyring, pairing: Pairing) -> None:
+    """A box with a domain is known by the key that it had when it was paired; a self-named one states its key anyway."""
+    if pairing.is_box and server_names.key_of(pairing.name) is None:
+        key_id = server_names.key_id_of(server_names.label_of(pairing.public_key))
+        await keyring.pin(pairing.name, key_id, pairing.public_key)
+
+
+def _internet(config: Config, wires: Wires, pool: HttpPool) -> tuple[Uplink | None, InternetWeb | None]:
+    """The way to the internet: the given one, or discovery and HTTPS; nothing for a box that has only lines."""
     if wires.internet is not None:
-        return Uplink(wires.internet)
+        return Uplink(wires.internet), None
     if not config.federation.internet:
-        return None
+        return None, None
     from edgeserver.federation.dns_lookup import TrioDns
     from edgeserver.federation.internet import InternetExchange, InternetWeb
     from edgeserver.federation.resolver import Resolver
     from edgeserver.federation.well_known import WellKnown
 
+    private = config.federation.private_addresses
     dns = TrioDns(config.federation.nameservers)
-    resolver = Resolver(
-        WellKnown(InternetWeb(dns, pool)),
-        dns,
-        pick=lambda bound: random.randrange(bound) if bound > 0 else 0,
-        allow_private=config.federation.private_addresses,
-    )
-    return Uplink(InternetExchange(resolver, pool))
+    web = InternetWeb(dns, pool, allow_private=private)
+    resolver = Resolver(WellKnown(web), dns, pick=lambda bound: random.randrange(bound) if bound > 0 else 0, allow_private=private)
+    return Uplink(InternetExchange(resolver, pool)), web
 
 
 async def serve(config: Config, *, on_ready: Callable[[Ready], None]) -> None:
@@ -207,20 +220,16 @@ async def serve(config: Config, *, on_ready: Callable[[Ready], None]) -> None:
         tls_addresses = [*config.http.tls, *config.http.federation]
         if tls_addresses:
             federation_urls = await nursery.start(serve_http, box.app, tls_addresses, _certificate(config, box.identity))
-        await _serve_control(nursery, box)
-        if config.discovery.mdns:
-            _start_discovery(nursery, box)
+        neighbours = _start_discovery(nursery, box) if config.discovery.mdns else None
+        await _serve_control(nursery, box, BoxOperations(box, client_urls, federation_urls, neighbours))
         on_ready(Ready(box.identity.server_name, client_urls, federation_urls, box.identity.is_new, await _owner(box)))
 
 
-async def _serve_control(nursery: trio.Nursery, box: Box) -> None:
+async def _serve_control(nursery: trio.Nursery, box: Box, operations: BoxOperations) -> None:
     """The control API, on a Unix socket that its owner alone may open."""
-    from edgeserver.api import control
-    from edgeserver.app.operations import BoxOperations
-
-    path = box.config.data / "control.sock"
+    path = box.config.data / control_socket.SOCKET
     path.unlink(missing_ok=True)
-    app = Application(control.routes(BoxOperations(box)), Gate(AccessTokens(box.users.tokens)))
+    app = Application(control.routes(operations), Gate(AccessTokens(box.users.tokens)))
     mask = os.umask(0o177)
     try:
         await nursery.start(serve_http, app, [f"unix:{path}"])
@@ -251,7 +260,8 @@ def _make_certificate(tls: Tls, identity: BoxIdentity) -> None:
     tls.certificate.write_bytes(certificate)
 
 
-def _start_discovery(nursery: trio.Nursery, box: Box) -> None:
+def _start_discovery(nursery: trio.Nursery, box: Box) -> Neighbours | None:
+    """None, and no mDNS, for a box that no other could talk to."""
     from edgeserver.app.neighbours import Neighbours
 
     def port_of(addresses: list[str]) -> int | None:
@@ -260,12 +270,13 @@ def _start_discovery(nursery: trio.Nursery, box: Box) -> None:
     federation = port_of([*box.config.http.federation, *box.config.http.tls])
     if federation is None:
         log.info("mDNS is off: there is no listener for federation to announce")
-        return
+        return None
     neighbours = Neighbours(
         box.peers, box.pool, box.identity.server_name, box.identity.signing_key.verify_key, box.config.discovery.interfaces
     )
     client = port_of(box.config.http.client)
     nursery.start_soon(lambda: neighbours.run(federation_port=federation, client_port=client))
+    return neighbours
 
 
 async def _owner(box: Box) -> tuple[str, str] | None:

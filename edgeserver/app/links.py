@@ -26,7 +26,7 @@ from transports.link.pairing import Offer, PairingFailed, PairingQR, guest, host
 from transports.server import serve as serve_link
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from edgeserver.clock import Clock
     from edgeserver.config import Link as LinkConfig
@@ -58,6 +58,7 @@ class Line:
     stopped: trio.Event = field(default_factory=trio.Event)
     resume: trio.Event = field(default_factory=trio.Event)
     connections: dict[str, Connection] = field(default_factory=dict)
+    exchanges: dict[str, LinkExchange] = field(default_factory=dict)
 
     @property
     def stats(self) -> LinkStats | None:
@@ -89,9 +90,11 @@ class LinkManager:
         routes: GatewayRoutes,
         clock: Clock,
         app: Any,
+        paired: Callable[[Pairing], Awaitable[None]],
         drivers: dict[str, Driver] | None = None,
     ) -> None:
-        """`app` is the ASGI application; `drivers` replace those of the URIs by line name (tests, the demo)."""
+        """`app` is the ASGI application; `paired` is told of each new pairing; `drivers` replace those of the URIs by line name."""
+        self._tell_paired = paired
         self._db = db
         self._identity = identity
         self._server_name = server_name
@@ -181,7 +184,7 @@ class LinkManager:
         pairing = self._known[public_key]
         multiplexer = Multiplexer(connection)
         exchange = LinkExchange(multiplexer)
-        line.connections[peer] = connection
+        line.connections[peer], line.exchanges[peer] = connection, exchange
         log.info("%s: %s is here", line.name, peer)
         try:
             async with trio.open_nursery() as nursery:
@@ -194,7 +197,7 @@ class LinkManager:
                 nursery.cancel_scope.deadline = trio.current_time() + 30  # let handlers that are at work finish
         finally:
             if line.connections.get(peer) is connection:
-                del line.connections[peer]
+                del line.connections[peer], line.exchanges[peer]
             if pairing.is_box:
                 self._peers.link_down(peer, exchange)
                 self._routes.link_down(public_key, exchange)
@@ -232,9 +235,7 @@ class LinkManager:
             for peer, connection in list(line.connections.items()):
                 pairing = self._known.get(connection.peer_key or b"")
                 if pairing is not None and pairing.gateway:
-                    for exchange in self._peers.gateways():
-                        if exchange.profile.peer == peer and isinstance(exchange, LinkExchange):
-                            await self._announce(pairing, exchange)
+                    await self._announce(pairing, line.exchanges[peer])
 
     # Pairing
 
@@ -323,6 +324,7 @@ class LinkManager:
         self._paired = pairing
         self.close_offer()
         await self.load()
+        await self._tell_paired(pairing)
         log.info("paired with %s", pairing.name)
 
     async def unpair(self, name: str) -> bool:
@@ -349,8 +351,7 @@ class LinkManager:
             for line in self.lines
         ]
 
-    def exchange_to(self, line_name: str, of: Callable[[str], Any]) -> Any:
-        """What `of(peer)` gives for the first peer of a line, None if nobody is there."""
+    def exchange_on(self, line_name: str) -> LinkExchange | None:
+        """The way to whoever is at the other end of the line (the first, if a listener has several); None while nobody is there."""
         line = next((one for one in self.lines if one.name == line_name), None)
-        peer = next(iter(line.connections), None) if line is not None else None
-        return None if peer is None else of(peer)
+        return next(iter(line.exchanges.values()), None) if line is not None else None

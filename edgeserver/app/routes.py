@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgeserver import __version__
+from edgeserver.api import link_test
 from edgeserver.api.client import (
     account,
     account_data,
@@ -124,4 +125,5 @@ def server_routes(
         *server_users.routes(guard, ground.server_name, users.device_keys, users.device_lists),
         *server_media.routes(guard, ground.server_name, media),
         *boxes.routes(gateway, ground.now_ms, lambda: ground.clock.trusted),
+        *link_test.routes(),
     ]

@@ -21,7 +21,7 @@ from edgeserver.federation.notary import Notary
 from edgeserver.federation.peer_keys import PeerKeyRoutes
 from edgeserver.federation.resident import Resident
 from edgeserver.federation.sender import Sender
-from edgeserver.federation.source import FederationKeys, FederationQueries, FederationSource
+from edgeserver.federation.source import FederationKeys, FederationMedia, FederationQueries, FederationSource
 from edgeserver.matrix import errors
 from edgeserver.rooms.create import RoomCreator
 from edgeserver.rooms.directory import Directory, PublicRooms
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     import trio
 
     from edgeserver.clock import Clock
+    from edgeserver.federation.internet import InternetWeb
     from edgeserver.federation.peers import Peers
     from edgeserver.matrix.signatures import SigningKey
     from edgeserver.store.database import Database, Transaction
@@ -94,10 +95,11 @@ class Out:
     source: FederationSource
     queries: FederationQueries
     keys: FederationKeys
+    media: FederationMedia
 
 
-def outward(ground: Ground, peers: Peers, notaries: list[str], *, trust_clock: bool) -> Out:
-    """Who asks other servers, and whose keys are known."""
+def outward(ground: Ground, peers: Peers, web: InternetWeb | None, notaries: list[str], *, trust_clock: bool) -> Out:
+    """Who asks other servers, and whose keys are known. `web` fetches media from where a server says that it lies."""
     calls = Calls(FederationClient(ground.server_name, ground.key, peers))
     keyring = Keyring(
         ground.db,
@@ -109,7 +111,7 @@ def outward(ground: Ground, peers: Peers, notaries: list[str], *, trust_clock: b
     )
     peers.on_return(keyring.route_returned)
     notary = Notary(ground.db, keyring, server_name=ground.server_name, now_ms=ground.now_ms)
-    return Out(calls, keyring, notary, FederationSource(calls), FederationQueries(calls), FederationKeys(calls))
+    return Out(calls, keyring, notary, FederationSource(calls), FederationQueries(calls), FederationKeys(calls), FederationMedia(calls, web))
 
 
 @dataclass(frozen=True, slots=True)

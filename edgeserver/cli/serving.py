@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from edgeserver.cli.configured import configuration
-from edgeserver.cli.console import CommandError, say
+from edgeserver.cli.console import say
 
 if TYPE_CHECKING:
     import argparse
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     from edgeserver.app.box import Ready
     from edgeserver.cli.verbs import Verbs
-    from edgeserver.config import Config
 
 _SIOCGIFADDR = 0x8915
 
@@ -34,77 +32,21 @@ def add(verbs: Verbs) -> None:
 
 
 def serve(arguments: argparse.Namespace) -> int:
-    from edgeserver.cli import logs
+    from edgeserver.cli.running import run_until_stopped
 
     config = configuration(arguments)
-    logs.set_up(config.server.log_level)
-    import trio
 
-    try:
-        trio.run(_serve, config)
-    except Exception as error:
-        reasons = _expected(error)
-        if reasons is None:
-            _log_fault(error)
-            raise CommandError("the box stopped because of a fault of its own; the line above says where.") from error
-        raise CommandError("the box cannot run: " + "; ".join(reasons) + ".") from error
+    async def program() -> None:
+        from edgeserver.app import box
+
+        def on_ready(ready: Ready) -> None:
+            say(greeting(ready, list(lan_addresses())))
+
+        await box.serve(config, on_ready=on_ready)
+
+    run_until_stopped("the box", program, log_level=config.server.log_level)
     say("The box has stopped in good order.")
     return 0
-
-
-async def _serve(config: Config) -> None:
-    import trio
-
-    from edgeserver.app import box
-
-    def on_ready(ready: Ready) -> None:
-        say(greeting(ready, list(lan_addresses())))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
-        await box.serve(config, on_ready=on_ready)
-        nursery.cancel_scope.cancel()
-
-
-async def _stop_on_signal(scope: object) -> None:
-    """The first signal stops the box in good order; a second one finds the system's own handling and stops it at once."""
-    import trio
-
-    assert isinstance(scope, trio.CancelScope)
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            break
-    scope.cancel()
-
-
-def _expected(error: BaseException) -> list[str] | None:
-    """What went wrong, in words, if all of it is of a kind that an operator can do something about; else None."""
-    import sqlite3
-
-    from edgeserver.app.identity import IdentityError
-    from edgeserver.app.listeners import ListenerError
-    from edgeserver.app.wires import WireError
-    from edgeserver.config import ConfigError
-    from edgeserver.store.database import StoreError
-    from edgeserver.store.migrations import NewerFile
-
-    if isinstance(error, BaseExceptionGroup):
-        found = [_expected(one) for one in error.exceptions]
-        known = [reason for reasons in found if reasons is not None for reason in reasons]
-        return None if None in found else list(dict.fromkeys(known))
-    if isinstance(error, IdentityError | ListenerError | WireError | ConfigError | StoreError | NewerFile):
-        return [str(error).rstrip(".")]
-    if isinstance(error, sqlite3.DatabaseError):
-        return [f"the database cannot be used ({error}); edgeserver check tells more"]
-    if isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError | FileExistsError) and error.filename is not None:
-        return [f"{error.filename}: {error.strerror}"]
-    return None
-
-
-def _log_fault(error: BaseException) -> None:
-    import logging
-
-    logging.getLogger("edgeserver").error("the box failed", exc_info=(type(error), error, error.__traceback__))
 
 
 # What is said once the box runs
@@ -118,7 +60,8 @@ def greeting(ready: Ready, addresses: Sequence[str]) -> str:
         parts += ["", "Phones and computers on this network use it at", *(f"  {url}" for url in urls)]
     if ready.owner is not None:
         user_id, password = ready.owner
-        parts += ["", "The first account has been made. Its password is shown only now:", f"  user      {user_id}", f"  password  {password}"]
+        parts += ["", "The first account has been made. Its password is shown only now:"]
+        parts += [f"  user      {user_id}", f"  password  {password}"]
     parts += ["", _next(ready), "Ctrl-C stops the box."]
     return "\n".join(parts)
 

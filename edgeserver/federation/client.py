@@ -67,7 +67,10 @@ class FederationClient:
         """The response, if it is a success. The next way is tried only where nothing was delivered."""
         if server_name == self._server_name:
             raise PeerUnreachable(server_name, "that is this server")
-        body = b"" if ask.content is None else canonical_json.encode(ask.content)
+        try:
+            body = b"" if ask.content is None else canonical_json.encode(ask.content)
+        except canonical_json.CanonicalJSONError as error:
+            raise PeerUnreachable(server_name, f"the request cannot be signed: {error}") from error
         reason = "there is no way to it now"
         for way in self._peers.ways_to(server_name):
             try:

@@ -73,7 +73,7 @@ class Invites:
         target = event.state_key
         if target is None or not is_user_id(target) or domain_of(target) != self._server_name:
             raise errors.InvalidParam("The invited user is not of this server.")
-        shown = _shown(state, rules, room_id)
+        shown = shown_state(state, rules, room_id)
         await self._db.read(lambda tx: self._check_acl(tx, room_id, origin))
         (checked,) = await self._checks.checked([event])
         if isinstance(checked, Dropped) or checked.pdu != event.pdu:
@@ -84,19 +84,19 @@ class Invites:
         return signed.pdu
 
     async def withdrawn(self, origin: str, event: Event) -> bool:
-        """A kick or ban, out of a room that we are not in, of a user of ours whom that server had invited: the
-        invite ends.
+        """A kick or ban, out of a room that we are not in, of a user of ours who was invited or has knocked: that
+        ends.
 
-        The room's state is not known here, so the word of the server that invited is taken, as long as the event
-        cites the invite.
+        The room's state is not known here, so the word of the server that invited is taken, and for a knock that of
+        any server that has seen it, as long as the event cites the invite or knock.
         """
         target = event.state_key
         if event.type != "m.room.member" or target is None or event.content.get("membership") not in ("leave", "ban"):
             return False
-        invite = await self._db.read(lambda tx: _pending_invite(tx, event.room_id, target))
-        if invite is None or invite.event_id not in event.auth_events:
+        pending = await self._db.read(lambda tx: _pending(tx, event.room_id, target))
+        if pending is None or pending.event_id not in event.auth_events or domain_of(event.sender) != origin:
             return False
-        if domain_of(event.sender) != origin or domain_of(invite.sender) != origin:
+        if domain_of(pending.sender) not in (origin, self._server_name):
             return False
         (checked,) = await self._checks.checked([event])
         if isinstance(checked, Dropped):
@@ -110,16 +110,17 @@ class Invites:
             acl.check(tx, room, origin)
 
 
-def _pending_invite(tx: Transaction, room_id: str, user_id: str) -> Event | None:
+def _pending(tx: Transaction, room_id: str, user_id: str) -> Event | None:
+    """The invite or knock of a user in a room that we are not in."""
     membership = rooms.membership_in(tx, user_id, room_id)
-    if membership is None or membership.membership != "invite" or membership.stripped is None:
+    if membership is None or membership.membership not in ("invite", "knock") or membership.stripped is None:
         return None
     stored = events.by_number(tx, membership.event)
     return None if stored is None else stored.event
 
 
-def _shown(state: Any, rules: RoomVersion, room_id: str) -> list[dict[str, Any]]:
-    """The stripped state that came with an invite.
+def shown_state(state: Any, rules: RoomVersion, room_id: str) -> list[dict[str, Any]]:
+    """The stripped state that came with an invite, or in answer to a knock.
 
     Entries may be whole PDUs (since v1.16) or stripped already; a whole create event of version 12 must be that of
     the room. Raises M_INVALID_PARAM.
@@ -133,8 +134,8 @@ def _shown(state: Any, rules: RoomVersion, room_id: str) -> list[dict[str, Any]]
         if "signatures" in entry and "auth_events" in entry:
             event = open_pdu(entry, rules)
             if isinstance(event, Dropped) or event.room_id != room_id:
-                raise errors.InvalidParam(f"An {entry['type']} event in the invite's state is not of the room.")
+                raise errors.InvalidParam(f"An {entry['type']} event in the shown state is not of the room.")
         shown.append({name: entry[name] for name in ("content", "sender", "state_key", "type")})
     if rules.room_id_is_create_hash and not any(entry["type"] == "m.room.create" for entry in shown):
-        raise errors.InvalidParam("The invite's state lacks the room's m.room.create event.")
+        raise errors.InvalidParam("The shown state lacks the room's m.room.create event.")
     return shown

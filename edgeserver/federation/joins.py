@@ -1,7 +1,7 @@
-"""Rooms of other servers: joining them, declining their invites, inviting their users. Implements
+"""Rooms of other servers: joining them, knocking at them, declining their invites, inviting their users. Implements
 `rooms.membership.RemoteRooms`.
 
-Spec: server-server API, "Joining Rooms", "Leaving Rooms (Rejecting Invites)", "Inviting to a room".
+Spec: server-server API, "Joining Rooms", "Knocking upon a room", "Leaving Rooms (Rejecting Invites)", "Inviting to a room".
 
 A join goes through the candidate servers in turn: a template from /make_join, checked and signed; /send_join; what
 comes back is verified (signatures in one batch, hashes, the create event and its version) and handed to rooms,
@@ -14,6 +14,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from edgeserver.federation.errors import BadAnswer, FederationError, PeerError, PeerUnreachable, as_matrix_error
+from edgeserver.federation.invites import shown_state
 from edgeserver.federation.resident import public_state
 from edgeserver.federation.turns import Turns
 from edgeserver.matrix import draft, signatures
@@ -172,6 +173,24 @@ class RemoteRooms:
             return draft.complete(kept, rules, self._server_name, self._key)
         except MatrixError as error:
             raise BadAnswer(server, f"the template makes no event: {error}") from error
+
+    # Knocking
+
+    async def knock(
+        self, user_id: str, room_id: str, servers: Sequence[str], content: Mapping[str, Any]
+    ) -> tuple[Event, list[dict[str, Any]]]:
+        """Knocks at the first of the servers that hears it: the knock, and what the room shows of itself."""
+        failures: list[FederationError | MatrixError] = []
+        for server in self._candidates(servers):
+            try:
+                proto, rules = await self._template(server, room_id, user_id, "knock")
+                event = self._complete(server, proto, content, rules)
+                state = await self._calls.send_knock(server, room_id, event.event_id, event.pdu)
+                return event, shown_state(state, rules, room_id)
+            except (FederationError, MatrixError) as failure:
+                log.info("knocking at %s through %s failed: %s", room_id, server, failure)
+                failures.append(failure)
+        raise most_telling(failures)
 
     # Leaving
 

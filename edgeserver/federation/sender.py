@@ -32,6 +32,7 @@ from edgeserver.federation.errors import FederationError, PeerError
 from edgeserver.federation.peers import Via
 from edgeserver.matrix import canonical_json
 from edgeserver.store import outbox
+from edgeserver.store.database import StoreError
 from transports.exchange import Priority
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ FIRST_BACKOFF_MS: Final = 2_000
 MAX_BACKOFF_MS: Final = 3_600_000
 PACED_PDUS: Final = 20
 SECONDS_A_PDU: Final = 0.025
+STORE_PAUSE: Final = 30.0
 
 
 class SendCall(Protocol):
@@ -156,21 +158,29 @@ class Sender:
     async def _serve(self, lane: _Lane) -> None:
         """Serves one destination until nothing is pending."""
         try:
-            while True:
-                destination = await self._destination(lane.server_name)
-                await self._pause(lane, destination)
-                poked, lane.poked = lane.poked, False
-                async with self._limit:
-                    lane.batch = lane.batch or await self._next_batch(destination)
-                    if not lane.batch and not poked:
-                        break
-                    sent = await self._deliver(lane, destination)
-                if sent:
-                    await self._pace(lane.server_name, sent)
+            while await self._serve_once(lane):
+                pass
+        except StoreError as error:  # a full disk, say: what was sent and not noted is sent again, which harms nobody
+            log.error("%s: the outbox cannot be kept: %s", lane.server_name, error)
+            await trio.sleep(STORE_PAUSE)
         finally:
             del self._lanes[lane.server_name]
         # What was queued after the last look woke `run` while this lane still stood in the table: let it look again.
         self._wakeups.notify([topics.OUTBOX])
+
+    async def _serve_once(self, lane: _Lane) -> bool:
+        """Waits for the destination's time and sends one transaction; False if there was nothing to send."""
+        destination = await self._destination(lane.server_name)
+        await self._pause(lane, destination)
+        poked, lane.poked = lane.poked, False
+        async with self._limit:
+            lane.batch = lane.batch or await self._next_batch(destination)
+            if not lane.batch and not poked:
+                return False
+            sent = await self._deliver(lane, destination)
+        if sent:
+            await self._pace(lane.server_name, sent)
+        return True
 
     async def _next_batch(self, destination: Destination) -> list[Pending]:
         """The oldest rows, as many as a transaction and the line may carry."""
@@ -215,7 +225,7 @@ class Sender:
             "origin": self._server_name,
             "origin_server_ts": self._now_ms(),
             "pdus": [row.pdu for row in batch if row.pdu is not None],
-            "edus": [row.edu for row in batch if row.edu is not None],
+            "edus": [row.edu for row in batch if row.edu is not None and _can_be_signed(row.edu)],
         }
         txn_id = transaction_id(self._server_name, destination.server_name, batch, self._now_ms())
         try:
@@ -275,6 +285,16 @@ def transaction_id(origin: str, destination: str, batch: Sequence[Pending], now_
     rows = ",".join(str(row.stream) for row in batch) or f"at {now_ms}"
     digest = hashlib.sha256(f"{origin} {destination} {rows}".encode()).digest()
     return urlsafe_b64encode(digest[:12]).decode()
+
+
+def _can_be_signed(edu: Mapping[str, Any]) -> bool:
+    """Whether an EDU has a canonical form. What clients send to devices may hold floats, which no request can."""
+    try:
+        canonical_json.encode(edu)
+    except canonical_json.CanonicalJSONError as error:
+        log.info("an EDU %s is not sent: %s", edu.get("edu_type"), error)
+        return False
+    return True
 
 
 def _priority(batch: Sequence[Pending]) -> Priority:

@@ -14,7 +14,7 @@ from edgeserver.matrix import canonical_json, errors
 from edgeserver.store import pairings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from edgeserver.matrix.signatures import SigningKey
     from edgeserver.store.database import Database, Transaction
@@ -39,6 +39,11 @@ class GatewayRoutes:
         self._chains: dict[str, list[Any]] = {}
         self._key_responses: dict[str, bytes] = {}
         self._exchanges: dict[bytes, Exchange] = {}
+        self._changed: Callable[[], Awaitable[None]] | None = None
+
+    def on_change(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Awaited after the table of names has changed: our own gateway is to be told."""
+        self._changed = callback
 
     async def load(self) -> None:
         """Reads the tables; to be called again after a pairing was made or ended."""
@@ -108,6 +113,8 @@ class GatewayRoutes:
         if {name: self._chains.get(name) for name in accepted} != accepted or self._names_via(pairing.public_key) != set(accepted):
             await self._db.write(write)
             await self.load()
+            if self._changed is not None:
+                await self._changed()
             log.info("%s is the way to %s", peer, ", ".join(sorted(accepted)) or "nobody")
         return {"accepted": sorted(accepted)}
 

@@ -32,4 +32,5 @@ def frame(content_type: str, content_disposition: str, digest: str) -> Frame:
         f"--{boundary}\r\n{headers[0]}\r\n{headers[1]}\r\n\r\n"
     )
     tail = f"\r\n--{boundary}--\r\n"
-    return Frame(f'multipart/mixed; boundary="{boundary}"', head.encode(), tail.encode())
+    # Without quotes, which it does not need: Synapse's reader would take them for a part of it.
+    return Frame(f"multipart/mixed; boundary={boundary}", head.encode(), tail.encode())

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, urlencode
 
-from transports.exchange import Request
+from edgeserver.matrix import errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgeserver.proxy.paths import Treatment
+    from transports.exchange import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,11 @@ class Call:
 
     @property
     def parameters(self) -> dict[str, str]:
-        return dict(parse_qsl(self.query, keep_blank_values=True, max_num_fields=64))
+        """Of the query. Raises M_INVALID_PARAM."""
+        try:
+            return dict(parse_qsl(self.query, keep_blank_values=True, max_num_fields=64))
+        except ValueError as error:
+            raise errors.InvalidParam("The query has too many parameters.") from error
 
     def identity(self) -> tuple[str, str, str, bytes]:
         """Two requests with the same are the same request."""

@@ -1,7 +1,8 @@
 """Requests under way, shared by all who ask for the same.
 
-A client gives up long before a thin line has brought its answer, and asks again. So a request goes on for a while after the last asker has gone
-away, the same request joins the one under way, and an answer that nobody took is kept for the next who asks.
+A client gives up long before a thin line has brought its answer, and asks again. So a request goes on for a while after
+the last asker has gone away, the same request joins the one under way, and an answer that nobody took is kept for the
+next who asks.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ MAX_KEPT_BYTES: Final = 16_000_000
 class Terms:
     """How long a request lives, in seconds.
 
-    `linger`: how long it goes on while nobody waits. `keep`: how long its answer (2xx) is given to whoever asks again, although it was taken;
-    `keep_untaken`: the same if nobody has taken it. `shared`: several askers may wait for one request at the same time; else it is joined only
-    when its askers have gone away.
+    `linger`: how long it goes on while nobody waits. `keep`: how long its answer (2xx) is given to whoever asks again,
+    although it was taken; `keep_untaken`: the same if nobody has taken it. `shared`: several askers may wait for one
+    request at the same time; else it is joined only when its askers have gone away.
     """
 
     linger: float = 0.0
@@ -76,10 +77,11 @@ class Errands:
             return None
         return errand
 
-    def drop(self, key: Hashable) -> None:
-        """Ends and forgets it. Who waits for it is told that it was superseded."""
-        errand = self._errands.pop(key, None)
-        if errand is not None:
+    def drop(self, key: Hashable, only: Errand | None = None) -> None:
+        """Ends and forgets it (if it is still this one). Who waits for it is told that it was superseded."""
+        errand = self._errands.get(key)
+        if errand is not None and only in (None, errand):
+            del self._errands[key]
             errand.scope.cancel()
 
     async def ask(self, key: Hashable, start: Callable[[], Awaitable[Response]], terms: Terms) -> Response:

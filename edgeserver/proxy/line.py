@@ -1,7 +1,7 @@
 """The line to the box: always there for whoever has a request, up or not.
 
-Over one `Link` connections come and go; each gets its `Multiplexer`. `carry` waits for the line, and repeats what was not delivered, and what may
-be repeated if it is not known whether it was.
+Over one `Link` connections come and go; each gets its `Multiplexer`. `carry` waits for the line, and repeats what was
+not delivered, and what may be repeated if it is not known whether it was.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import trio
 
 from transports.client import Multiplexer
 from transports.exchange import Interrupted, LinkProfile, Priority, Request, Response, Unreachable
-from transports.link.connection import Connection, Link
 
 if TYPE_CHECKING:
+    from transports.link.connection import Connection, Link
     from transports.link.wire import LinkStats
 
 _PAUSE_FIRST, _PAUSE_CAP = 0.5, 15.0  # seconds between tries; the link itself calls the other end while it is away
@@ -105,8 +105,8 @@ class Line:
     async def carry(self, request: Request, *, repeatable: bool, patience: float, poll: bool = False) -> Response:
         """The box's answer, however long the line is down meanwhile, within `patience` seconds.
 
-        A `poll` waits at the box and is counted apart. Raises `Interrupted` if the request may have been carried out and must not be repeated,
-        `OutOfPatience` (its subclass), and `TooLarge`.
+        A `poll` waits at the box and is counted apart. Raises `Interrupted` if the request may have been carried out
+        and must not be repeated, `OutOfPatience` (its subclass), and `TooLarge`.
         """
         limiter = self._polls if poll else self._background if request.priority >= Priority.HISTORY else self._foreground
         with trio.move_on_after(patience):

@@ -1,7 +1,7 @@
 """How each request of an ordinary client is treated on a thin line: a table of methods and paths (pure).
 
-Endpoints are the client-server API's; a path is matched without its prefix `/_matrix/client/<version>/`. What the table does not know goes over
-the line as it is: somebody waits for it.
+Endpoints are the client-server API's; a path is matched without its prefix `/_matrix/client/<version>/`. What the table
+does not know goes over the line as it is: somebody waits for it.
 """
 
 from __future__ import annotations

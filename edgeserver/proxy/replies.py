@@ -1,6 +1,7 @@
 """Answers that the proxy gives itself, and requests and answers stripped of what only an HTTP connection needs.
 
-Spec: client-server API, "Standard error response" and "Web Browser Clients" (CORS: the box spares these headers on thin lines, browsers want them).
+Spec: client-server API, "Standard error response" and "Web Browser Clients" (CORS: the box spares these headers on thin
+lines, browsers want them).
 """
 
 from __future__ import annotations

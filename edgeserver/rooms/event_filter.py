@@ -44,6 +44,12 @@ class EventFilter:
             definition.get("include_redundant_members") is True,
         )
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether there are events that `takes` does not let through."""
+        named = self.types is not None or self.senders is not None or self.contains_url is not None
+        return named or bool(self.not_types or self.not_senders)
+
     def takes_room(self, room_id: str) -> bool:
         return (self.rooms is None or room_id in self.rooms) and room_id not in self.not_rooms
 

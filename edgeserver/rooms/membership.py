@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgeserver.matrix import errors
 from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS
 from edgeserver.matrix.event import stripped_state as stripped_event
-from edgeserver.matrix.identifiers import domain_of
+from edgeserver.matrix.identifiers import domain_of, is_user_id
 from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.matrix.verdicts import Accepted
 from edgeserver.rooms.placing import Task
@@ -51,6 +51,12 @@ class RemoteRooms(Protocol):
         """Declines an invite (or ends a knock) at the room's servers; returns the leave event."""
         ...
 
+    async def knock(
+        self, user_id: str, room_id: str, servers: Sequence[str], content: Mapping[str, Any]
+    ) -> tuple[Event, list[dict[str, Any]]]:
+        """Knocks at one of the servers; returns the knock and the stripped state that the room shows."""
+        ...
+
     async def invite(self, event: Event, stripped: Sequence[Mapping[str, Any]], create: Mapping[str, Any]) -> Event:
         """Has the invited user's server countersign the invite; returns it. `create` is the create event as a PDU."""
         ...
@@ -81,18 +87,37 @@ class Memberships:
         self, user_id: str, room_id: str, servers: Sequence[str] = (), *, reason: str | None = None
     ) -> None:
         """Joins a room that this server is in, or one that is reached through `servers`."""
-        content = await self._db.read(lambda tx: {**self._profile(tx, user_id), "membership": "join"})
-        if reason is not None:
-            content["reason"] = reason
+        content = await self._content(user_id, "join", reason)
         local = await self._db.read(lambda tx: self._local_join(tx, room_id, user_id, content))
         if local is not None:
             await self._change(room_id, user_id, user_id, local, must_be_joined=False)
             return
+        await self._remote.join(user_id, room_id, await self._candidates(user_id, room_id, servers), content)
+
+    async def knock(
+        self, user_id: str, room_id: str, servers: Sequence[str] = (), *, reason: str | None = None
+    ) -> None:
+        """Asks to be let into a room that this server is in, or one that is reached through `servers`."""
+        content = await self._content(user_id, "knock", reason)
+        room = await self._db.read(lambda tx: rooms.get(tx, room_id))
+        if room is not None and room.snapshot is not None and await self._participates(room):
+            await self._change(room_id, user_id, user_id, content, must_be_joined=False)
+            return
+        candidates = await self._candidates(user_id, room_id, servers)
+        event, shown = await self._remote.knock(user_id, room_id, candidates, content)
+        await self._importer.invite(event.rules, event, shown)
+
+    async def _content(self, user_id: str, membership: str, reason: str | None) -> dict[str, Any]:
+        profile = await self._db.read(lambda tx: dict(self._profile(tx, user_id)))
+        return {**profile, "membership": membership, **({} if reason is None else {"reason": reason})}
+
+    async def _candidates(self, user_id: str, room_id: str, servers: Sequence[str]) -> list[str]:
+        """Other servers to try, those that the user names first. Raises M_NOT_FOUND if there are none."""
         known = await self._db.read(lambda tx: self._known_servers(tx, room_id, user_id))
         candidates = [name for name in dict.fromkeys([*servers, *known]) if name != self._server_name]
         if not candidates:
-            raise errors.NotFound(f"No server is known through which {room_id} could be joined.")
-        await self._remote.join(user_id, room_id, candidates, content)
+            raise errors.NotFound(f"No server is known through which {room_id} could be reached.")
+        return candidates
 
     def _local_join(
         self, tx: Transaction, room_id: str, user_id: str, content: Mapping[str, Any]
@@ -112,14 +137,17 @@ class Memberships:
         return {**content, "join_authorised_via_users_server": authoriser}
 
     def _known_servers(self, tx: Transaction, room_id: str, user_id: str) -> list[str]:
-        """Servers that the room's invite, or our memory of it, names."""
+        """Servers that the room's invite, what it showed of the room, or our memory of it, names."""
         membership = rooms.membership_in(tx, user_id, room_id)
         names: list[str] = []
         if membership is not None:
             stored = events.by_number(tx, membership.event)
             if stored is not None:
                 names.append(domain_of(stored.event.sender))
-            names += rooms.servers(tx, membership.room)
+            names += [domain_of(one["sender"]) for one in membership.stripped or () if is_user_id(one.get("sender"))]
+        room = rooms.get(tx, room_id)
+        if room is not None:
+            names += rooms.servers(tx, room.number)
         if ":" in room_id:
             names.append(domain_of(room_id))
         return names

@@ -78,7 +78,7 @@ class Persister:
             placed = events.held(tx, event.prev_events)
             missing = [event_id for event_id in event.prev_events if not placed.get(event_id)]
             events.note_gaps(tx, room.number, number, missing)
-        old_servers = rooms.servers(tx, room.number) if deliver else []
+        old_servers = _concerned(tx, room.number, event) if deliver else []
         current = room.snapshot
         if accepted and not placement.backfilled:
             current = after if placement.current is None else placement.current
@@ -182,8 +182,8 @@ class Persister:
                 events.redact(tx, target, event.event_id)
 
     def _queue(self, tx: Transaction, room: int, event: Event, stream: int, old_servers: Sequence[str]) -> None:
-        """For every server in the room before or after the event: who leaves is still told of it."""
-        names = {*old_servers, *rooms.servers(tx, room)} - {self._server_name}
+        """For whom it concerned before and for the room's servers after it, but not for the server that gave it to us to hand on."""
+        names = {*old_servers, *rooms.servers(tx, room)} - {self._server_name, domain_of(event.sender)}
         if names:
             outbox.queue_pdu(tx, sorted(names), number_of(tx, event), stream)
             tx.on_commit(lambda: self._wakeups.notify([topics.OUTBOX]))
@@ -192,6 +192,16 @@ class Persister:
         if event.type == "m.room.member" and event.state_key is not None:
             users = {*users, event.state_key}
         tx.on_commit(lambda: self._wakeups.notify(users))
+
+
+def _concerned(tx: Transaction, room: int, event: Event) -> list[str]:
+    """The servers in the room before the event, and that of a user whose invite or knock it ends."""
+    names = rooms.servers(tx, room)
+    if event.type == "m.room.member" and event.state_key is not None and event.content.get("membership") in ("leave", "ban"):
+        before = rooms.membership(tx, event.state_key, room)
+        if before is not None and before.membership in ("invite", "knock"):
+            names.append(domain_of(event.state_key))
+    return names
 
 
 def number_of(tx: Transaction, event: Event) -> int:

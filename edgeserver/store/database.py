@@ -175,7 +175,7 @@ class Database:
             lane = self._free_readers.pop()
             try:
                 with trio.CancelScope(shield=True):
-                    answer = await lane.run(_read, function, self.position)
+                    answer: Result = await lane.run(_read, function, self.position)
                 return answer
             finally:
                 self._free_readers.append(lane)
@@ -346,15 +346,20 @@ async def open_database(path: Path, *, inline: bool = False) -> AsyncIterator[Da
     writer = await _open_lane(path, cache_kib=8192, inline=inline)
     readers = [await _open_lane(path, cache_kib=2048, inline=inline) for _ in range(1 if inline else READERS)]
     database = Database(writer, readers, streams)
+    # Cancelling the block must not end the writer before what is queued, nor leave the connections' threads behind.
+    writing = trio.CancelScope(shield=True)
+
+    async def write_until_closed() -> None:
+        with writing:
+            await database.run_writer()
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(database.run_writer)
+        nursery.start_soon(write_until_closed)
         try:
             yield database
         finally:
             with trio.CancelScope(shield=True):
                 while database._queue:
                     await trio.lowlevel.checkpoint()
-                    await trio.lowlevel.checkpoint()
-            nursery.cancel_scope.cancel()
-    with trio.CancelScope(shield=True):
-        await database.close()
+                writing.cancel()
+                await database.close()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgeserver.store.database import Transaction
 
-HEROES = 5
+HEROES: Final = 5
+RECENT: Final = 20_000
 
 
 def changed_rooms(tx: Transaction, user_id: str, since: int) -> list[int]:
@@ -47,10 +48,14 @@ def heroes(tx: Transaction, room: int, user_id: str) -> list[str]:
 
 
 def recent_events(tx: Transaction, user_id: str, before: int, limit: int) -> list[tuple[int, int]]:
-    """The newest events before a stream position in rooms that the user is in: (stream, number), newest first."""
+    """The newest events before a stream position in rooms that the user is in: (stream, number), newest first.
+
+    Only the server's newest `RECENT` events before the position are looked at.
+    """
     rows = tx.all(
-        "SELECT e.stream, e.event FROM events e CROSS JOIN memberships m ON m.user_id = ? AND m.room = e.room"
-        " WHERE e.stream > 0 AND e.stream < ? AND m.membership = 'join' ORDER BY e.stream DESC LIMIT ?",
-        (user_id, before, limit),
+        "SELECT e.stream, e.event FROM (SELECT stream, event, room FROM events WHERE stream > 0 AND stream < ?"
+        "  ORDER BY stream DESC LIMIT ?) e CROSS JOIN memberships m ON m.user_id = ? AND m.room = e.room"
+        " WHERE m.membership = 'join' ORDER BY e.stream DESC LIMIT ?",
+        (before, RECENT, user_id, limit),
     )
     return [(stream, number) for stream, number in rows]

@@ -137,6 +137,7 @@ def timeline(tx: Transaction, window: Window, limit: int, wanted: Callable[[Even
             return result
         result.last = result.last or chunk[-1]
         seen = {one.number for one in history.visible(tx, user_id, window.membership, chunk)}
+        seen.add(window.membership.event)  # what became of them everyone may know
         gaps = room_views.with_gaps(tx, number, [one.number for one in chunk])
         for stored in reversed(chunk):
             if stored.number in seen and wanted(stored.event):

@@ -101,7 +101,7 @@ async def test_an_invitee_whose_server_is_down_does_not_fail_the_room_nor_the_ot
         ({"power_level_content_override": {"users": {"@x:one": 100}, "events": {"m.room.name": 100}}, "name": "x",
           "room_version": "11"}, "M_INVALID_ROOM_STATE"),
         ({"creation_content": {"additional_creators": ["nobody"]}}, "M_INVALID_ROOM_STATE"),
-        ({"initial_state": [{"type": "m.room.create", "content": {}}]}, "M_INVALID_ROOM_STATE"),
+        ({"initial_state": [{"type": "m.room.create", "content": {}}]}, "M_BAD_JSON"),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_made_is_refused_and_leaves_nothing_behind(tmp_path: Path, body: dict[str, Any], code: str) -> None:

@@ -196,6 +196,17 @@ async def test_one_dead_peer_does_not_hold_up_the_others(
     assert bench.calls.edus("b.test") == list(range(5))
 
 
+async def test_an_edu_that_no_request_can_hold_is_passed_over(
+    bench: Bench, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    await bench.db.write(lambda tx: outbox.queue_edu(tx, ["a.test"], "m.test", {"n": 1.5}))
+    await bench.queue(2)
+    nursery.start_soon(bench.sender.run)
+    await trio.sleep(1)
+    assert bench.calls.edus("a.test") == [2]
+    assert await bench.left() == 0
+
+
 def test_a_transaction_id_names_its_rows() -> None:
     rows = [outbox.Pending(number, None, None, {"edu_type": "t", "content": {}}) for number in (1, 2, 3)]
     assert transaction_id("a", "b", rows, 1) == transaction_id("a", "b", rows, 2)

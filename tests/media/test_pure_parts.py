@@ -52,6 +52,11 @@ def test_what_the_frame_holds_can_be_taken_out_again(data: bytes) -> None:
     assert (media.body, media.content_type, media.content_disposition) == (data, "image/png", 'inline; filename="a.png"')
 
 
+def test_the_boundary_stands_without_quotes_which_not_every_server_takes_off() -> None:
+    frame = multipart.frame("image/png", "inline", "ab" * 32)
+    assert frame.content_type == f"multipart/mixed; boundary=edge-{'ab' * 32}"
+
+
 def test_a_header_cannot_break_out_of_its_line() -> None:
     with pytest.raises(ValueError, match="line break"):
         multipart.frame("image/png\r\nX: y", "inline", "ab" * 32)

@@ -134,3 +134,9 @@ def joined(answer: dict[str, Any], room_id: str) -> dict[str, Any]:
 
 def state_of(section: dict[str, Any], name: str = "state") -> dict[tuple[str, str], dict[str, Any]]:
     return {(one["type"], one["state_key"]): one for one in section[name]["events"]}
+
+
+def known(section: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The state that a client ends with: `state`, and the timeline's state events after it."""
+    changed = {(one["type"], one["state_key"]): one for one in section["timeline"]["events"] if "state_key" in one}
+    return {**state_of(section), **changed}

@@ -66,6 +66,15 @@ def test_a_cancelled_message_is_not_picked() -> None:
     assert schedule.pick() is None
 
 
+def test_a_removed_message_does_not_wait_in_memory() -> None:
+    schedule = Schedule()
+    first, second = message(Priority.MESSAGE), message(Priority.MESSAGE)
+    schedule.add(first)
+    schedule.add(second)
+    schedule.remove(second)
+    assert list(schedule._queues[Priority.MESSAGE]) == [first]
+
+
 def test_the_duty_cycle_is_kept_over_an_hour() -> None:
     duty, now, sent = DutyCycle(0.1), 0.0, 0.0
     while now < 7200:

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 import trio
+import trio.lowlevel
 
 from tests.transports.rigs import ALICE, BOB, RIGS, MemoryRig, Rig, UdpRig, both_up, clock_for
 from transports.exchange import Interrupted, Priority, TooLarge, Unreachable
@@ -81,8 +82,8 @@ async def test_an_urgent_message_overtakes_a_large_one(clock, rig, ends) -> None
     with trio.fail_after(2 * rig.patience):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: a.send(bytes(60_000), priority=Priority.MEDIA))
-            await trio.sleep(0)
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
             nursery.start_soon(lambda: a.send(b"fire", priority=Priority.INTERACTIVE))
             assert await b.receive() == b"fire"
             assert await b.receive() == bytes(60_000)
@@ -320,4 +321,16 @@ async def test_an_unknown_key_gets_no_answer_at_all(cable, autojump_clock, nurse
     assert bob.link.connection is None
     assert bob.link.stats.bytes_out == before
     assert bob.link.stats.refused_frames > 2
+    nursery.cancel_scope.cancel()
+
+
+async def test_hundreds_of_lone_messages_at_thirty_percent_loss_stay_in_one_session(autojump_clock, nursery) -> None:
+    rig = MemoryRig(Medium(9600, delay=0.1, loss=0.3))
+    alice, bob = rig.start_alice(nursery), rig.start_bob(nursery)
+    a, b = await both_up(alice, bob)
+    for number in range(200):
+        async with trio.open_nursery() as inner:
+            inner.start_soon(a.send, str(number).encode())
+            assert await b.receive() == str(number).encode()
+    assert alice.link.stats.handshakes == 1
     nursery.cancel_scope.cancel()

@@ -1,19 +1,24 @@
 """Who goes next on a thin line, and how much of the air we may use.
 
-`Schedule` is start-time fair queueing over the five priorities with steep weights: a waiting interactive message takes nearly all of the line from
-a picture, yet the picture always gets its 1 in 64 and arrives. Within a priority messages go in their order.
+`Schedule` is start-time fair queueing over the five priorities with steep weights: a waiting interactive message
+takes nearly all of the line from a picture, yet the picture always gets its 1 in 64 and arrives. Within a priority
+messages go in their order.
 
-`DutyCycle` is the regulator's budget (EU868: 1 % or 10 % of each hour): a bucket of seconds on the air. The last quarter is kept from
-history and media, so that a message still goes out after a long download.
+`DutyCycle` is the regulator's budget (EU868: 1 % or 10 % of each hour): a bucket of seconds on the air. The last
+quarter is kept from history and media, so that a message still goes out after a long download.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from transports.exchange import Priority
-from transports.link.fragments import Outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from transports.link.fragments import Outgoing
 
 WEIGHTS = {
     Priority.INTERACTIVE: 64,
@@ -45,6 +50,12 @@ class Schedule:
             # Older messages first: the one that was begun first is finished first.
             at = next((i for i, other in enumerate(queue) if _order(other) > _order(outgoing)), len(queue))
             queue.insert(at, outgoing)
+
+    def remove(self, outgoing: Outgoing) -> None:
+        """It was given up; nothing of it may wait in memory behind others."""
+        queue = self._queues[outgoing.priority]
+        if outgoing in queue:
+            queue.remove(outgoing)
 
     def pick(self, blocked: Collection[Priority] = ()) -> Outgoing | None:
         """Whose turn it is, those of `blocked` priorities left aside."""

@@ -1,4 +1,4 @@
-"""A link for trio: a `Link` lives as long as its port is configured, a `Connection` as long as one session with the other end.
+"""A link for trio: a `Link` lives as long as its port is configured, a `Connection` as long as one session.
 
 ::
 
@@ -18,18 +18,21 @@ Errors, by what the caller may conclude::
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from transports.exchange import ExchangeError, Interrupted, LinkProfile, Priority, TooLarge, Unreachable
-from transports.identity import Identity
 from transports.link.airtime import DutyCycle
-from transports.link.fragments import Outgoing
 from transports.link.rendezvous import Party, Rendezvous, Up
 from transports.link.session import Delivered, Ended, Received, Session
 from transports.link.wire import Driver, LinkStats, Wire, WireGone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transports.identity import Identity
+    from transports.link.fragments import Outgoing
 
 MAX_QUEUED = 32  # messages of one priority that `send` takes at a time; further callers wait
 _FAREWELL_SECONDS = 2.0
@@ -52,9 +55,10 @@ class PerhapsDelivered(LinkDown, Interrupted):
 class Connection:
     """One session with one peer.
 
-    `profile.peer` is the identity that the handshake proved, None for a stranger who wants to pair; `peer_key` its ed25519 key.
-    `handshake_hash` (64 bytes) is the same at both ends and unique. Messages arrive once and whole; those of one priority in order of
-    sending unless lost frames hold one up, those of different priorities overtake each other.
+    `profile.peer` is the identity that the handshake proved, None for a stranger who wants to pair; `peer_key` its
+    ed25519 key. `handshake_hash` (64 bytes) is the same at both ends and unique. Messages arrive once and whole;
+    those of one priority in order of sending unless lost frames hold one up, those of different priorities overtake
+    each other.
     """
 
     def __init__(self, up: Up, wire: Wire, name: str, stats: LinkStats, wake: Callable[[], None]) -> None:
@@ -72,9 +76,11 @@ class Connection:
         self._down = trio.Event()
 
     async def send(self, message: bytes, *, priority: Priority = Priority.MESSAGE) -> None:
-        """Returns when the other end has acknowledged the whole message. Waits while `MAX_QUEUED` of this priority are under way.
+        """Returns when the other end has acknowledged the whole message. Waits while `MAX_QUEUED` of this priority
+        are under way.
 
-        Cancelled, the message is withdrawn unless all of it has left. Raises `NotDelivered`, `PerhapsDelivered`, `TooLarge`.
+        Cancelled, the message is withdrawn unless all of it has left. Raises `NotDelivered`, `PerhapsDelivered`,
+        `TooLarge`.
         """
         if len(message) > self.max_message:
             raise TooLarge(f"{len(message)} bytes; this link carries {self.max_message} in a message")
@@ -115,7 +121,10 @@ class Connection:
         return self._reason or ""
 
     async def aclose(self) -> None:
-        """Ends the session and tells the other end. The link lives on and will call again after a pause, or be called."""
+        """Ends the session and tells the other end.
+
+        The link lives on and will call again after a pause, or be called.
+        """
         self._session.close()
         self._wake()
         await self._down.wait()
@@ -250,9 +259,10 @@ class Carrier:
 class Link:
     """A long-lived link on one driver: opens it, meets the other end, reopens a vanished port, lives on.
 
-    `known(public_key)` gives a paired peer's identity or None. `peer_key` is whom to call; without it the link waits to be called (and wakes
-    whoever is there when it starts). `as_stranger` calls anonymously and `strangers_welcome` may be set while pairing is open.
-    `redial_cap` is the longest pause in seconds between calls into the void. `duty` is shared by all that uses the same transmitter.
+    `known(public_key)` gives a paired peer's identity or None. `peer_key` is whom to call; without it the link waits
+    to be called (and wakes whoever is there when it starts). `as_stranger` calls anonymously and `strangers_welcome`
+    may be set while pairing is open. `redial_cap` is the longest pause in seconds between calls into the void.
+    `duty` is shared by all that uses the same transmitter.
     """
 
     def __init__(

@@ -1,16 +1,18 @@
 """Pairing: two ends that have never met learn each other's name and public key, and that nobody sits between them.
 
-The *host* shows a code (`K7QM-2XPA`, 40 bits) and a QR code (a 16-byte secret, with the host's name and key); the *guest* types the one or scans the
-other. Both talk over an anonymous session (Noise_NN, see `secure.py`), whose handshake hash differs at the two ends if somebody is in the middle::
+The *host* shows a code (`K7QM-2XPA`, 40 bits) and a QR code (a 16-byte secret, with the host's name and key); the
+*guest* types the one or scans the other. Both talk over an anonymous session (Noise_NN, see `secure.py`), whose
+handshake hash differs at the two ends if somebody is in the middle::
 
     guest → host    01  method (0 code, 1 QR), name, public key, SPAKE2 message (code only)
     host  → guest   02  name, public key, SPAKE2 message (code only)
     guest → host    03  proof
     host  → guest   04  proof          or 05 reason
 
-All fields have a length byte. The secret K is the SPAKE2 result (RFC 9382's protocol as in the `spake2` package, over ed25519) or the QR secret; a proof is
-BLAKE2b-256 keyed with K over the role, the handshake hash, and everything said before. The guest proves first: a wrong guess costs a try
-and teaches nothing more. `MAX_TRIES` wrong tries or the end of its lifetime close the offer; success uses it up.
+All fields have a length byte. The secret K is the SPAKE2 result (RFC 9382's protocol as in the `spake2` package,
+over ed25519) or the QR secret; a proof is BLAKE2b-256 keyed with K over the role, the handshake hash, and everything
+said before. The guest proves first: a wrong guess costs a try and teaches nothing more. `MAX_TRIES` wrong tries or
+the end of its lifetime close the offer; success uses it up.
 
 If the line breaks before message 04 arrives the host knows the guest but not the other way round: pair again.
 """
@@ -20,13 +22,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qsl, quote
 
 from transports.exchange import Priority
 from transports.identity import BadKey, dh_public
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 MAX_TRIES = 3
@@ -134,7 +138,10 @@ def _proof(secret: bytes, role: bytes, handshake_hash: bytes, said: bytes) -> by
 
 
 class Offer:
-    """An open pairing: the code, the QR secret, the tries that are left. One offer serves all sessions until it is used or closed."""
+    """An open pairing: the code, the QR secret, the tries that are left.
+
+    One offer serves all sessions until it is used or closed.
+    """
 
     def __init__(self, name: str, public_key: bytes, *, now: float, random: Callable[[int], bytes]) -> None:
         self.name = name
@@ -155,7 +162,10 @@ class Offer:
 
 
 class PairingHost:
-    """The host's side of one session (sans-io). `receive` takes a message and gives the answer; `paired` is set at the end."""
+    """The host's side of one session (sans-io). `receive` takes a message and gives the answer;
+
+    `paired` is set at the end.
+    """
 
     def __init__(self, offer: Offer, handshake_hash: bytes, random: Callable[[int], bytes]) -> None:
         self._offer = offer
@@ -205,7 +215,8 @@ def refusal(reason: str) -> bytes:
 
 
 class PairingGuest:
-    """The guest's side of one session (sans-io): send `hello`, then feed each message to `receive` and send what it gives.
+    """The guest's side of one session (sans-io): send `hello`, then feed each message to `receive` and send what it
+    gives.
 
     `secret` is what the person typed (a code) or what was scanned (a `PairingQR`).
     """
@@ -285,7 +296,10 @@ class _Talk(Protocol):
 
 
 async def host(connection: _Talk, offer: Offer, clock: Callable[[], float], random: Callable[[int], bytes]) -> Paired:
-    """Serves one guest on an anonymous connection. Raises `PairingFailed` or `LinkDown`; the offer may stand for another try."""
+    """Serves one guest on an anonymous connection. Raises `PairingFailed` or `LinkDown`;
+
+    the offer may stand for another try.
+    """
     state = PairingHost(offer, connection.handshake_hash, random)
     while state.paired is None:
         message = await connection.receive()

@@ -1,31 +1,36 @@
 """Who starts, who answers, and when one session takes another's place (sans-io).
 
-    who            state                  on                                  does
-    ────────────   ────────────────────   ─────────────────────────────────   ─────────────────────────────────────────────
-    knows a peer   no session             start, redial time, being woken     first message, repeated with growing pauses
-    knows nobody   no session             start, a frame it cannot read       WAKE: "please start one"
-    either         any                    first message of a known peer       answer; the session is *pending*
-    either         pending                frame that the new keys open        the session is up, the one before is over
-    caller         first message is out   the answer                          the session is up, one frame at once confirms it
-    either         first message is out   the peer's first message            the smaller message stands, the other is not answered
-    either         session up             the session ends                    back to "no session"
+    who           state                 on                               does
+    ───────────   ───────────────────   ──────────────────────────────   ───────────────────────────────────────────
+    knows a peer  no session            start, redial time, a WAKE       first message, repeated at growing pauses
+    knows nobody  no session            start, a frame it cannot read    WAKE: "please start one"
+    either        any                   first message of a known peer    answer; the session is *pending*
+    either        pending               a frame that its keys open       the session is up, the one before is over
+    caller        first message is out  the answer                       the session is up, a PING at once confirms it
+    either        first message is out  the peer's first message         the smaller of the two messages stands
+    either        session up            the session ends                 back to "no session"
 
-A restarted peer therefore replaces its old session by itself, with its first frames, and an idle line needs no heartbeat. A replayed first
-message makes a pending session that never comes up. A WAKE is not authentic: it makes us call, and what is up stays up until the call succeeds;
-on a shared wire it must repeat the beginning of a frame of ours, so only who hears us can send it.
+A restarted peer therefore replaces its old session by itself, with its first frames, and an idle line needs no
+heartbeat. A replayed first message makes a pending session that never comes up. A WAKE is not authentic: it makes us
+call, and what is up stays up until the call succeeds; on a shared wire it must repeat the beginning of a frame of
+ours, so only who hears us can send it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from transports.identity import Identity
-from transports.link.airtime import DutyCycle
 from transports.link.secure import IK1, IK2, NN1, NN2, WAKE, Initiation, Refused, Response, Terms
 from transports.link.session import Session, ack_delay
-from transports.link.wire import LinkStats, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transports.identity import Identity
+    from transports.link.airtime import DutyCycle
+    from transports.link.wire import LinkStats, Wire
 
 _MAX_PENDING = 2
 _ANSWERS = 3  # how often an answer is given unasked; once on a shared wire, where the caller's address may be forged
@@ -40,8 +45,9 @@ _HEAD = 8
 class Party:
     """Who we are and whom we talk to.
 
-    `known` maps an ed25519 public key to the identity that `LinkProfile.peer` will show, None for a stranger. `peer_key` is whom to call (None:
-    wait to be called; on a shared wire nobody else is answered); `as_stranger`: call anonymously, for pairing. `strangers_welcome` is asked when an anonymous call comes.
+    `known` maps an ed25519 public key to the identity that `LinkProfile.peer` will show, None for a stranger.
+    `peer_key` is whom to call (None: wait to be called; on a shared wire nobody else is answered); `as_stranger`:
+    call anonymously, for pairing. `strangers_welcome` is asked when an anonymous call comes.
     """
 
     identity: Identity
@@ -66,6 +72,7 @@ class _Call:
     next_at: float
     tries: int = 0
     last: float = float("-inf")
+    stood_back: bool = False  # since the last try
 
 
 @dataclass
@@ -105,7 +112,8 @@ class Rendezvous:
             keepalive=wire.keepalive,
             connection_id=wire.connection_id,
         )
-        self._base = 0.5 + 2.5 * wire.time_on_air(160)
+        # On a shared wire the channel may be busy with others' frames.
+        self._base = 0.5 + (8 if wire.shared else 2.5) * wire.time_on_air(160)
         self.session: Session | None = None
         self.ups: deque[Up] = deque()
         self._call: _Call | None = None
@@ -211,22 +219,32 @@ class Rendezvous:
                 raise Refused("this call is for another link of this station")
         elif not self._party.strangers_welcome():
             raise Refused("a stranger, and no pairing is open")
-        if self._call is not None and self._call.tries:
-            if self._call.initiation.message < frame:
-                self._settled.append(frame)
-                self._hurry(now)
-                return
-            self._call.next_at = max(self._call.next_at, now + 2 * self._base)
+        if self._call is not None and self._call.tries and self._call.initiation.message < frame:
+            self._settled.append(frame)
+            self._hurry(now)
+            return
+        self._stand_back(now)
         answer, channel = response.answer(self._terms)
         session = Session(channel, self._wire, self._terms, response.peer_terms, self._duty, self._stats, now)
         self._pending = self._pending[1 - _MAX_PENDING :]
         self._pending.append(_Pending(frame, answer, Up(session, peer, response.peer_key), now, now + self._base + _PENDING_LIFE))
 
+    def _stand_back(self, now: float) -> None:
+        """Gives the peer's call time to succeed before ours goes out; once between two tries of ours, for it may be a replay."""
+        later = now + 6 * self._base
+        if self._call is not None and not self._call.stood_back:
+            self._call.stood_back = True
+            self._call.next_at = max(self._call.next_at, later)
+        elif self._call_at is not None:
+            self._call = _Call(self._initiation(), later, stood_back=True)
+            self._call_at = None
+
+    def _initiation(self) -> Initiation:
+        return Initiation(self._party.identity, self._party.peer_key, self._terms, self._random(32))
+
     def _receive_answer(self, frame: bytes, now: float) -> None:
         if self._call is None:
-            if self.session is not None:
-                self.session.confirm_soon()  # our confirmation was lost, or this is an old echo: one short frame settles it
-            return
+            return  # an echo; our confirmation, if it was lost, is repeated by the session
         channel, peer_terms = self._call.initiation.finish(frame)
         key = self._call.initiation.peer_key
         session = Session(channel, self._wire, self._terms, peer_terms, self._duty, self._stats, now)
@@ -295,7 +313,7 @@ class Rendezvous:
                 return pending.answer
         if self._call_at is not None and now >= self._call_at:
             self._call_at = None
-            self._call = _Call(Initiation(self._party.identity, self._party.peer_key, self._terms, self._random(32)), now)
+            self._call = _Call(self._initiation(), now)
         if self._call is not None and now >= self._call.next_at:
             return self._dial(self._call, now)
         if self._wake_at is not None and now >= self._wake_at and not self._pending:
@@ -312,6 +330,7 @@ class Rendezvous:
         call.next_at = now + pause * (0.8 + 0.4 * self._random(1)[0] / 255)
         call.tries += 1
         call.last = now
+        call.stood_back = False
         return call.initiation.message
 
     def deadline(self, now: float) -> float | None:

@@ -1,19 +1,26 @@
 """Mutual authentication, encryption and replay protection of a link.
 
-Design: Noise_IK_25519_ChaChaPoly_BLAKE2b between ends that know each other (the initiator must know the responder's key, the
-responder looks the initiator's up), Noise_NN between strangers who are about to pair. Static keys are the X25519 form of the ed25519 identities.
+Design: Noise_IK_25519_ChaChaPoly_BLAKE2b between ends that know each other (the initiator must know the responder's
+key, the responder looks the initiator's up), Noise_NN between strangers who are about to pair. Static keys are the
+X25519 form of the ed25519 identities.
 
 Properties, from the Noise specification's section 7.7 and what `rendezvous.py` adds:
 
-- Mutual authentication, forward secrecy once the first sealed frame has passed each way, resistance to key-compromise impersonation from then on.
-- Neither identity is ever on the wire in clear. The initiator's is encrypted to the responder's key; the responder sends none and
-  answers nothing to whoever does not know its key (a passive listener who later steals the responder's key learns who had called).
-- A replayed first message gets an answer that only the true initiator can use; no session is replaced before its owner has sealed a frame with the new keys.
-- Sealed frames carry a 64-bit counter (its low 15 bits on the wire), each is accepted once, and only within 4,096 of the newest.
-- Strangers (NN) get encryption against listeners only; `pairing.py` binds its proof to `Channel.handshake_hash`, so a man in the middle is found out.
+- Mutual authentication, forward secrecy once the first sealed frame has passed each way, resistance to
+  key-compromise impersonation from then on.
+- Neither identity is ever on the wire in clear. The initiator's is encrypted to the responder's key; the responder
+  sends none and answers nothing to whoever does not know its key (a passive listener who later steals the
+  responder's key learns who had called).
+- A replayed first message gets an answer that only the true initiator can use; no session is replaced before its
+  owner has sealed a frame with the new keys.
+- Sealed frames carry a 64-bit counter (its low 15 bits on the wire), each is accepted once, and only within 4,096 of
+  the newest.
+- Strangers (NN) get encryption against listeners only; `pairing.py` binds its proof to `Channel.handshake_hash`, so
+  a man in the middle is found out.
 - Keys live as long as the session. Lengths and times of frames are not hidden.
 
-Bytes: first message 103, second 55 (59 with a connection id), frame overhead 18 (counter 2, tag 16) plus the connection id. Every tag is whole.
+Bytes: first message 103, second 55 (59 with a connection id), frame overhead 18 (counter 2, tag 16) plus the
+connection id. Every tag is whole.
 
 All first bytes below 80 hex are handshake kinds, 80 and above start a sealed frame::
 
@@ -21,7 +28,8 @@ All first bytes below 80 hex are handshake kinds, 80 and above start a sealed fr
     24 <first 8 bytes of the frame that could not be read, or nothing>      "I have no session, please start one"
     1 bit set, 15 bits counter, connection id, ciphertext and tag
 
-Amateur bands forbid encryption: a channel that signs without encrypting would be a second class with the methods of `Channel`.
+Amateur bands forbid encryption: a channel that signs without encrypting would be a second class with the methods of
+`Channel`.
 """
 
 from __future__ import annotations
@@ -47,8 +55,8 @@ class Refused(Exception):
 class Terms:
     """What one end tells the other during the handshake.
 
-    `max_message` in bytes (a power of two); `ack_delay` and `keepalive` in seconds (0: sends no keep-alives); `mtu` the longest frame that it
-    takes; `connection_id` 0 to 8 bytes which it wants to see in each sealed frame.
+    `max_message` in bytes (a power of two); `ack_delay` and `keepalive` in seconds (0: sends no keep-alives); `mtu`
+    the longest frame that it takes; `connection_id` 0 to 8 bytes which it wants to see in each sealed frame.
     """
 
     max_message: int
@@ -184,6 +192,9 @@ class Response:
             raise Refused(str(error)) from error
 
     def answer(self, terms: Terms) -> tuple[bytes, Channel]:
-        """The second message and the channel; nothing may be believed of the channel before a frame was opened with it."""
+        """The second message and the channel;
+
+        nothing may be believed of the channel before a frame was opened with it.
+        """
         message = bytes([self._kind]) + self._handshake.write(terms.encode(0))
         return message, Channel(self._handshake, own_id=terms.connection_id, peer_id=self.peer_terms.connection_id)

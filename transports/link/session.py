@@ -1,13 +1,14 @@
 """One session with one peer, sans-io: whole messages on this side, sealed frames on the other.
 
-`receive_frame` and `next_frame` are all that touches the wire; `deadline` says when to call `next_frame` although nothing else has happened.
-What the application should know is collected in `events`.
+`receive_frame` and `next_frame` are all that touches the wire; `deadline` says when to call `next_frame` although
+nothing else has happened. What the application should know is collected in `events`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from transports.exchange import Priority
 from transports.link import fragments
@@ -16,7 +17,9 @@ from transports.link.fragments import Ack, Close, Credit, Outgoing, Ping, Reasse
 from transports.link.ranges import Ranges
 from transports.link.secure import Channel, Terms, expand
 from transports.link.window import Outcome, Receipts, SendWindow
-from transports.link.wire import LinkStats, Wire
+
+if TYPE_CHECKING:
+    from transports.link.wire import LinkStats, Wire
 
 _KEEPALIVES_MISSED = 4
 
@@ -54,9 +57,14 @@ def ack_delay(bit_rate: int | None) -> float:
 
 
 class Session:
-    """`terms` are ours, `peer_terms` theirs. Ends itself (an `Ended` event) when the peer is silent, closes or breaks the rules."""
+    """`terms` are ours, `peer_terms` theirs.
 
-    def __init__(self, channel: Channel, wire: Wire, terms: Terms, peer_terms: Terms, duty: DutyCycle, stats: LinkStats, now: float) -> None:
+    Ends itself (an `Ended` event) when the peer is silent, closes or breaks the rules.
+    """
+
+    def __init__(
+        self, channel: Channel, wire: Wire, terms: Terms, peer_terms: Terms, duty: DutyCycle, stats: LinkStats, now: float
+    ) -> None:
         self._channel = channel
         self._wire = wire
         self._duty = duty
@@ -109,6 +117,7 @@ class Session:
         if outgoing.message_id is not None and outgoing.wholly_sent and not len(outgoing.resend):
             return  # all of it is under way
         outgoing.cancelled = True
+        self._schedule.remove(outgoing)
         if outgoing.message_id is not None:
             sent = min(outgoing.sent, len(outgoing.message))
             self._resets[outgoing.message_id] = self._resets_due[outgoing.message_id] = sent
@@ -120,7 +129,10 @@ class Session:
             self._tell_credit = True
 
     def confirm_soon(self) -> None:
-        """The other end waits for a first sealed frame; we ask for an acknowledgement, for this one must not get lost."""
+        """The other end waits for a first sealed frame;
+
+        we ask for an acknowledgement, for this one must not get lost.
+        """
         self._ping = True
 
     def close(self) -> None:
@@ -206,8 +218,6 @@ class Session:
             outgoing.lost(start, stop)
             if outgoing.wants_to_send:
                 self._schedule.again(outgoing)
-        if not (content.segments or content.credit or content.resets):
-            self._ping = True
 
     def next_frame(self, now: float) -> bytes | None:
         """The frame to send now, if any."""
@@ -236,6 +246,7 @@ class Session:
     def _timers(self, now: float) -> None:
         outcome = self._window.expired(now)
         self._settle(outcome)
+        self._ping |= outcome.probe
         if self._window.dead(now):
             self._end("the other end does not answer")
         if self._silence_allowed and now - self._last_heard > self._silence_allowed:
@@ -278,7 +289,10 @@ class Session:
         return out
 
     def _segments(self, content: _Content, room: int, now: float) -> list[bytes]:
-        """Segments of one priority for one frame: a short urgent message is not made to wait for a picture that fills its frame up."""
+        """Segments of one priority for one frame:
+
+        a short urgent message is not made to wait for a picture that fills its frame up.
+        """
         outgoing, blocked, cut = None, set[Priority](), None
         while cut is None:
             outgoing = self._schedule.pick(blocked)

@@ -1,13 +1,17 @@
 """Selective repeat: which frames are under way, which arrived, which are lost, and when to ask again.
 
-Acknowledgements name frames, and a frame number is never used twice (as in QUIC, RFC 9002): what a lost frame carried is sent again in a new frame.
-So every acknowledgement gives an unambiguous round-trip time, and what is sent again may be cut anew.
+Acknowledgements name frames, and a frame number is never used twice (as in QUIC, RFC 9002): what a lost frame
+carried is sent again in a new frame. So every acknowledgement gives an unambiguous round-trip time, and what is sent
+again may be cut anew.
 
-- A frame is lost when one sent `reordering` or more after it was acknowledged, or an earlier one is overdue by a quarter of the round trip.
-- When nothing is acknowledged for a probe time (smoothed round trip + 4 deviations + the other end's acknowledgement delay, RFC 6298
-  and RFC 9002 section 6.2), the two oldest frames' contents go out again; the probe time then grows by half, up to sixfold.
+- A frame is lost when one sent `reordering` or more after it was acknowledged, or an earlier one is overdue by a
+  quarter of the round trip.
+- When nothing is acknowledged for a probe time (smoothed round trip + 4 deviations + the other end's acknowledgement
+  delay, RFC 6298 and RFC 9002 section 6.2), the two oldest frames' contents go out again; the probe time then grows
+  by half, up to threefold.
 - `PATIENCE` probes in a row and 20 s without any answer: the other end is gone.
-- Where the bit rate is known the driver paces, and the window is twice what fits the round trip; else it halves-ish on loss and grows (RFC 5681).
+- Where the bit rate is known the driver paces, and the window is twice what fits the round trip; else it
+  shrinks by a third on loss and grows by a frame a round trip (RFC 5681's idea).
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from dataclasses import dataclass, field
 
 from transports.link.ranges import Ranges
 
-PATIENCE = 10
+PATIENCE = 16  # at 30 % loss each way half of all probes fail: once in 50,000 this is a mistake
 PATIENCE_SECONDS = 20.0
 _MAX_FRAMES = 512
 _MIN_FRAMES = 16
@@ -27,7 +31,10 @@ _MAX_RUNS = 64
 
 @dataclass(slots=True)
 class Sent:
-    """One frame under way. `left_at` is when its last bit is expected to have left, `content` whatever the session wants back."""
+    """One frame under way.
+
+    `left_at` is when its last bit is expected to have left, `content` whatever the session wants back.
+    """
 
     number: int
     left_at: float
@@ -41,6 +48,7 @@ class Outcome:
 
     arrived: list[object] = field(default_factory=list)
     lost: list[object] = field(default_factory=list)
+    probe: bool = False  # something must be sent, whatever: only sending arms the timer again
 
 
 class SendWindow:
@@ -61,6 +69,7 @@ class SendWindow:
         self._congestion_window = 10 * mtu
         self._recover = 0
         self._probes = 0
+        self._allowance = 0  # frames that may leave although the window is full: probes
         self._silent_since: float | None = None
         self._last_left: float | None = None  # None: the timer is not armed, nothing was sent since it fired
 
@@ -68,6 +77,7 @@ class SendWindow:
         """A frame that wants an acknowledgement has been handed to the driver."""
         self._flying[number] = Sent(number, left_at, size, content)
         self._in_flight += size
+        self._allowance = max(0, self._allowance - 1)
         self._last_left = left_at
         if self._silent_since is None:
             self._silent_since = left_at
@@ -78,6 +88,8 @@ class SendWindow:
 
     def room(self) -> bool:
         """May another full frame leave?"""
+        if self._allowance:
+            return True
         return self._in_flight + self._mtu <= self._limit and len(self._flying) < _MAX_FRAMES
 
     @property
@@ -90,7 +102,7 @@ class SendWindow:
     @property
     def _probe_time(self) -> float:
         base = self._smoothed + max(4 * self._deviation, 0.02) + self._peer_ack_delay
-        return float(base * min(1.5**self._probes, 6))
+        return float(base * min(1.5**self._probes, 3))
 
     def acknowledged(self, runs: Ranges, now: float) -> Outcome:
         """The other end has these frames."""
@@ -175,6 +187,8 @@ class SendWindow:
         if not outcome.lost and self._last_left is not None and now >= self._last_left + self._probe_time:
             self._probes += 1
             self._last_left = None
+            self._allowance = 2
+            outcome.probe = True
             outcome.lost += [self._give_up(number) for number in list(self._flying)[:2]]
         return outcome
 

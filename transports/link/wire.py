@@ -7,13 +7,15 @@ copes. What it may not do is to deliver frames that are longer than `mtu`, or to
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
-from trio.abc import Stream
 
 from transports.exchange import Priority
 from transports.framing import hdlc
+
+if TYPE_CHECKING:
+    from trio.abc import Stream
 
 
 class WireGone(Exception):
@@ -24,7 +26,8 @@ class WireGone(Exception):
 class LinkStats:
     """Counters since the link was made; bytes are those on the wire, framing included; times in seconds.
 
-    `refused_frames` were whole but not authentic (noise, replays, strangers). `since` is the caller's clock when the present session came up.
+    `refused_frames` were whole but not authentic (noise, replays, strangers). `since` is the caller's clock when the
+    present session came up.
     """
 
     bytes_in: int = 0
@@ -46,9 +49,9 @@ class LinkStats:
 class Wire(Protocol):
     """An opened medium.
 
-    `bit_rate` None: unknown, the link then watches for congestion. `ordered`: frames never overtake each other. `shared`: others' frames are heard
-    too. `connection_id`: bytes by which this end wants to recognise its frames. `keepalive`: seconds of silence after which a frame must be
-    sent (NAT), 0 for never.
+    `bit_rate` None: unknown, the link then watches for congestion. `ordered`: frames never overtake each other.
+    `shared`: others' frames are heard too. `connection_id`: bytes by which this end wants to recognise its frames.
+    `keepalive`: seconds of silence after which a frame must be sent (NAT), 0 for never.
     """
 
     mtu: int
@@ -83,7 +86,10 @@ class Driver(Protocol):
     name: str
 
     async def open(self, stats: LinkStats) -> Wire:
-        """Raises `WireGone` when the port is not there (yet). The wire counts its bytes, frames and CRC errors in `stats`."""
+        """Raises `WireGone` when the port is not there (yet).
+
+        The wire counts its bytes, frames and CRC errors in `stats`.
+        """
         ...
 
 
@@ -93,7 +99,8 @@ _STUCK_SECONDS = 20.0  # flow control that never lets go
 
 
 class StreamWire:
-    """A wire over a byte stream: HDLC framing, and pacing to the line's bit rate so that little sits in buffers beyond our reach.
+    """A wire over a byte stream: HDLC framing, and pacing to the line's bit rate so that little sits in buffers
+    beyond our reach.
 
     `bit_rate` None: the stream's own backpressure paces.
     """

@@ -1,4 +1,4 @@
-"""POST /join, and /rooms/{}/join, leave, invite, kick, ban, unban, forget; GET /joined_rooms.
+"""POST /join, POST /knock, and /rooms/{}/join, leave, invite, kick, ban, unban, forget; GET /joined_rooms.
 
 Spec: client-server API, "Room membership".
 """
@@ -35,11 +35,23 @@ class RoomMembershipSection:
 
     async def join_any(self, call: Call) -> dict[str, Any]:
         """POST /join/{roomIdOrAlias}"""
+        return await self._join(call, *await self._named(call))
+
+    async def knock(self, call: Call) -> dict[str, Any]:
+        """POST /knock/{roomIdOrAlias}"""
+        room_id, servers = await self._named(call)
+        if not is_room_id(room_id):
+            raise errors.InvalidParam("That is neither a room id nor an alias.")
+        await self._memberships.knock(call.user_id, room_id, servers, reason=_reason(await call.json(optional=True)))
+        return {"room_id": room_id}
+
+    async def _named(self, call: Call) -> tuple[str, list[str]]:
+        """The room of the path, and the servers through which it may be reached."""
         named, servers = call.path["roomIdOrAlias"], _via(call)
         if named.startswith("#"):
             room_id, known = await self._directory.resolve(named)
-            return await self._join(call, room_id, [*known, *servers])
-        return await self._join(call, named, servers)
+            return room_id, [*known, *servers]
+        return named, servers
 
     async def join(self, call: Call) -> dict[str, Any]:
         """POST /rooms/{roomId}/join"""
@@ -123,6 +135,7 @@ def routes(db: Database, memberships: Memberships, directory: Directory) -> list
     section = RoomMembershipSection(db, memberships, directory)
     return [
         *endpoint("POST", V3 + "/join/{roomIdOrAlias}", section.join_any, rate="join"),
+        *endpoint("POST", V3 + "/knock/{roomIdOrAlias}", section.knock, rate="join"),
         *endpoint("POST", ROOMS + "/join", section.join, rate="join"),
         *endpoint("POST", ROOMS + "/leave", section.leave),
         *endpoint("POST", ROOMS + "/forget", section.forget),

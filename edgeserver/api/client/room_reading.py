@@ -80,7 +80,7 @@ class RoomReadingSection:
             return history.Page([], page.start, None)
         chunk = [stored for stored in page.chunk if wanted.takes(stored.event)]
         start = page.start
-        for _ in range(PAGES - 1):
+        for _ in range(PAGES - 1 if wanted.leaves_out else 0):
             if page.end is None or len(chunk) >= limit:
                 break
             left = limit - len(chunk)

@@ -57,7 +57,9 @@ def routes(
         user_id, field = required(call, "user_id"), call.query.get("field")
         if not is_user_id(user_id) or domain_of(user_id) != server_name:
             raise InvalidParam("That is not a user of this server.")
-        return await profiles.get(user_id) if field is None else await profiles.field(user_id, field)
+        found = await profiles.local(user_id)
+        # A field that the user has not set is left out: 404 is for a user that does not exist.
+        return {name: value for name, value in found.items() if field in (None, name)}
 
     async def rooms_by_query(call: Call) -> dict[str, Any]:
         limit = integer(call, "limit", 0)

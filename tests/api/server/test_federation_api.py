@@ -74,6 +74,17 @@ async def test_anything_else_is_not_authenticated(headers: dict[str, str]) -> No
     assert (answer.status, answer.json["errcode"], heard) == (401, "M_UNAUTHORIZED", [])
 
 
+@pytest.mark.parametrize("value", [1.5, 2.0])
+async def test_a_body_with_floats_is_verified_as_other_servers_sign_it(value: float) -> None:
+    content = {"a": value}
+    request = {"method": "PUT", "uri": "/x/1", "origin": "b.test", "destination": "a.test", "content": content}
+    signature = signatures.encode_base64(KEY.sign(orjson.dumps(request, option=orjson.OPT_SORT_KEYS)))
+    claim = signatures.XMatrix("b.test", "a.test", KEY.key_id, signature)
+    headers = {"authorization": signatures.format_authorization(claim)}
+    assert (await guarded().request("PUT", "/x/1", json=content, headers=headers)).status == 200
+    assert (await guarded().request("PUT", "/x/1", json={"a": 1.25}, headers=headers)).status == 401
+
+
 async def test_a_links_peer_needs_no_signature_but_what_it_passes_on_keeps_its_own() -> None:
     client = guarded(link=LinkProfile("radio", peer="gw.test"))
     assert (await client.request("PUT", "/x/1", json={})).json == {"origin": "gw.test"}

@@ -15,8 +15,8 @@ from edgeserver.api.server import media, queries, users
 from edgeserver.federation.multipart import decode_media
 from edgeserver.media.files import FileStore
 from edgeserver.media.repository import MediaRepository, Upload
+from edgeserver.store import accounts, rooms
 from edgeserver.store import profiles as profile_table
-from edgeserver.store import rooms
 from edgeserver.store.database import Database, Transaction, open_database
 from edgeserver.users.device_keys import DeviceKeys
 from edgeserver.users.device_lists import DeviceLists
@@ -81,6 +81,15 @@ async def test_only_profiles_of_our_own_users_are_told(db: Database, client: Asg
     await db.write(lambda tx: profile_table.set_field(tx, ALICE, "displayname", "Alice"))
     assert (await client.get(f"{V1}/query/profile?user_id=@bob:b.test")).json["errcode"] == "M_INVALID_PARAM"
     assert (await client.get(f"{V1}/query/profile?user_id=@nobody:us.test")).status == 404
+
+
+async def test_a_profile_field_that_is_not_set_is_left_out_and_is_no_error(db: Database, client: AsgiClient) -> None:
+    await db.write(lambda tx: accounts.insert(tx, accounts.Account(ALICE, None, False, None, 1, None)))
+    asked = f"{V1}/query/profile?user_id={ALICE}"
+    assert [(await client.get(asked + field)).json for field in ("", "&field=displayname")] == [{}, {}]
+    await db.write(lambda tx: profile_table.set_field(tx, ALICE, "displayname", "Alice"))
+    assert (await client.get(asked)).json == (await client.get(asked + "&field=displayname")).json == {"displayname": "Alice"}
+    assert (await client.get(asked + "&field=avatar_url")).json == {}
 
 
 async def test_the_directory_gets_its_page_and_its_filter(client: AsgiClient) -> None:

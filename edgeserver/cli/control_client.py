@@ -1,0 +1,92 @@
+"""Talks to the running box over its control socket (`edgeserver/api/control.py` is the other end)."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import httpcore
+
+from edgeserver.api.control_socket import PREFIX, SOCKET
+from edgeserver.cli.console import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+TIMEOUT = 30.0
+_LONGEST_SOCKET_PATH = 107  # bytes: sockaddr_un.sun_path without its end, unix(7)
+
+
+class NotRunning(CommandError):
+    """Nobody listens on the control socket."""
+
+
+class ControlClient:
+    """Calls of the control API, one after the other."""
+
+    def __init__(self, socket: str) -> None:
+        self._pool = httpcore.ConnectionPool(uds=socket)
+        self._socket = socket
+
+    def call(
+        self, method: str, path: str | Sequence[str], body: dict[str, Any] | None = None, *, timeout: float = TIMEOUT
+    ) -> dict[str, Any]:
+        """One call; `path` is relative, or its segments if they need quoting; `timeout` in seconds.
+
+        Raises `NotRunning`, and `CommandError` with the box's own words.
+        """
+        segments = path if isinstance(path, str) else "/".join(quote(one, safe="") for one in path)
+        limits = {"connect": TIMEOUT, "read": timeout, "write": TIMEOUT, "pool": TIMEOUT}
+        try:
+            response = self._pool.request(
+                method,
+                f"http://box{PREFIX}{segments}",
+                headers={"content-type": "application/json"},
+                content=b"" if body is None else json.dumps(body).encode(),
+                extensions={"timeout": limits},
+            )
+        except httpcore.TimeoutException as error:
+            raise CommandError(f"the box did not answer within {timeout:.0f} seconds.") from error
+        except httpcore.ConnectError as error:
+            raise _no_connection(self._socket, error) from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+            raise CommandError("the box broke the connection off; is it being stopped?") from error
+        return _told(response.status, response.content)
+
+
+def client_of(data: Path) -> ControlClient:
+    """A client of the box that runs on this data folder. Raises `NotRunning` if none does."""
+    path = data / SOCKET
+    try:
+        if not path.is_socket():
+            raise NotRunning(f"no box runs on {data}: start it with edgeserver serve, or name its folder with --data.")
+    except PermissionError as error:
+        raise CommandError(f"{data} cannot be looked into: {error.strerror}.") from error
+    shortest = min((str(path), os.path.relpath(path)), key=len)
+    if len(os.fsencode(shortest)) > _LONGEST_SOCKET_PATH:
+        raise CommandError(f"the path of {path} is too long for a socket: go to that folder and use --data .")
+    return ControlClient(shortest)
+
+
+def _no_connection(socket: str, error: httpcore.ConnectError) -> CommandError:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, PermissionError):
+        return CommandError(f"you may not open {socket}: run this as the user that the box runs as, or as root.")
+    return NotRunning(f"no box answers on {socket}: start it with edgeserver serve.")
+
+
+def _told(status: int, content: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(content)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise CommandError(f"the box gave an answer that makes no sense (status {status}); is it of another release?")
+    if status != 200:
+        raise CommandError(str(answer.get("error") or f"the box refused it (status {status})"))
+    return answer

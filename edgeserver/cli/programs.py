@@ -1,0 +1,61 @@
+"""`proxy`, `demo`: programs of their own, started from here. Nothing of them is imported before they are asked for."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from edgeserver.cli.console import CommandError, say
+
+if TYPE_CHECKING:
+    from edgeserver.cli.verbs import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    proxy = verbs.verb(
+        "proxy",
+        "be a homeserver on this machine for Matrix apps, in front of a thin line",
+        run_proxy,
+        [
+            "proxy --link serial:/dev/ttyUSB0,2400 --pair K7QM-2XPA",
+            "proxy --link udp:box.example.org:7710 --listen 127.0.0.1:8008",
+        ],
+        more="Apps talk to it as to any homeserver; little of that goes over the line. Pair once, with the code that the box shows.",
+    )
+    proxy.add_argument("--link", metavar="URI", required=True, help="the line to the box, such as serial:/dev/ttyUSB0,2400")
+    proxy.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:8008", help="where apps find it (default: 127.0.0.1:8008)")
+    proxy.add_argument("--pair", metavar="CODE", help="pair with the box first, by the code or QR text that it shows")
+    proxy.add_argument("--state", metavar="DIR", default="proxy-state", help="where it keeps its key and pairing (default: proxy-state)")
+    demo = verbs.verb(
+        "demo",
+        "run two boxes with a thin line between them on this machine",
+        run_demo,
+        ["demo"],
+        more="What follows the verb is passed on to the demonstration.",
+    )
+    demo.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+
+
+def run_proxy(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from edgeserver.cli.running import run_until_stopped
+    from edgeserver.proxy.program import ProxyError, ProxyOptions, run
+    from edgeserver.proxy.state import StateError
+
+    options = ProxyOptions(arguments.link, arguments.listen, arguments.pair, Path(arguments.state))
+    run_until_stopped("the proxy", lambda: run(options, say), log_level="warning", expected=(ProxyError, StateError))
+    say("The proxy has stopped in good order.")
+    return 0
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    try:
+        demo = import_module("edgeserver.demo")
+    except ModuleNotFoundError as error:
+        if error.name != "edgeserver.demo":
+            raise
+        raise CommandError("this installation comes without the demonstration.") from error
+    status: int | None = demo.main(list(arguments.rest))
+    return status or 0

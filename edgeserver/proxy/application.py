@@ -1,0 +1,266 @@
+"""The homeserver on localhost: an ASGI application that answers ordinary clients from the other end of a line.
+
+What only takes long is no error: a request waits for the line, and is repeated where that is harmless, until the client
+goes away. See `paths` for what is done with each endpoint, `outbox` for messages, `polls` for /sync.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+import trio
+
+from edgeserver.matrix import errors
+from edgeserver.proxy.call import Call
+from edgeserver.proxy.copies import Copies
+from edgeserver.proxy.errands import Errands, Terms
+from edgeserver.proxy.filters import DefinedFilters, thinned
+from edgeserver.proxy.outbox import Outbox
+from edgeserver.proxy.paths import Kind, treatment_of
+from edgeserver.proxy.polls import Polls
+from edgeserver.proxy.replies import error_response, json_object, json_response, request_headers, response_headers
+from transports.exchange import Priority, Request, Response
+
+if TYPE_CHECKING:
+    from edgeserver.proxy.line import Line
+    from edgeserver.proxy.state import State
+
+PATIENCE: Final = 3600.0
+"""Seconds that a request may take; media and history twelve times as long."""
+LINE_SECONDS: Final = 600.0
+"""An upload that would keep a thin line busy for longer is refused."""
+MAX_BODY: Final = 1_000_000
+"""Bytes of a body, for a link carries no larger messages."""
+_MESSAGE_HEAD: Final = 4096
+_TERMS: Final = Terms(linger=120.0, keep_untaken=120.0)
+_TERMS_UNREPEATABLE: Final = Terms(linger=120.0, keep_untaken=120.0, shared=False)
+_HOST: Final = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class _Left(Exception):
+    """The client has gone away."""
+
+
+class ProxyApplication:
+    """`line` must be running, and `run` of this application, too."""
+
+    def __init__(self, line: Line, state: State) -> None:
+        self._line = line
+        self._errands = Errands()
+        self._filters = DefinedFilters(self._carry_own)
+        self._copies = Copies(line, self._errands, state)
+        self._polls = Polls(line, self._errands, self._filters)
+        self.outbox = Outbox(line, self._errands)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Carries requests until cancelled."""
+        await self._errands.run(task_status=task_status)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response: Response | None = None
+        try:
+            if scope["method"] == "OPTIONS":
+                response = json_response({})
+            else:
+                call = _call(scope, await _body(scope, receive))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_until_disconnect, receive, nursery.cancel_scope)
+                    response = await self._respond(call)
+                    nursery.cancel_scope.cancel()
+        except _Left:
+            return
+        except errors.MatrixError as error:
+            response = error_response(error)
+        if response is not None:
+            await send({"type": "http.response.start", "status": response.status, "headers": response_headers(response)})
+            await send({"type": "http.response.body", "body": response.body})
+
+    async def _respond(self, call: Call) -> Response:
+        try:
+            return self._local(call) or await self._over_the_line(call)
+        except errors.MatrixError as error:
+            return error_response(error)
+
+    # ---- answered here
+
+    def _local(self, call: Call) -> Response | None:
+        """The answer of those requests that need no line."""
+        kind, thin = call.treatment.kind, self._line.is_thin
+        if call.path == "/.well-known/matrix/client":
+            return json_response({"m.homeserver": {"base_url": f"http://{call.host}"}})
+        if call.path == "/":
+            return json_response(self._standing())
+        if kind is Kind.FOREIGN:
+            return error_response(errors.Unrecognized())
+        if kind is Kind.HUSHED and (thin or not self._line.is_up):
+            return json_response({})
+        if kind is Kind.AUTOMATIC and thin:
+            return error_response(errors.NotFound("Thumbnails are not fetched over a thin line; download the file itself."))
+        if kind is Kind.PREVIEW and thin:
+            return json_response({})
+        return None
+
+    def _standing(self) -> dict[str, Any]:
+        """GET /: how the line stands, for people and scripts."""
+        stats = self._line.stats
+        return {
+            "line": self._line.sentence(),
+            "up": self._line.is_up,
+            "held_messages": self.outbox.held,
+            "bytes_in": stats.bytes_in,
+            "bytes_out": stats.bytes_out,
+        }
+
+    # ---- answered by the box
+
+    async def _over_the_line(self, call: Call) -> Response:
+        self._check_size(call)
+        match call.treatment.kind:
+            case Kind.SEND:
+                return await self.outbox.send(call)
+            case Kind.SYNC:
+                return await self._polls.sync(call)
+            case Kind.SLIDING_SYNC:
+                return await self._polls.sliding_sync(call)
+            case Kind.CACHED:
+                return self._media_limit(call, await self._copies.answer(call))
+            case Kind.FILTER:
+                return await self._define_filter(call)
+            case Kind.LOGIN:
+                return _without_well_known(await self._forward(call))
+            case _:
+                return await self._forward(call)
+
+    async def _forward(self, call: Call) -> Response:
+        repeatable = call.treatment.repeatable
+        patience = PATIENCE * (12 if call.treatment.priority >= Priority.HISTORY else 1)
+
+        async def carry() -> Response:
+            return await self._line.carry(call.request, repeatable=repeatable, patience=patience)
+
+        return await self._errands.ask(call.identity(), carry, _TERMS if repeatable else _TERMS_UNREPEATABLE)
+
+    async def _carry_own(self, request: Request) -> Response:
+        return await self._line.carry(request, repeatable=True, patience=PATIENCE)
+
+    async def _define_filter(self, call: Call) -> Response:
+        definition = json_object(call.request.body)
+        if definition is None or not self._line.is_thin:
+            return await self._forward(call)
+        thin = thinned(definition)
+        response = await self._forward(replace(call, request=replace(call.request, body=orjson.dumps(thin))))
+        self._filters.learn(call.authorization, thin, response)
+        return response
+
+    # ---- sizes
+
+    @property
+    def _max_body(self) -> int:
+        return min(MAX_BODY, self._line.max_message - _MESSAGE_HEAD) if self._line.max_message else MAX_BODY
+
+    @property
+    def _max_upload(self) -> int:
+        profile = self._line.profile
+        if profile is None or profile.bit_rate is None or not profile.is_thin:
+            return self._max_body
+        return min(self._max_body, int(profile.bit_rate / 10 * LINE_SECONDS))
+
+    def _check_size(self, call: Call) -> None:
+        """Raises M_TOO_LARGE."""
+        size = len(call.request.body)
+        bound = self._max_upload if call.treatment.kind is Kind.UPLOAD else self._max_body
+        if size > bound:
+            raise errors.TooLarge(f"This is {size:,} bytes; the line to the box is so slow that it takes no more than {bound:,} at a time.")
+
+    def _media_limit(self, call: Call, response: Response) -> Response:
+        """GET /_matrix/client/v1/media/config: clients shrink or refuse what is larger before they try."""
+        told = json_object(response.body) if call.path.endswith("/config") and response.status == 200 else None
+        if told is None:
+            return response
+        limit = told.get("m.upload.size")
+        return json_response({**told, "m.upload.size": min(limit, self._max_upload) if isinstance(limit, int) else self._max_upload})
+
+
+def _without_well_known(response: Response) -> Response:
+    """A client that followed the box's own address would leave the proxy."""
+    told = json_object(response.body)
+    if response.status != 200 or told is None or "well_known" not in told:
+        return response
+    return json_response({name: value for name, value in told.items() if name != "well_known"})
+
+
+# ---- ASGI
+
+
+async def _body(scope: Scope, receive: Receive) -> bytes:
+    """The whole body. Raises M_TOO_LARGE before reading what says that it is too large."""
+    told = next((value for name, value in scope["headers"] if name.lower() == b"content-length"), b"0")
+    size, parts = int(told) if told.isdigit() and len(told) < 16 else 0, []
+    while size <= MAX_BODY:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Left
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+        size = sum(map(len, parts))
+    raise errors.TooLarge(f"The line to the box takes no more than {MAX_BODY:,} bytes at a time.")
+
+
+def _call(scope: Scope, body: bytes) -> Call:
+    raw = scope.get("raw_path")
+    path = raw.decode("latin-1") if raw else scope["path"]
+    query = scope["query_string"].decode("latin-1")
+    headers = request_headers(scope["headers"], has_body=bool(body))
+    treatment = treatment_of(scope["method"], path)
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"), "")
+    request = Request(
+        scope["method"],
+        f"{path}?{query}" if query else path,
+        headers=headers,
+        body=body,
+        priority=treatment.priority,
+        timeout=float("inf"),  # `Line.carry` has its own
+    )
+    return _with_token_in_header(Call(treatment, path, query, request, host if _HOST.fullmatch(host) else "localhost"))
+
+
+def _with_token_in_header(call: Call) -> Call:
+    """A link sends an Authorization header once, but a query (the deprecated ?access_token=) each time."""
+    if call.authorization or "access_token=" not in call.query:
+        return call
+    parameters = call.parameters
+    token = parameters.pop("access_token", "")
+    request = call.with_parameters(parameters)
+    headers = (("authorization", f"Bearer {token}"), *request.headers)
+    return replace(call, query=request.target.partition("?")[2], request=replace(request, headers=headers))
+
+
+async def _until_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

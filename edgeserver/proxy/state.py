@@ -1,0 +1,94 @@
+"""What the proxy keeps on disk: its key, the box that it is paired with, and copies of answers that hardly change.
+
+`identity.key` holds the 32-byte ed25519 seed in unpadded base64, readable by its owner only; `proxy.json` the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from edgeserver.matrix.signatures import decode_base64, encode_base64
+from edgeserver.proxy.replies import json_object
+from transports.identity import BadKey, Identity, dh_public
+from transports.link.pairing import Paired
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class StateError(Exception):
+    """The folder or a file in it cannot be used; one sentence for the person in front of the screen."""
+
+
+@dataclass
+class State:
+    """`box` is None until a pairing; `answers` maps a request target to the JSON that the box gave to anybody."""
+
+    folder: Path
+    identity: Identity
+    box: Paired | None = None
+    answers: dict[str, Any] = field(default_factory=dict)
+
+    def pair(self, box: Paired) -> None:
+        """Forgets what an earlier box has said."""
+        self.box, self.answers = box, {}
+        self.save()
+
+    def save(self) -> None:
+        """Writes `proxy.json`. Raises `StateError`."""
+        box = None if self.box is None else {"name": self.box.name, "key": encode_base64(self.box.public_key)}
+        _write(self.folder / "proxy.json", orjson.dumps({"box": box, "answers": self.answers}, option=orjson.OPT_INDENT_2))
+
+
+def open_state(folder: Path) -> State:
+    """Reads the folder, and makes it and the key at the first start. Raises `StateError`."""
+    key_file = folder / "identity.key"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not key_file.exists():
+            _write(key_file, encode_base64(os.urandom(32)).encode() + b"\n")
+        seed = decode_base64(key_file.read_text().strip())
+    except (OSError, ValueError) as error:
+        raise StateError(f"{key_file} cannot be read as a key ({error}).") from error
+    if len(seed) != 32:
+        raise StateError(f"{key_file} does not hold a 32-byte key; remove it and pair again.")
+    state = State(folder, Identity(seed))
+    path = folder / "proxy.json"
+    if path.exists():
+        _read(path, state)
+    return state
+
+
+def _read(path: Path, state: State) -> None:
+    try:
+        told = json_object(path.read_bytes()) or {}
+        box, answers = told["box"], told["answers"]
+        if box is not None:
+            state.box = Paired(str(box["name"]), decode_base64(box["key"]))
+            dh_public(state.box.public_key)
+        state.answers = dict(answers)
+    except (OSError, KeyError, TypeError, ValueError, BadKey) as error:
+        raise StateError(f"{path} is damaged ({error!r}); remove it and pair again.") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all, and on disk before it is used. Raises `StateError`."""
+    partial = path.with_suffix(".new")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StateError(f"{path} cannot be written: {error.strerror}.") from error

@@ -1,0 +1,415 @@
+"""A box and a stock Synapse, each in a network namespace of its own, with names without ports by a wildcard in DNS.
+
+Flow by room version and by who hosts the room (B: the box made it, S: Synapse did):
+
+    flow                                                        10   11   12
+    invite, join, talk, state, redaction, typing, receipts, leave   BS   BS   BS
+    join by alias, kick, join again, ban                        BS   BS   BS
+    an invite is declined; an invite is withdrawn               BS   BS   BS
+    history of before a late join                               BS   BS   BS
+    a fork while the line is cut, and its healing               BS   BS   BS
+    knocking; restricted joins                                  BS   BS   BS
+    a gap is closed by /get_missing_events, both ways           BS   BS   BS
+    encrypted talk by matrix-nio, both ways                     -    BS   BS
+    profiles, media, device lists                               both ways
+    kill -9 of the box, restart of Synapse                      both ways
+
+Afterwards neither log may tell of trouble with the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import pytest
+import trio
+
+from tests.interop.boxes import PASSWORD, federating_box, register, register_there, troubles
+from tests.interop.people import Person
+from tests.lab import netns, synapse
+from tests.lab.box import Box
+from tests.lab.ca import Authority
+from tests.lab.client import NioClient
+from tests.lab.dns import NameServer
+from tests.lab.rpc import RpcError
+from tests.lab.synapse import Synapse
+
+_ABSENT = synapse.unavailable() or netns.unavailable()
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.netns,
+    pytest.mark.skipif(_ABSENT is not None, reason=_ABSENT or ""),
+]
+
+BOX, SYNAPSE = "one.fleet.test", "hills.test"
+MEMBER = "m.room.member"
+
+
+@dataclass
+class Lab:
+    """The two servers, and the line between them."""
+
+    box: Box
+    synapse: Synapse
+    lan: netns.Bridge
+    space: netns.Namespace
+    alice: Person
+    bob: Person
+    directory: Path
+
+    def cut(self) -> None:
+        self.lan.cut(self.space)
+
+    def restore(self) -> None:
+        self.lan.restore(self.space)
+
+
+class Pair(NamedTuple):
+    """Who hosts the room and who comes to it."""
+
+    host: Person
+    guest: Person
+    version: str
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    directory = tmp_path_factory.mktemp("federation")
+    authority = Authority(directory / "ca")
+    with netns.Network() as net:
+        lan = net.bridge("lan", "10.77.0.0/24")
+        here, there, names = (net.namespace(label) for label in ("box", "hills", "names"))
+        for space in (names, here, there):
+            lan.join(space)
+            space.nameserver(names.address)
+        zone = {"*.fleet.test": {"A": [here.address]}, SYNAPSE: {"A": [there.address]}}
+        certificate = authority.issue("*.fleet.test")
+        box = federating_box(directory / "box", BOX, here.address, here.name, certificate, authority.certificate, names.address)
+        hills = Synapse(directory / "hills", authority, SYNAPSE, federation=(there.address, 8448), netns=there.name)
+        with NameServer(directory, zone, space=names):
+            try:
+                hills.begin()
+                box.start()
+                hills.wait_ready()
+                yield Lab(box, hills, lan, here, register(box, "alice"), register_there(hills, "bob"), directory)
+            finally:
+                box.stop()
+                hills.stop()
+
+
+@pytest.fixture(params=[(version, host) for version in ("12", "11", "10") for host in ("B", "S")], ids=lambda one: f"v{one[0]}-{one[1]}")
+def pair(request: pytest.FixtureRequest, lab: Lab) -> Pair:
+    version, host = request.param
+    return Pair(lab.alice, lab.bob, version) if host == "B" else Pair(lab.bob, lab.alice, version)
+
+
+async def _room_of_both(pair: Pair, **body: object) -> str:
+    """A public room that the guest has joined."""
+    room = await pair.host.create_room(pair.version, preset="public_chat", **body)
+    await pair.guest.join(room, pair.host.server_name)
+    await _hears_join(pair, room)
+    return room
+
+
+async def _hears_join(pair: Pair, room: str) -> None:
+    await pair.host.until("the guest's join", lambda: _last(pair.host, room).get("membership") == "join")
+
+
+async def _same_state(pair: Pair, room: str) -> dict[tuple[str, str], str]:
+    """Waits until both servers hold the same current state, and returns it."""
+    for _ in range(40):
+        one, other = await pair.host.state(room), await pair.guest.state(room)
+        if one == other:
+            return one
+        await trio.sleep(0.25)
+    raise AssertionError({key: (one.get(key), other.get(key)) for key in one.keys() | other.keys() if one.get(key) != other.get(key)})
+
+
+def _last(person: Person, room: str) -> dict:
+    """The content of the newest event that has come down."""
+    timeline = person.room(room).timeline
+    return dict(timeline[-1]["content"]) if timeline else {}
+
+
+def _body(event: dict) -> str:
+    return event["content"].get("body", "")
+
+
+# Rooms
+
+
+async def test_an_invited_guest_joins_talks_and_leaves(pair: Pair) -> None:
+    host, guest, version = pair
+    room = await host.create_room(version, name="The mill", preset="private_chat")
+    assert (":" not in room) == (version == "12")
+    await host.invite(room, guest.user_id)
+    shown = await guest.invited(room)
+    assert {"m.room.create", "m.room.name", "m.room.join_rules"} <= {event["type"] for event in shown}
+    assert next(event for event in shown if event["type"] == "m.room.name")["content"]["name"] == "The mill"
+    await guest.join(room)
+    said = await host.say(room, "Is the sluice open?")
+    assert (await guest.hears(room, said))["sender"] == host.user_id
+    answered = await guest.say(room, "Half.")
+    assert _body(await host.hears(room, answered)) == "Half."
+    named = await host.set_state(room, "m.room.name", {"name": "The upper mill"})
+    assert (await guest.hears(room, named))["content"]["name"] == "The upper mill"
+    await _same_state(pair, room)
+
+    await guest.ok("PUT", f"/rooms/{quote(room)}/typing/{quote(guest.user_id)}", {"typing": True, "timeout": 20_000})
+    await host.until("typing", lambda: host.room(room).typing == [guest.user_id])
+    await guest.ok("PUT", f"/rooms/{quote(room)}/typing/{quote(guest.user_id)}", {"typing": False})
+    await host.until("typing ends", lambda: host.room(room).typing == [])
+    await guest.ok("POST", f"/rooms/{quote(room)}/receipt/m.read/{quote(said)}")
+    await host.until("receipt", lambda: host.room(room).receipts.get(guest.user_id) == said)
+
+    redaction = await guest.redact(room, answered)
+    await host.hears(room, redaction)
+    seen = await host.ok("GET", f"/rooms/{quote(room)}/event/{quote(answered)}")
+    assert seen["content"] == {}
+    await guest.leave(room)
+    await host.until("the guest's leave", lambda: _last(host, room).get("membership") == "leave")
+    await host.say(room, "Alone again")
+    await guest.until("left", lambda: guest.room(room).left)
+    assert "Alone again" not in guest.room(room).texts()
+
+
+async def test_a_guest_joins_by_alias_is_kicked_comes_back_and_is_banned(pair: Pair) -> None:
+    host, guest, version = pair
+    name = f"square{version}"
+    room = await host.create_room(version, preset="public_chat", room_alias_name=name)
+    assert await guest.join(f"#{name}:{host.server_name}") == room
+    await host.say(room, "No dogs")
+    await host.ok("POST", f"/rooms/{quote(room)}/kick", {"user_id": guest.user_id, "reason": "a dog"})
+    await guest.until("the kick", lambda: guest.room(room).left)
+    assert await guest.join(room, host.server_name) == room
+    said = await guest.say(room, "Without the dog")
+    assert _body(await host.hears(room, said)) == "Without the dog"
+    await guest.hears(room, said)
+    await _same_state(pair, room)
+    await host.ok("POST", f"/rooms/{quote(room)}/ban", {"user_id": guest.user_id})
+    await guest.until("the ban", lambda: guest.room(room).left)
+    refused = await guest.request("POST", f"/_matrix/client/v3/join/{quote(room)}?via={host.server_name}&server_name={host.server_name}")
+    assert (refused.status, refused.json["errcode"]) == (403, "M_FORBIDDEN")
+
+
+async def test_an_invite_is_declined_and_another_is_withdrawn(pair: Pair) -> None:
+    host, guest, version = pair
+    room = await host.create_room(version, preset="private_chat")
+    await host.invite(room, guest.user_id)
+    await guest.invited(room)
+    await guest.leave(room)
+    await host.until("declined", lambda: _last(host, room).get("membership") == "leave")
+    await host.invite(room, guest.user_id)
+    await guest.invited(room)
+    await host.ok("POST", f"/rooms/{quote(room)}/kick", {"user_id": guest.user_id})
+    await guest.until("withdrawn", lambda: guest.room(room).left)
+
+
+async def test_who_knocks_is_let_in(pair: Pair) -> None:
+    host, guest, version = pair
+    rules = {"type": "m.room.join_rules", "state_key": "", "content": {"join_rule": "knock"}}
+    room = await host.create_room(version, preset="private_chat", initial_state=[rules])
+    await guest.ok("POST", f"/knock/{quote(room)}?via={host.server_name}&server_name={host.server_name}", {"reason": "It rains"})
+    await host.until("the knock", lambda: _last(host, room).get("membership") == "knock")
+    assert _last(host, room)["reason"] == "It rains"
+    await host.invite(room, guest.user_id)
+    await guest.invited(room)
+    await guest.join(room)
+    said = await guest.say(room, "Dry at last")
+    await host.hears(room, said)
+    await _same_state(pair, room)
+
+
+async def test_a_restricted_room_admits_the_members_of_another(pair: Pair) -> None:
+    host, guest, version = pair
+    lobby = await host.create_room(version, preset="public_chat")
+    allow = [{"type": "m.room_membership", "room_id": lobby}]
+    rules = {"type": "m.room.join_rules", "state_key": "", "content": {"join_rule": "restricted", "allow": allow}}
+    hall = await host.create_room(version, preset="private_chat", initial_state=[rules])
+    via = f"via={host.server_name}&server_name={host.server_name}"
+    refused = await guest.request("POST", f"/_matrix/client/v3/join/{quote(hall)}?{via}")
+    assert (refused.status, refused.json["errcode"]) == (403, "M_FORBIDDEN")
+    await guest.join(lobby, host.server_name)
+    await guest.join(hall, host.server_name)
+    said = await guest.say(hall, "A fine hall")
+    await host.hears(hall, said)
+    state = await _same_state(pair, hall)
+    joined = await host.ok("GET", f"/rooms/{quote(hall)}/event/{quote(state[MEMBER, guest.user_id])}")
+    assert joined["content"]["join_authorised_via_users_server"] == host.user_id
+
+
+async def test_who_joins_late_pages_through_all_of_history(pair: Pair) -> None:
+    host, guest, version = pair
+    room = await host.create_room(version, preset="public_chat", name="Old talk")
+    said = [await host.say(room, f"line {number}") for number in range(45)]
+    await guest.join(room, host.server_name)
+    found = [event["event_id"] for event in await guest.history(room)]
+    whole = [event["event_id"] for event in await host.history(room)]
+    assert [one for one in found if one in said] == said[::-1]
+    assert found == whole
+
+
+@dataclass
+class _Side:
+    person: Person
+    said: list[str]
+
+
+async def test_what_both_say_while_the_line_is_cut_arrives_once_on_both_sides(pair: Pair, lab: Lab) -> None:
+    host, guest, _ = pair
+    room = await _room_of_both(pair)
+    levels = await host.ok("GET", f"/rooms/{quote(room)}/state/m.room.power_levels/")
+    levels["users"][guest.user_id] = 50
+    await guest.hears(room, await host.set_state(room, "m.room.power_levels", levels))
+    sides = [_Side(host, []), _Side(guest, [])]
+    lab.cut()
+    for number in range(6):
+        for side in sides:
+            side.said.append(await side.person.say(room, f"{side.person.user_id} {number}"))
+    topics = [await side.person.set_state(room, "m.room.topic", {"topic": side.person.user_id}) for side in sides]
+    lab.restore()
+    for side, other in (sides, sides[::-1]):
+        for event_id in [*side.said, topics[sides.index(side)]]:
+            await other.person.hears(room, event_id)
+    everything = sorted([*sides[0].said, *sides[1].said, *topics])
+    for side in sides:
+        heard = [one["event_id"] for one in side.person.room(room).timeline if one["event_id"] in everything]
+        assert sorted(heard) == everything
+        assert [one for one in heard if one in side.said] == side.said
+    final = await guest.say(room, "one again")
+    await host.hears(room, final)
+    state = await _same_state(pair, room)
+    assert state["m.room.topic", ""] in topics
+
+
+async def test_a_gap_is_closed_by_asking_for_the_missing_events(pair: Pair, lab: Lab) -> None:
+    """The host's server forgets what it had yet to send: the guest's has to ask for it."""
+    host, guest, _ = pair
+    room = await _room_of_both(pair)
+    await guest.hears(room, await host.say(room, "before the gap"))
+    lab.cut()
+    lost = [await host.say(room, f"lost {number}") for number in range(7)]
+    if host is lab.alice:
+        lab.box.kill()
+        with sqlite3.connect(lab.directory / "box" / "data" / "edgeserver.db") as database:
+            database.execute("DELETE FROM outbox")
+        database.close()
+        lab.restore()
+        lab.box.start()
+    else:  # Synapse on its own sends but the newest event of a room when it catches up, after a restart
+        lab.synapse.stop()
+        lab.restore()
+        lab.synapse.start()
+    newest = await host.say(room, "after the gap")
+    await guest.hears(room, newest)
+    for event_id in lost:
+        await guest.hears(room, event_id)
+    heard = [one["event_id"] for one in guest.room(room).timeline if one["event_id"] in {*lost, newest}]
+    assert heard == [*lost, newest]
+    await _same_state(pair, room)
+
+
+# People, devices, files
+
+
+async def test_profiles_are_asked_for_both_ways(lab: Lab) -> None:
+    for person, other in ((lab.alice, lab.bob), (lab.bob, lab.alice)):
+        await person.ok("PUT", f"/profile/{quote(person.user_id)}/displayname", {"displayname": f"Call me {person.user_id}"})
+        found = await other.ok("GET", f"/profile/{quote(person.user_id)}")
+        assert found["displayname"] == f"Call me {person.user_id}"
+
+
+async def test_media_are_fetched_both_ways(lab: Lab) -> None:
+    for person, other in ((lab.alice, lab.bob), (lab.bob, lab.alice)):
+        data = f"a letter of {person.user_id}".encode()
+        sent = await person.request("POST", "/_matrix/media/v3/upload?filename=letter.txt", data)
+        assert sent.status == 200, sent
+        place = sent.json["content_uri"].removeprefix("mxc://")
+        found = await other.request("GET", f"/_matrix/client/v1/media/download/{place}")
+        assert (found.status, found.body) == (200, data)
+
+
+@pytest.mark.parametrize(("version", "host"), [("12", "B"), ("12", "S"), ("11", "B"), ("11", "S")])
+async def test_encrypted_talk_is_read_on_both_sides(lab: Lab, tmp_path: Path, version: str, host: str) -> None:
+    name = f"e2ee{version}{host}".lower()
+    register(lab.box, name)
+    register_there(lab.synapse, name)
+    with (
+        NioClient(tmp_path, lab.box.url, name="here", netns=lab.box.netns) as here,
+        NioClient(tmp_path, lab.synapse.base_url, name="there", netns=lab.synapse.netns) as there,
+    ):
+        ours = (await here.login(name, PASSWORD))["user_id"]
+        theirs = (await there.login(name, PASSWORD))["user_id"]
+        one, other, guest_id, host_id = (here, there, theirs, ours) if host == "B" else (there, here, ours, theirs)
+        room = await one.create_room(encrypted=True, room_version=version, invite=[guest_id])
+        await other.wait_invite(room)
+        await other.join(room)
+        await one.wait_member(room, guest_id)
+        sent = await one.send(room, "Under seal")
+        heard = await other.wait_message(room, "Under seal")
+        assert (heard["event_id"], heard["decrypted"]) == (sent, True)
+        await other.wait_member(room, host_id)
+        await other.send(room, "Seal unbroken")
+        assert (await one.wait_message(room, "Seal unbroken"))["decrypted"]
+        home = lab.synapse if host == "B" else lab.box
+        with NioClient(tmp_path, other.homeserver, name="second", netns=home.netns) as second:
+            await second.login(name, PASSWORD)
+            await _until_read(one, second, room)
+
+
+async def _until_read(sender: NioClient, device: NioClient, room: str) -> None:
+    """Says something again and again until a new device can read it: the sender has to hear of it first."""
+    for number in range(20):
+        await sender.send(room, f"For all your devices {number}")
+        with contextlib.suppress(RpcError):
+            assert (await device.wait_message(room, f"For all your devices {number}", timeout=1.5))["decrypted"]
+            return
+    raise AssertionError("the new device reads nothing")
+
+
+# Trouble
+
+
+async def test_nothing_is_lost_when_the_box_is_killed_and_synapse_restarted(lab: Lab) -> None:
+    pair = Pair(lab.alice, lab.bob, "12")
+    room = await _room_of_both(pair)
+    said: list[str] = []
+    for number in range(4):
+        said.append(await lab.alice.say(room, f"before {number}"))
+        said.append(await lab.bob.say(room, f"answer {number}"))
+    lab.box.kill()
+    said += [await lab.bob.say(room, f"to nobody {number}") for number in range(3)]
+    lab.box.start()
+    said += [await lab.alice.say(room, f"back {number}") for number in range(3)]
+    lab.synapse.stop()
+    said += [await lab.alice.say(room, f"alone {number}") for number in range(3)]
+    lab.box.kill()
+    lab.synapse.start()
+    lab.box.start()
+    for person in (lab.alice, lab.bob):
+        for event_id in said:
+            await person.hears(room, event_id)
+        heard = [one["event_id"] for one in person.room(room).timeline]
+        assert sorted(one for one in heard if one in said) == sorted(said)
+    await _same_state(pair, room)
+
+
+def _complaints(log: str) -> list[str]:
+    """The lines of Synapse's log that speak of us as a peer that does wrong."""
+    loud = re.compile(r" (ERROR|WARNING|CRITICAL) ")
+    expected = re.compile(r"already disconnected")  # the box was killed while Synapse answered
+    return [line for line in log.splitlines() if loud.search(line) and BOX in line and not expected.search(line)]
+
+
+async def test_neither_log_tells_of_trouble(lab: Lab) -> None:
+    assert troubles(lab.box) == []
+    log = lab.synapse.program.log.read_text(errors="replace")
+    assert _complaints(log) == []

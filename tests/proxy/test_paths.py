@@ -1,0 +1,71 @@
+"""Which request is treated how."""
+
+import pytest
+
+from edgeserver.proxy.paths import Kind, treatment_of
+from transports.exchange import Priority
+
+ROOM = "/_matrix/client/v3/rooms/%21abc%3Abox"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind", "priority"),
+    [
+        ("PUT", f"{ROOM}/send/m.room.message/t1", Kind.SEND, Priority.MESSAGE),
+        ("PUT", f"{ROOM}/redact/%24e/t2", Kind.SEND, Priority.MESSAGE),
+        ("PUT", "/_matrix/client/v3/sendToDevice/m.room_key/t3", Kind.SEND, Priority.MESSAGE),
+        ("PUT", f"{ROOM}/state/m.room.name", Kind.FORWARD, Priority.INTERACTIVE),
+        ("GET", "/_matrix/client/v3/sync", Kind.SYNC, Priority.MESSAGE),
+        ("GET", "/_matrix/client/r0/sync", Kind.SYNC, Priority.MESSAGE),
+        ("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", Kind.SLIDING_SYNC, Priority.MESSAGE),
+        ("PUT", f"{ROOM}/typing/%40a%3Abox", Kind.HUSHED, Priority.RECEIPT),
+        ("PUT", "/_matrix/client/v3/presence/%40a%3Abox/status", Kind.HUSHED, Priority.RECEIPT),
+        ("POST", f"{ROOM}/receipt/m.read/%24e", Kind.FORWARD, Priority.RECEIPT),
+        ("POST", f"{ROOM}/read_markers", Kind.FORWARD, Priority.RECEIPT),
+        ("GET", f"{ROOM}/messages", Kind.FORWARD, Priority.HISTORY),
+        ("GET", f"{ROOM}/context/%24e", Kind.FORWARD, Priority.HISTORY),
+        ("GET", "/_matrix/client/v1/rooms/%21abc/relations/%24e/m.thread", Kind.FORWARD, Priority.HISTORY),
+        ("PUT", "/_matrix/client/v3/room_keys/keys", Kind.FORWARD, Priority.HISTORY),
+        ("GET", "/_matrix/client/versions", Kind.CACHED, Priority.INTERACTIVE),
+        ("GET", "/_matrix/client/v3/login", Kind.CACHED, Priority.INTERACTIVE),
+        ("POST", "/_matrix/client/v3/login", Kind.LOGIN, Priority.INTERACTIVE),
+        ("POST", "/_matrix/client/v3/user/%40a%3Abox/filter", Kind.FILTER, Priority.INTERACTIVE),
+        ("POST", "/_matrix/media/v3/upload", Kind.UPLOAD, Priority.MEDIA),
+        ("PUT", "/_matrix/media/v3/upload/box/abc", Kind.UPLOAD, Priority.MEDIA),
+        ("GET", "/_matrix/client/v1/media/download/box/abc", Kind.FORWARD, Priority.MEDIA),
+        ("GET", "/_matrix/client/v1/media/thumbnail/box/abc", Kind.AUTOMATIC, Priority.MEDIA),
+        ("GET", "/_matrix/media/v3/preview_url", Kind.PREVIEW, Priority.MEDIA),
+        ("GET", "/_matrix/client/v1/media/config", Kind.CACHED, Priority.INTERACTIVE),
+        ("GET", "/_matrix/client/v3/account/whoami", Kind.FORWARD, Priority.INTERACTIVE),
+        ("PUT", "/_matrix/federation/v1/send/1", Kind.FOREIGN, Priority.INTERACTIVE),
+        ("GET", "/_edgeserver/v1/time", Kind.FOREIGN, Priority.INTERACTIVE),
+    ],
+)
+def test_each_endpoint_has_its_kind_and_priority(method, path, kind, priority) -> None:
+    found = treatment_of(method, path)
+    assert (found.kind, found.priority) == (kind, priority)
+
+
+@pytest.mark.parametrize(
+    ("method", "rest", "repeatable"),
+    [
+        ("GET", "account/whoami", True),
+        ("PUT", "rooms/!a/state/m.room.name", True),
+        ("DELETE", "devices/D", True),
+        ("POST", "keys/query", True),
+        ("POST", "join/%23a%3Ab", True),
+        ("POST", "keys/claim", False),
+        ("POST", "createRoom", False),
+        ("POST", "login", False),
+    ],
+)
+def test_what_may_be_repeated_is_known(method, rest, repeatable) -> None:
+    assert treatment_of(method, f"/_matrix/client/v3/{rest}").repeatable is repeatable
+
+
+def test_messages_of_a_room_share_a_lane_and_so_do_to_device_messages() -> None:
+    lanes = [
+        treatment_of("PUT", f"/_matrix/client/v3/{rest}").lane
+        for rest in ("rooms/!a/send/t/1", "rooms/!a/redact/e/2", "rooms/!b/send/t/3", "sendToDevice/t/4", "sendToDevice/u/5")
+    ]
+    assert lanes == ["!a", "!a", "!b", "", ""]

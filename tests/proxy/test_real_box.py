@@ -1,0 +1,113 @@
+"""The proxy in front of a whole box, and what an ordinary client costs on 2400 baud, in bytes on the wire with all framing."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from urllib.parse import quote
+
+import trio
+
+from edgeserver.proxy.application import ProxyApplication
+from edgeserver.proxy.line import Line
+from edgeserver.proxy.pairing import pair
+from edgeserver.proxy.state import open_state
+from tests.flows.world import World
+from tests.proxy.rig import V3, HttpClient
+from transports.link.connection import Link
+from transports.memory import Medium, MemoryCable
+
+LINK = '[[links]]\nuri = "serial:/dev/null,2400"\nname = "line"\n'
+
+
+class Meter:
+    """Bytes on the wire, both ways together, since it was read last."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._read = 0
+        self.figures: dict[str, int] = {}
+
+    async def read(self, what: str) -> int:
+        await trio.sleep(5)  # acknowledgements
+        stats = self._link.stats
+        total = stats.bytes_in + stats.bytes_out
+        self.figures[what], self._read = total - self._read, total
+        return self.figures[what]
+
+
+@asynccontextmanager
+async def behind_the_proxy(tmp_path):
+    """A box, a client of the proxy that has paired with it by code, and the meter of the line between."""
+    cable = MemoryCable(Medium(2400), seed=3)
+    async with World(tmp_path) as world:
+        box = await world.box("a", LINK, {"line": cable.b})
+        code, _ = box.box.links.open_offer(front=False)
+        state = open_state(tmp_path / "proxy")
+        state.pair(await pair(cable.a, state.identity, code, "proxy on a laptop", lambda sentence: None))
+        assert state.box is not None
+        name, key = state.box.name, state.box.public_key
+        assert name == box.server_name
+        link = Link(cable.a, state.identity, {key: name}.get, peer_key=key)
+        line = Line(link, name)
+        app = ProxyApplication(line, state)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(app.run)
+            nursery.start_soon(line.run)
+            while not line.is_up:
+                await line.change()
+            yield box, HttpClient(app, ""), Meter(link)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_day_behind_the_proxy_costs_little(tmp_path, autojump_clock) -> None:
+    async with behind_the_proxy(tmp_path) as (box, client, meter):
+        bob = await box.person("bob")
+        alice = await box.person("alice")
+        room_id = await bob.create_room(preset="public_chat", name="Harbour")
+        await alice.join(room_id)
+        await meter.read("connect")
+
+        login = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}, "password": "correct horse battery"}
+        session = (await client("POST", f"{V3}/login", login)).json
+        assert session["user_id"] == alice.user_id
+        client.token = session["access_token"]
+        await meter.read("login")
+
+        first = await client("GET", f"{V3}/sync?timeout=30000")
+        assert room_id in first.json["rooms"]["join"]
+        await meter.read("initial sync of one room, with the definition of the filter")
+
+        target = f"{V3}/rooms/{quote(room_id)}/send/m.room.message"
+        sent = await client("PUT", f"{target}/m1700000000000.0", {"msgtype": "m.text", "body": "Good morning, is anybody there?"})
+        assert sent.json["event_id"].startswith("$")
+        await meter.read("first send")
+        await client("PUT", f"{target}/m1700000000000.1", {"msgtype": "m.text", "body": "The ferry leaves at nine, they say."})
+        await meter.read("send")
+
+        since = first.json["next_batch"]
+        since = (await client("GET", f"{V3}/sync?timeout=30000&since={since}")).json["next_batch"]
+        await meter.read("sync with two echoes")
+        answers = []
+
+        async def poll() -> None:
+            answers.append((await client("GET", f"{V3}/sync?timeout=600000&since={since}")).json)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poll)
+            await meter.read("poll begins")
+            await bob.say(room_id, "Here I am, what is the news?")
+        texts = [event["content"]["body"] for event in answers[0]["rooms"]["join"][room_id]["timeline"]["events"]]
+        assert texts == ["Here I am, what is the news?"]
+        await meter.read("a message comes down the poll")
+
+        since = answers[0]["next_batch"]
+        began = trio.current_time()
+        while trio.current_time() < began + 3600:
+            since = (await client("GET", f"{V3}/sync?timeout=30000&since={since}")).json["next_batch"]
+        await meter.read("idle hour of polls of 30 s")
+        figures = meter.figures
+        assert figures["connect"] < 500
+        assert figures["login"] < 350
+        assert figures["send"] < 260
+        assert figures["poll begins"] + figures["a message comes down the poll"] < 450
+        assert figures["idle hour of polls of 30 s"] < 1500
