@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NEVER_BEFORE_MS = 1_767_225_600_000
+"""2026-01-01: no box is older than its release."""
+NEVER_AFTER_MS = 4_102_444_800_000
+"""2100-01-01: who says so is mistaken."""
 JUMP_MS = 2_000
 """A system clock that moves by more than this against the monotonic one has been set, not slewed."""
 
@@ -34,13 +38,14 @@ class TimeSource:
 
 
 class Clock:
-    """The box's time. `now_ms` never runs backwards within one run."""
+    """The box's time. Within one run `now_ms` runs backwards only where somebody who knows sets it back by more than a minute."""
 
     def __init__(self, source: TimeSource, floor_ms: int = 0) -> None:
         self._source = source
         self._started = source.monotonic()
         wall_ms = int(source.wall() * 1000)
-        self._base_ms = max(wall_ms, floor_ms)
+        floor_ms = max(floor_ms, NEVER_BEFORE_MS) if floor_ms < NEVER_AFTER_MS else NEVER_BEFORE_MS
+        self._base_ms = max(wall_ms, floor_ms) if wall_ms < NEVER_AFTER_MS else floor_ms
         self._last_ms = self._base_ms
         self._learnt = False
         if wall_ms < floor_ms:
@@ -56,7 +61,7 @@ class Clock:
         now = self._base_ms + elapsed_ms
         if self._source.synchronised():
             wall_ms = int(self._source.wall() * 1000)
-            if abs(wall_ms - now) > JUMP_MS:
+            if abs(wall_ms - now) > JUMP_MS and NEVER_BEFORE_MS <= wall_ms < NEVER_AFTER_MS:
                 self._base_ms += wall_ms - now
                 log.warning("the clock was set by %.1f s", (wall_ms - now) / 1000)
                 now = wall_ms
@@ -68,7 +73,7 @@ class Clock:
 
     def learn(self, peer: str, peer_ms: int) -> None:
         """A paired peer that trusts its own time tells it. Believed while nothing nearer vouches for ours."""
-        if self._source.synchronised():
+        if self._source.synchronised() or not NEVER_BEFORE_MS <= peer_ms < NEVER_AFTER_MS:
             return
         difference = peer_ms - self.now_ms()
         if abs(difference) > JUMP_MS or not self._learnt:

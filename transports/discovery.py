@@ -62,14 +62,18 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class PeerFound:
-    """A new box, or new details of a known one."""
+    """A new box, or new details of a known one.
+
+    `others` is what else is announced under the same server name now: somebody there is not who he says.
+    """
 
     peer: Peer
+    others: tuple[Peer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PeerLost:
-    """The box said goodbye or was not heard of for the lifetime of its records."""
+    """The box said goodbye or was not heard of for the lifetime of its records, and nobody else announces its name."""
 
     server_name: str
 
@@ -219,12 +223,16 @@ def _change(known: dict[str, Peer], name: str, peer: Peer | None, own: str | Non
     before = known.get(name)
     if peer == before or (peer is not None and peer.server_name == own):
         return []
-    events: list[Event] = []
+    names: dict[str, None] = {}
     if before is not None:
         del known[name]
-        if peer is None or peer.server_name != before.server_name:
-            events.append(PeerLost(before.server_name))
+        names[before.server_name] = None
     if peer is not None and len(known) < MAX_PEERS:
         known[name] = peer
-        events.append(PeerFound(peer))
-    return events
+        names[peer.server_name] = None
+    return [_standing(known, server_name) for server_name in names]
+
+
+def _standing(known: Mapping[str, Peer], server_name: str) -> Event:
+    places = [one for one in known.values() if one.server_name == server_name]
+    return PeerFound(places[0], tuple(places[1:])) if places else PeerLost(server_name)

@@ -10,7 +10,7 @@ import logging
 import os
 import random
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from edgeserver.api.endpoint import Gate
 from edgeserver.api.ratelimit import RateLimiter
 from edgeserver.app import identity as identities
 from edgeserver.app import services
+from edgeserver.app.lasting import lasting
 from edgeserver.app.links import LinkManager
 from edgeserver.app.listeners import Tls
 from edgeserver.app.listeners import serve as serve_http
@@ -36,7 +37,8 @@ from edgeserver.federation.peers import Peers
 from edgeserver.gateway.front import GatewayFront
 from edgeserver.gateway.routes import GatewayRoutes
 from edgeserver.matrix import server_names
-from edgeserver.store import database
+from edgeserver.store import clock_floor, database
+from edgeserver.store.database import StoreError
 from edgeserver.sync.classic import ClassicSync
 from edgeserver.wakeups import Wakeups
 from transports.identity import Identity
@@ -55,7 +57,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CLOCK_FLOOR_MS = 1_767_225_600_000  # 2026-01-01: no box is older than its release
+FLOOR_SECONDS = 3600.0
+"""So often the time is noted for the next start. What happens in between is read off the newest events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +112,45 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
     wires = wires or Wires()
     identity = identities.load_or_make(config.data, config.server.name, config.server.suffix)
     async with _loop(inline=wires.inline), database.open_database(config.data / "edgeserver.db", inline=wires.inline) as db:
-        clock = Clock(wires.time or system_time(), CLOCK_FLOOR_MS)
+        floor = await db.read(lambda tx: clock_floor.newest(tx, identity.server_name))
+        clock = Clock(_time_source(config, wires), floor)
         async with _pool(config) as pool, trio.open_nursery() as nursery:
             ground = services.Ground(db, Wakeups(), clock, identity.server_name, identity.signing_key, nursery)
             box = await _build(config, identity, ground, wires, pool)
-            nursery.start_soon(box.inward.sender.run)
-            nursery.start_soon(box.users.tokens.run)
-            nursery.start_soon(box.users.typing.run)
-            nursery.start_soon(box.links.run)
-            yield box
+            for what, *task in (
+                ("the sender", box.inward.sender.run),
+                ("the notes of when devices were seen", box.users.tokens.run),
+                ("typing notifications", box.users.typing.run),
+                ("the lines", box.links.run),
+                ("the note of the time", _note_time, ground),
+            ):
+                nursery.start_soon(lasting, what, *task)
+            if box.uplink is not None:
+                box.inward.sender.route_returned(None)  # others have paused for us while we were away: say at once that we are back
+            try:
+                yield box
+            finally:
+                await _note_time_at_the_end(ground)
             nursery.cancel_scope.cancel()
+
+
+def _time_source(config: Config, wires: Wires) -> TimeSource:
+    source = wires.time or system_time()
+    return replace(source, synchronised=lambda: True) if config.server.clock == "system" else source
+
+
+async def _note_time(ground: services.Ground) -> None:
+    while True:
+        await trio.sleep(FLOOR_SECONDS)
+        await ground.db.write(lambda tx: clock_floor.note(tx, ground.now_ms()))
+
+
+async def _note_time_at_the_end(ground: services.Ground) -> None:
+    try:
+        with trio.CancelScope(shield=True):
+            await ground.db.write(lambda tx: clock_floor.note(tx, ground.now_ms()))
+    except StoreError as error:
+        log.warning("the time could not be noted for the next start: %s", error)
 
 
 @asynccontextmanager
@@ -146,7 +178,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     peers = Peers(identity.server_name, uplink, internet_up=uplink is not None)
     if uplink is not None:
         uplink.changed = peers.internet_changed
-        ground.nursery.start_soon(uplink.run)
+        ground.nursery.start_soon(lasting, "the watch on the uplink", uplink.run)
     out = services.outward(
         ground, peers, web, config.federation.verify_ordinary_keys_by, trust_clock=config.server.clock == "system"
     )
@@ -275,7 +307,7 @@ def _start_discovery(nursery: trio.Nursery, box: Box) -> Neighbours | None:
         box.peers, box.pool, box.identity.server_name, box.identity.signing_key.verify_key, box.config.discovery.interfaces
     )
     client = port_of(box.config.http.client)
-    nursery.start_soon(lambda: neighbours.run(federation_port=federation, client_port=client))
+    nursery.start_soon(lasting, "mDNS", lambda: neighbours.run(federation_port=federation, client_port=client))
     return neighbours
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from edgeserver.app.lasting import lasting
 from edgeserver.app.wires import driver_of, listener_of
 from edgeserver.matrix import canonical_json, errors, server_names
 from edgeserver.store import pairings
@@ -131,7 +132,7 @@ class LinkManager:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             for line in self.lines:
-                nursery.start_soon(self._run_listener if line.driver is None else self._run_line, line)
+                nursery.start_soon(lasting, f"the line {line.name}", self._run_listener if line.driver is None else self._run_line, line)
 
     # One line
 
@@ -141,13 +142,15 @@ class LinkManager:
             line.link = Link(line.driver, self._identity, self.known, peer_key=self._callee(line.name))
             line.link.strangers_welcome = self._offer is not None
             line.stopped, line.resume = trio.Event(), trio.Event()
-            with trio.CancelScope() as line.scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(line.link.run)
-                    async for connection in line.link.connections():
-                        nursery.start_soon(self._serve, line, connection)
-            line.link = None
-            line.stopped.set()
+            try:
+                with trio.CancelScope() as line.scope:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(line.link.run)
+                        async for connection in line.link.connections():
+                            nursery.start_soon(self._serve, line, connection)
+            finally:
+                line.link = None
+                line.stopped.set()
             await line.resume.wait()
 
     def _callee(self, line_name: str) -> bytes | None:
@@ -209,7 +212,7 @@ class LinkManager:
             await self._learn_time(pairing, exchange)
             if pairing.gateway:
                 await self._announce(pairing, exchange)
-        except ExchangeError as error:
+        except (ExchangeError, canonical_json.CanonicalJSONError) as error:
             log.info("greeting %s: %s", pairing.name, error)
 
     async def _learn_time(self, pairing: Pairing, exchange: LinkExchange) -> None:
@@ -219,7 +222,7 @@ class LinkManager:
         response = await exchange.exchange(Request("GET", TIME_PATH, priority=Priority.INTERACTIVE))
         if response.status == 200:
             told = canonical_json.decode(response.body)
-            if isinstance(told, dict) and told.get("trusted") is True and isinstance(told.get("now"), int):
+            if isinstance(told, dict) and told.get("trusted") is True and type(told.get("now")) is int:
                 self._clock.learn(pairing.name, told["now"] + (self._clock.now_ms() - asked) // 2)
 
     async def _announce(self, pairing: Pairing, exchange: LinkExchange) -> None:

@@ -9,18 +9,22 @@ import trio
 
 from edgeserver.federation.internet import found_route
 from edgeserver.matrix import server_names
-from transports.discovery import Announcement, PeerFound, discover
+from transports.discovery import Announcement, Event, PeerFound, discover
+from transports.exchange import LinkProfile, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgeserver.federation.peers import Peers
-    from transports.discovery import Event
+    from transports.discovery import Peer
+    from transports.exchange import Exchange, Request, Response
     from transports.http import HttpPool
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 30.0
+MAX_PLACES = 8
+"""Places that are tried for one name."""
 
 
 def local_addresses(interfaces: Sequence[str]) -> tuple[str, ...]:
@@ -78,10 +82,35 @@ class Neighbours:
                 self.found.pop(event.server_name, None)
                 self._peers.lost(event.server_name)
                 continue
-            peer = event.peer
             # A name that states no key could be claimed by anybody on the network: such boxes are met by pairing.
-            if peer.server_name == self._server_name or server_names.key_of(peer.server_name) != peer.key:
-                continue
-            self.found[peer.server_name] = peer.addresses
-            self._peers.found(peer.server_name, self._pool.peer(found_route(peer.server_name, peer.addresses, peer.port)))
-            log.info("%s is on this network", peer.server_name)
+            places = [one for one in (event.peer, *event.others) if server_names.key_of(one.server_name) == one.key][:MAX_PLACES]
+            if places and places[0].server_name != self._server_name:
+                self._met(places)
+
+    def _met(self, places: Sequence[Peer]) -> None:
+        name = places[0].server_name
+        self.found[name] = tuple(dict.fromkeys(address for place in places for address in place.addresses))
+        self._peers.lost(name)  # a new place is a new way: whoever waits for the box tries again
+        self._peers.found(name, Places([self._pool.peer(found_route(name, place.addresses, place.port)) for place in places]))
+        log.info("%s is on this network", name)
+
+
+class Places:
+    """An `Exchange` to a box that is announced at several places. Only the one that holds the key can be where it is, so each is tried."""
+
+    def __init__(self, places: Sequence[Exchange]) -> None:
+        self._places = places
+
+    @property
+    def profile(self) -> LinkProfile:
+        return self._places[0].profile
+
+    async def exchange(self, request: Request) -> Response:
+        """Raises what the last place raised, or the first that may have got the request."""
+        *others, last = self._places
+        for place in others:
+            try:
+                return await place.exchange(request)
+            except Unreachable as error:
+                log.debug("%s is not where it is announced: %s", request.authority, error)
+        return await last.exchange(request)

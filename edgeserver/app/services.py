@@ -8,6 +8,7 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgeserver.app.lasting import contained
 from edgeserver.federation.calls import Calls
 from edgeserver.federation.client import FederationClient
 from edgeserver.federation.edus import EduHandlers, Edus
@@ -158,7 +159,7 @@ def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, 
     receipts = Receipts(ground.db, ground.wakeups, unread, ground.server_name, ground.now_ms)
 
     async def profile_changed(user_id: str) -> None:
-        ground.nursery.start_soon(on_profile_change, user_id)
+        ground.nursery.start_soon(contained, "telling rooms of a new profile", on_profile_change, user_id)
 
     return Users(
         tokens,

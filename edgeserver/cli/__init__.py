@@ -40,9 +40,19 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _parsed(argv: list[str] | None) -> argparse.Namespace:
+    """The parsed command line; what only the program behind a verb can read is in `rest`."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    if rest and not hasattr(arguments, "rest"):
+        top.error(f"unknown arguments: {' '.join(rest)}")
+    arguments.rest = rest
+    return arguments
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one verb and returns the exit code."""
-    arguments = parser().parse_args(argv)
+    arguments = _parsed(argv)
     try:
         status: int = arguments.run(arguments)
         return status

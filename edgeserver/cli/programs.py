@@ -29,12 +29,12 @@ def add(verbs: Verbs) -> None:
     proxy.add_argument("--state", metavar="DIR", default="proxy-state", help="where it keeps its key and pairing (default: proxy-state)")
     demo = verbs.verb(
         "demo",
-        "run two boxes with a thin line between them on this machine",
+        "run three boxes on a simulated radio channel and show what crosses it",
         run_demo,
-        ["demo"],
-        more="What follows the verb is passed on to the demonstration.",
+        ["demo", "demo --radio longfast --quiet"],
+        more="--radio SPEED chooses the channel, --loss SHARE how much of it is lost; --quiet leaves single frames out.",
     )
-    demo.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    demo.set_defaults(rest=[])
 
 
 def run_proxy(arguments: argparse.Namespace) -> int:

@@ -27,12 +27,11 @@ class Verbs:
         more: str = "",
         config: bool = False,
         json: bool = False,
-        own_help: bool = True,
     ) -> argparse.ArgumentParser:
         """Adds a verb; `run(arguments)` returns the exit code (None: the verb has verbs of its own).
 
-        `examples` are command lines without the program's name. `config` and `json` add the shared options. `own_help=False` leaves
-        `--help` to whoever the arguments are passed on to.
+        `examples` are command lines without the program's name. `config` and `json` add the shared options. A verb
+        with the default `rest` takes any further arguments, which are put there.
         """
         lines = "\n".join(f"  edgeserver {example}" for example in examples)
         description = help_text[0].upper() + help_text[1:] + "."
@@ -42,7 +41,6 @@ class Verbs:
             description=f"{description} {more}".strip(),
             epilog=f"examples:\n{lines}",
             formatter_class=_Formatter,
-            add_help=own_help,
         )
         if run is not None:
             parser.set_defaults(run=run)

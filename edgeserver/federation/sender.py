@@ -163,6 +163,9 @@ class Sender:
         except StoreError as error:  # a full disk, say: what was sent and not noted is sent again, which harms nobody
             log.error("%s: the outbox cannot be kept: %s", lane.server_name, error)
             await trio.sleep(STORE_PAUSE)
+        except Exception:  # one destination's trouble is not the others'
+            log.exception("serving %s failed", lane.server_name)
+            await trio.sleep(STORE_PAUSE)
         finally:
             del self._lanes[lane.server_name]
         # What was queued after the last look woke `run` while this lane still stood in the table: let it look again.

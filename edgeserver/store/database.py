@@ -18,6 +18,7 @@ Needs a running trio-asyncio loop (`app.py` opens it), or `inline=True`, which r
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections import deque
 from contextlib import asynccontextmanager
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import aiosqlite
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Row = tuple[Any, ...]
@@ -231,7 +234,10 @@ class Database:
         for write in batch:
             if write.error is None:
                 for callback in write.callbacks:
-                    callback()
+                    try:
+                        callback()
+                    except Exception:  # what was written is written, and the writer serves everybody
+                        log.exception("what follows a commit failed")
             write.done.set()
 
     async def close(self) -> None:
@@ -243,8 +249,13 @@ def _read(connection: sqlite3.Connection, function: Callable[[Transaction], Resu
     sqlite3.Connection.execute(connection, "BEGIN")
     try:
         return function(Transaction(connection, position))
+    except sqlite3.DatabaseError as error:
+        if _is_io(error):
+            raise StoreError(f"the database failed: {error}") from error
+        raise
     finally:
-        sqlite3.Connection.execute(connection, "ROLLBACK")
+        if connection.in_transaction:
+            sqlite3.Connection.execute(connection, "ROLLBACK")
 
 
 def _write_batch(
@@ -278,7 +289,7 @@ def _write_batch(
 
 
 def _is_io(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.OperationalError) and not isinstance(error, sqlite3.ProgrammingError)
+    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError  # the latter: a corrupt file
 
 
 def _configure(connection: sqlite3.Connection, *, cache_kib: int) -> None:

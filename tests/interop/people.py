@@ -32,6 +32,7 @@ class Room:
     def __init__(self) -> None:
         self.timeline: list[Event] = []
         self.invite: list[Event] | None = None
+        self.knock: list[Event] | None = None
         self.left = False
         self.typing: list[str] = []
         self.receipts: dict[str, str] = {}
@@ -121,13 +122,17 @@ class Person:
         rooms = answer.get("rooms", {})
         for room_id, part in rooms.get("invite", {}).items():
             self.room(room_id).invite = part["invite_state"]["events"]
+            self.room(room_id).left = False
+        for room_id, part in rooms.get("knock", {}).items():
+            self.room(room_id).knock = part["knock_state"]["events"]
+            self.room(room_id).left = False
         for kind in ("join", "leave"):
             for room_id, part in rooms.get(kind, {}).items():
                 self._take(self.room(room_id), part, left=kind == "leave")
 
     @staticmethod
     def _take(room: Room, part: dict[str, Any], *, left: bool) -> None:
-        room.left, room.invite = left, None
+        room.left, room.invite, room.knock = left, None, None
         room.timeline += part.get("timeline", {}).get("events", [])
         for event in part.get("ephemeral", {}).get("events", []):
             if event["type"] == "m.typing":

@@ -73,6 +73,16 @@ def test_changes_become_found_and_lost():
     assert known == {}
 
 
+def test_who_claims_the_name_of_another_neither_takes_its_place_nor_takes_it_along():
+    known = {}
+    liar = Peer("box", bytes(32), ("10.0.0.66",), 1)
+    assert _change(known, "i", peer(), None) == [PeerFound(peer())]
+    assert _change(known, "j", liar, None) == [PeerFound(peer(), (liar,))]
+    assert _change(known, "i", None, None) == [PeerFound(liar)]
+    assert _change(known, "i", peer(), None) == [PeerFound(liar, (peer(),))]
+    assert _change(known, "j", None, None) == [PeerFound(peer())]
+
+
 def test_no_more_peers_are_known_than_the_bound():
     known = {}
     events = [_change(known, f"i{n}", peer(f"b{n}"), None) for n in range(MAX_PEERS + 50)]
