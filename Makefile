@@ -15,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest
 
 help:
 	@echo "make run        install into .venv and serve          (ARGS='--config FILE' is passed on)"
-	@echo "make demo       two boxes and a thin line between them, on this machine"
+	@echo "make demo       three boxes on a simulated radio channel, live in the terminal"
 	@echo "make story      the end-to-end story, told as it runs"
 	@echo "make test       every test in its short form, under 15 minutes"
 	@echo "make test-all   the long forms too"

@@ -11,7 +11,6 @@ import os
 import random
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -31,7 +30,7 @@ from edgeserver.app.media import open_repository
 from edgeserver.app.operations import BoxOperations
 from edgeserver.app.routes import client_routes, server_routes
 from edgeserver.app.uplink import Uplink
-from edgeserver.clock import Clock, TimeSource, system_time
+from edgeserver.clock import NEVER_AFTER_MS, Clock, TimeSource, system_time
 from edgeserver.config import Config, host_and_port
 from edgeserver.federation.peers import Peers
 from edgeserver.gateway.front import GatewayFront
@@ -112,7 +111,7 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
     wires = wires or Wires()
     identity = identities.load_or_make(config.data, config.server.name, config.server.suffix)
     async with _loop(inline=wires.inline), database.open_database(config.data / "edgeserver.db", inline=wires.inline) as db:
-        floor = await db.read(lambda tx: clock_floor.newest(tx, identity.server_name))
+        floor = await db.read(lambda tx: clock_floor.newest(tx, identity.server_name, before_ms=NEVER_AFTER_MS))
         clock = Clock(_time_source(config, wires), floor)
         async with _pool(config) as pool, trio.open_nursery() as nursery:
             ground = services.Ground(db, Wakeups(), clock, identity.server_name, identity.signing_key, nursery)
@@ -189,7 +188,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     users = services.users(ground, out, profile_changed, inline=wires.inline)
     rooms = services.rooms(ground, out, users)
     inward = services.inward(ground, out, users, rooms, peers)
-    media = await open_repository(config, ground, out)
+    media = await open_repository(config, ground, out, inline=wires.inline)
     syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms)
     gateway = GatewayRoutes(ground.db, identity.server_name, identity.signing_key, ground.now_ms)
     limiter = RateLimiter(ground.now_ms, enabled=config.limits.rate_limits)

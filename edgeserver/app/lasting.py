@@ -1,5 +1,5 @@
-"""Tasks that run for as long as the box does. One that fails is logged with its traceback and begins anew after a pause: a fault in one line,
-in discovery or in the sender takes nothing else down, and does not stay unseen either.
+"""Tasks that run for as long as the box does. One that fails is logged with its traceback and begins anew after a pause:
+a fault in one line, in discovery or in the sender takes nothing else down, and does not stay unseen either.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from edgeserver.config import Config
 
 
-async def open_repository(config: Config, ground: Ground, out: Out) -> MediaRepository:
+async def open_repository(config: Config, ground: Ground, out: Out, *, inline: bool) -> MediaRepository:
     """The repository, with the index and the files made to agree."""
-    files = FileStore(config.data / "media")
+    files = FileStore(config.data / "media", inline=inline)
     await files.open()
     limits = Limits(
         upload=config.limits.upload_bytes,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,8 @@ VARIABLE = "EDGESERVER_CONFIG"
 
 def configuration(arguments: argparse.Namespace) -> Config:
     """The configuration that `--config` and `--data` mean. Raises `CommandError`."""
+    from dataclasses import replace
+
     from edgeserver.config import Config
 
     path = file_of(arguments.config)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from edgeserver.cli.console import CommandError, say
+from edgeserver.cli.console import say
 
 if TYPE_CHECKING:
+    import argparse
+
     from edgeserver.cli.verbs import Verbs
 
 
@@ -51,11 +51,6 @@ def run_proxy(arguments: argparse.Namespace) -> int:
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
-    try:
-        demo = import_module("edgeserver.demo")
-    except ModuleNotFoundError as error:
-        if error.name != "edgeserver.demo":
-            raise
-        raise CommandError("this installation comes without the demonstration.") from error
-    status: int | None = demo.main(list(arguments.rest))
-    return status or 0
+    from edgeserver.demo import main
+
+    return main(arguments.rest)

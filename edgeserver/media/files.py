@@ -1,7 +1,8 @@
 """Files by content hash: `<root>/ab/cdef…`, so that the same bytes lie on the disk once, whatever their names.
 
 A file is written under `<root>/incoming`, synced, and then moved to its name: it is whole or it is not there. Everything
-that touches the disk runs in threads.
+that touches the disk runs in threads, unless the store is told to run it `inline`: for tests on a virtual clock, which
+would run ahead while a thread works.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable
     from io import FileIO
     from pathlib import Path
+
+Result = TypeVar("Result")
 
 BUFFER: Final = 64 * 1024
 
@@ -40,7 +43,8 @@ class Received:
 class FileStore:
     """The folder. `open` first."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, inline: bool = False) -> None:
+        self._inline = inline
         self._root = root
         self._incoming = root / "incoming"
         self._count = 0
@@ -53,7 +57,7 @@ class FileStore:
             for left_over in self._incoming.iterdir():
                 left_over.unlink()
 
-        await trio.to_thread.run_sync(work)
+        await self._run(work)
 
     def path(self, digest: str) -> Path:
         """Where the file of this hash lies."""
@@ -64,7 +68,7 @@ class FileStore:
         self._count += 1
         path = self._incoming / str(self._count)
         digest, size, buffer = hashlib.sha256(), 0, bytearray()
-        file = await trio.to_thread.run_sync(_create, path)
+        file = await self._run(_create, path)
 
         def write() -> None:
             digest.update(buffer)
@@ -79,14 +83,14 @@ class FileStore:
                         raise errors.TooLarge(f"The media is larger than {limit} bytes.")
                     buffer += chunk
                     if len(buffer) >= BUFFER:
-                        await trio.to_thread.run_sync(write)
-            await trio.to_thread.run_sync(write)
-            await trio.to_thread.run_sync(os.fsync, file.fileno())
+                        await self._run(write)
+            await self._run(write)
+            await self._run(os.fsync, file.fileno())
         except BaseException:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_abandon, file, path)
+                await self._run(_abandon, file, path)
             raise
-        await trio.to_thread.run_sync(file.close)
+        await self._run(file.close)
         return Received(path, digest.hexdigest(), size)
 
     async def receive_bytes(self, data: bytes) -> Received:
@@ -111,11 +115,11 @@ class FileStore:
             received.path.rename(target)
             _sync_folder(target.parent)
 
-        await _shielded(work)
+        await self._shielded(work)
 
     async def discard(self, received: Received) -> None:
         """Throws a received file away; one that has its name stays."""
-        await _shielded(lambda: received.path.unlink(missing_ok=True))
+        await self._shielded(lambda: received.path.unlink(missing_ok=True))
 
     async def remove(self, digests: list[str]) -> None:
         """Deletes files; those that are not there are passed over."""
@@ -125,7 +129,7 @@ class FileStore:
                 self.path(digest).unlink(missing_ok=True)
 
         if digests:
-            await _shielded(work)
+            await self._shielded(work)
 
     async def hashes(self) -> set[str]:
         """The names of all files that there are."""
@@ -139,7 +143,18 @@ class FileStore:
                 if _HASH.fullmatch(name := folder.name + file.name)
             }
 
-        return await trio.to_thread.run_sync(work)
+        return await self._run(work)
+
+    async def _run(self, work: Callable[..., Result], *args: Any) -> Result:
+        if self._inline:
+            await trio.lowlevel.checkpoint()
+            return work(*args)
+        return await trio.to_thread.run_sync(work, *args)
+
+    async def _shielded(self, work: Callable[[], None]) -> None:
+        """Runs to its end: a thread cannot be stopped half way, and the caller must know what is on the disk."""
+        with trio.CancelScope(shield=True):
+            await self._run(work)
 
 
 @asynccontextmanager
@@ -150,12 +165,6 @@ async def _closing(chunks: object) -> AsyncIterator[None]:
     finally:
         if isinstance(chunks, AsyncGenerator):
             await chunks.aclose()
-
-
-async def _shielded(work: Callable[[], None]) -> None:
-    """Runs to its end: a thread cannot be stopped half way, and the caller must know what is on the disk."""
-    with trio.CancelScope(shield=True):
-        await trio.to_thread.run_sync(work)
 
 
 def _create(path: Path) -> FileIO:

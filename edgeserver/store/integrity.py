@@ -53,9 +53,18 @@ class Inspection:
 
 def inspect(path: Path, server_name: str | None) -> Inspection:
     """Looks through the file. `server_name` is the box's; None if it is not known, then nothing is compared with it."""
+    write_ahead = path.with_name(path.name + "-wal")
+    if write_ahead.exists():
+        return _look(path, server_name, "mode=ro")
+    # Nobody has it open: it can be read without SQLite's files beside it being made, on a read-only disk too.
+    found = _look(path, server_name, "immutable=1")
+    return _look(path, server_name, "mode=ro") if write_ahead.exists() else found  # somebody has opened it meanwhile
+
+
+def _look(path: Path, server_name: str | None, how: str) -> Inspection:
     inspection = Inspection()
     try:
-        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
+        connection = sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, isolation_level=None)
     except sqlite3.DatabaseError as error:
         inspection.findings.append(f"{path} cannot be opened ({error})")
         return inspection

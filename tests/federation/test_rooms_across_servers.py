@@ -96,6 +96,36 @@ async def test_a_restricted_room_is_joined_by_word_of_its_own_server() -> None:
         assert await b.membership(room, "@bob:b.test") == "join"
 
 
+@pytest.mark.parametrize("version", ["11", "12"])
+async def test_a_knock_is_taken_back_refused_and_answered(autojump_clock: trio.testing.MockClock, version: str) -> None:
+    async with servers("a.test", "b.test") as (a, b), trio.open_nursery() as nursery:
+        for server in (a, b):
+            nursery.start_soon(server.sender.run)
+        rule = [{"type": "m.room.join_rules", "state_key": "", "content": {"join_rule": "knock"}}]
+        room = await a.room("@alice:a.test", room_version=version, preset="private_chat", initial_state=rule)
+        await b.members.knock("@bob:b.test", room, ["gone.test", "a.test"], reason="rain")
+        assert [await one.membership(room, "@bob:b.test") for one in (a, b)] == ["knock", "knock"]
+        await b.members.leave("@bob:b.test", room)
+        assert [await one.membership(room, "@bob:b.test") for one in (a, b)] == ["leave", "leave"]
+        await b.members.knock("@bob:b.test", room, ["a.test"])
+        await a.members.kick("@alice:a.test", room, "@bob:b.test")
+        await trio.sleep(5)
+        assert [await one.membership(room, "@bob:b.test") for one in (a, b)] == ["leave", "leave"]
+        await b.members.knock("@bob:b.test", room, ["a.test"])
+        await a.members.invite("@alice:a.test", room, "@bob:b.test")
+        await b.members.join("@bob:b.test", room)
+        assert await a.membership(room, "@bob:b.test") == "join"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_room_without_knocking_refuses_a_knock() -> None:
+    async with servers("a.test", "b.test") as (a, b):
+        room = await a.room("@alice:a.test", preset="private_chat")
+        with pytest.raises(MatrixError) as refused:
+            await b.members.knock("@bob:b.test", room, ["a.test"])
+        assert refused.value.errcode == "M_FORBIDDEN"
+
+
 async def test_events_missed_during_an_outage_are_fetched_with_the_next_one(autojump_clock: trio.testing.MockClock) -> None:
     async with servers("a.test", "b.test") as (a, b), trio.open_nursery() as nursery:
         room = await a.room("@alice:a.test")

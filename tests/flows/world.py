@@ -151,11 +151,15 @@ class Person:
 
 
 class BoxInWorld:
-    """One box, which may be stopped and opened again on the same data."""
+    """One box, which may be stopped and opened again on the same data. `wall_offset` (s) is how far its system clock is wrong, and
+    `synchronised` what its kernel says of it.
+    """
 
     def __init__(self, world: World, name: str, config: Config, drivers: Mapping[str, Any]) -> None:
         self.world = world
         self.name = name
+        self.wall_offset = 0.0
+        self.synchronised = True
         self._config = config
         self._drivers = drivers
         self._scope: trio.CancelScope | None = None
@@ -172,7 +176,7 @@ class BoxInWorld:
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         self._closed = trio.Event()
         internet = self.world.internet
-        source = TimeSource(lambda: EPOCH + trio.current_time(), trio.current_time, lambda: True)
+        source = TimeSource(lambda: EPOCH + self.wall_offset + trio.current_time(), trio.current_time, lambda: self.synchronised)
         with trio.CancelScope() as self._scope:
             port = internet.from_(self._config.server.name) if self._config.federation.internet else None
             async with open_box(self._config, Wires(port, self._drivers, source, inline=True)) as self.box:
@@ -230,7 +234,10 @@ class World:
 
 
 async def until(condition: Any, *, seconds: float = 600.0, step: float = 0.5) -> None:
-    """Waits on the virtual clock until an async condition holds."""
+    """Waits on the virtual clock until an async condition holds. The pauses grow with the time waited, so that what takes long, or never
+    comes, does not take long in real time.
+    """
+    began = trio.current_time()
     with trio.fail_after(seconds):
         while not await condition():
-            await trio.sleep(step)
+            await trio.sleep(max(step, (trio.current_time() - began) / 50))

@@ -214,7 +214,9 @@ async def test_an_invite_is_declined_and_another_is_withdrawn(pair: Pair) -> Non
 
 
 async def test_a_knock_is_taken_back_and_another_answered(pair: Pair) -> None:
-    """A refused knock is no flow of ours: Synapse neither tells the knocker's server nor listens when it is told."""
+    """Refusing a knock is left out, and so is taking it back at Synapse: it does not tell the other server of either, nor
+    listen when it is told that a knock is refused.
+    """
     host, guest, version = pair
     rules = {"type": "m.room.join_rules", "state_key": "", "content": {"join_rule": "knock"}}
     room = await host.create_room(version, preset="private_chat", initial_state=[rules])
@@ -227,9 +229,10 @@ async def test_a_knock_is_taken_back_and_another_answered(pair: Pair) -> None:
 
     await knock()
     assert _last(host, room)["reason"] == "It rains"
-    await guest.leave(room)
-    await host.until("taken back", lambda: _last(host, room).get("membership") == "leave")
-    await knock()
+    if guest.server_name == BOX:
+        await guest.leave(room)
+        await host.until("taken back", lambda: _last(host, room).get("membership") == "leave")
+        await knock()
     await host.invite(room, guest.user_id)
     await guest.invited(room)
     await guest.join(room)

@@ -40,7 +40,8 @@ async def _listen(stream: trio.SSLStream[trio.SocketStream]) -> None:
     try:
         print("called", flush=True)
         while data := await stream.receive_some(65536):
-            print("heard", data.split(b"\r\n")[0].decode("latin-1"), flush=True)
+            for line in data.decode("latin-1").splitlines():
+                print("heard", line, flush=True)
     except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):
         pass
 

@@ -127,7 +127,7 @@ async def test_who_announces_the_name_of_another_is_not_believed(lan: Lan, tmp_p
                 with pytest.raises(RpcError):
                     await dora.invite(room, f"@emil:{barn}")
                 assert said("called")
-                assert said("heard") == []
+                assert not any(barn in line for line in said("heard"))
             with tell.step("the barn comes back while he goes on"):
                 lan.barn.start()
                 with lan.client(lan.barn, "emil") as emil:
@@ -140,7 +140,8 @@ async def test_who_announces_the_name_of_another_is_not_believed(lan: Lan, tmp_p
                     impostor.stop()
                     await emil.send(room, "Who else?")
                     await dora.wait_message(room, "Who else?")
-        assert said("heard") == []
+        assert any("X-Matrix" in line for line in said("heard"))  # under his own name he is a box like others
+        assert not any(barn in line for line in said("heard"))
 
 
 async def _invite_until_taken(client: NioClient, room: str, user_id: str) -> None:

@@ -1,0 +1,1 @@
+"""The command line, the control API behind it, and what `check` finds."""
