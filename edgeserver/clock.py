@@ -1,10 +1,10 @@
 """What time it is, on a box that may not know.
 
 A Raspberry Pi has no clock that survives a power cut, and the system's idea of the time may be decades off or jump when somebody sets it.
-So: time runs with the monotonic clock from a starting point; it never starts before the `floor`, the last time that an earlier run is known
-to have reached; the system's clock is followed only while it is synchronised (the kernel says so); and a paired peer that knows better
-(`learn`) is believed as long as we do not. `trusted` tells whether anybody vouched for it: until then no event is refused because of a key's
-validity, and nothing expires for good.
+So: time runs with the monotonic clock from a starting point; it never starts before the `floor`, the last time that an earlier run is
+known to have reached; the system's clock is followed only while it is synchronised (the kernel says so); and a paired peer that knows
+better (`learn`) is believed as long as we do not. `trusted` tells whether anybody vouched for it: until then no event is refused because
+of a key's validity, and nothing expires for good.
 
 Times are integer milliseconds since the Unix epoch.
 """

@@ -36,8 +36,8 @@ class Server:
 
     name: str = option(
         "",
-        "The server name: a domain that you own, without a port unless it is part of the name. Empty: the box names itself after its own key,"
-        " as <label>.<suffix>. Names are permanent.",
+        "The server name: a domain that you own, without a port unless it is part of the name."
+        " Empty: the box names itself after its own key, as <label>.<suffix>. Names are permanent.",
     )
     suffix: str = option(
         "mesh",
@@ -61,7 +61,9 @@ class Http:
     tls: list[str] = option([], "Client API and federation on one TLS port.", example=["0.0.0.0:443"])
     federation: list[str] = option(["0.0.0.0:8448"], "Federation over TLS.")
     certificate: str = option(
-        "", "PEM file with the certificate chain, a wildcard one on a gateway; read again when it changes. Empty: the box's own key certifies it."
+        "",
+        "PEM file with the certificate chain, a wildcard one on a gateway; read again when it changes."
+        " Empty: the box's own key certifies it.",
     )
     certificate_key: str = option("", "PEM file with the certificate's private key.")
     public_url: str = option("", "The base URL that clients are told in /.well-known/matrix/client. Empty: as they asked.")
@@ -248,14 +250,17 @@ def _check(config: Config) -> None:
 def host_and_port(address: str, where: str) -> tuple[str, int]:
     """Splits host:port. Raises `ConfigError`."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 <= int(port) < 65536:
+    if not host or not (port.isascii() and port.isdecimal()) or not 0 <= int(port) < 65536:
         raise ConfigError(f"{where} = {address!r} is not host:port, such as 0.0.0.0:8008.")
     return host.strip("[]"), int(port)
 
 
 def describe() -> str:
     """The documented example: every section and key with its help and default."""
-    parts = ["# edgeserver configuration. Every key is optional; what stands here after # is the default."]
+    parts = [
+        "# edgeserver configuration. Every key is optional.\n"
+        "# What stands here after # is the default, or an example where nothing is the default (tls, uri)."
+    ]
     for name, kind in _SECTIONS.items():
         parts.append(_describe_section(f"[{name}]", kind))
     parts.append(_describe_section("[[links]]", Link, commented=True))

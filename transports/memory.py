@@ -266,7 +266,8 @@ class Air:
             for other in self._now:
                 other.spoilt = True
         self._now.append(mine)
-        self._quiet = trio.Event()
+        if self._quiet.is_set():  # else a collision, and others wait for this very event
+            self._quiet = trio.Event()
         seconds = self.medium.seconds(len(data))
         self.busy_seconds += seconds
         try:

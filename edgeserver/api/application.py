@@ -93,7 +93,8 @@ class Application:
     def __init__(self, routes: Iterable[Route], gate: Gate) -> None:
         self._gate = gate
         self._root = _Node()
-        for route in routes:
+        self.routes = tuple(routes)
+        for route in self.routes:
             self._root.add(route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

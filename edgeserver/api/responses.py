@@ -6,6 +6,7 @@ itself.
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,14 @@ import orjson
 from starlette.responses import Response
 
 from edgeserver.matrix.errors import LimitExceeded, MatrixError, Unknown
+from edgeserver.store.database import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 log = logging.getLogger(__name__)
+
+_DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS))
 
 
 class JsonResponse(Response):
@@ -46,5 +50,8 @@ def response_to(error: Exception, doing: str) -> Response:
         inner = inner.exceptions[0]
     if isinstance(inner, MatrixError):
         return error_response(inner)
+    if isinstance(inner, StoreError) or (isinstance(inner, OSError) and inner.errno in _DISK_ERRORS):
+        log.error("%s failed: %s", doing, inner)
+        return error_response(Unknown("The server could not store or read it: its disk is full or failing."))
     log.error("%s failed", doing, exc_info=error)
     return error_response(Unknown("Internal server error."))

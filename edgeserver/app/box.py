@@ -198,7 +198,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     ]
     tokens = AccessTokens(users.tokens, in_query=config.lab.query_access_token)
     application = Application(routes, Gate(tokens, limiter, behind_proxy=config.http.behind_proxy))
-    app = GatewayFront(application, identity.server_name, gateway, uplink)
+    app = GatewayFront(application, identity.server_name, gateway, lambda name: [way.exchange for way in peers.ways_to(name)])
     links = LinkManager(
         config.links,
         db=ground.db,
@@ -211,7 +211,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
         paired=lambda pairing: _pin(out.keyring, pairing),
         drivers=dict(wires.drivers),
     )
-    gateway.on_change(links.announce_again)
+    gateway.on_change(links.routes_changed)
     await links.load()
     return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, app, pool, uplink)
 

@@ -41,6 +41,8 @@ def load_or_make(folder: Path, name: str, suffix: str) -> BoxIdentity:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "identity.key"
     is_new = not path.exists()
+    if is_new and (folder / "server_name").exists():
+        raise IdentityError(f"{path} is missing, and no other key may take its place: restore it from a backup")
     if is_new:
         _write(path, encode_base64(os.urandom(32)) + "\n")
     seed = _read(path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from edgeserver.app.lasting import lasting
+from edgeserver.app.lasting import contained, lasting
 from edgeserver.app.wires import driver_of, listener_of
 from edgeserver.matrix import canonical_json, errors, server_names
 from edgeserver.store import pairings
@@ -23,7 +23,8 @@ from transports.client import LinkExchange, Multiplexer
 from transports.exchange import ExchangeError, Priority, Request
 from transports.identity import Identity, client_identity
 from transports.link.connection import Link, LinkDown
-from transports.link.pairing import Offer, PairingFailed, PairingQR, guest, host
+from transports.link.pairing import Offer, Paired, PairingFailed, PairingQR, guest, host
+from transports.link.switchboard import Switchboard
 from transports.server import serve as serve_link
 
 if TYPE_CHECKING:
@@ -41,9 +42,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PAIR_TIMEOUT = 120.0
+FAREWELL = 5.0
 TIME_PATH = "/_edgeserver/v1/time"
 ROUTES_PATH = "/_edgeserver/v1/gateway/routes"
 KEY_PATH = "/_matrix/key/v2/server"
+KEYS_ASKED_SECONDS = 3 * 3600.0
+"""So often a gateway sees to it that it holds fresh key responses of those that it fronts for."""
 
 
 @dataclass(slots=True)
@@ -107,7 +111,9 @@ class LinkManager:
         self._offer: Offer | None = None
         self._paired: Pairing | None = None
         self._fronting = False
-        self._changed = trio.Event()
+        self._guests = 0
+        self._nursery: trio.Nursery | None = None
+        self._boards: dict[int, Switchboard] = {}  # by driver: several lines may share a station on one channel
         self.lines = [self._line(one, (drivers or {}).get(one.name or one.uri)) for one in configured]
 
     def _line(self, config: LinkConfig, driver: Driver | None) -> Line:
@@ -130,16 +136,18 @@ class LinkManager:
         return pairing.name if pairing.is_box else client_identity(public_key)
 
     async def run(self) -> None:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as self._nursery:
             for line in self.lines:
-                nursery.start_soon(lasting, f"the line {line.name}", self._run_listener if line.driver is None else self._run_line, line)
+                run = self._run_listener if line.driver is None else self._run_line
+                self._nursery.start_soon(lasting, f"the line {line.name}", run, line)
 
     # One line
 
     async def _run_line(self, line: Line) -> None:
         assert line.driver is not None
         while True:
-            line.link = Link(line.driver, self._identity, self.known, peer_key=self._callee(line.name))
+            board = self._boards.setdefault(id(line.driver), Switchboard())
+            line.link = Link(line.driver, self._identity, self.known, peer_key=self._callee(line.name), switchboard=board)
             line.link.strangers_welcome = self._offer is not None
             line.stopped, line.resume = trio.Event(), trio.Event()
             try:
@@ -196,6 +204,8 @@ class LinkManager:
                     self._routes.link_up(public_key, exchange)
                     self._peers.link_up(peer, exchange, gateway=pairing.gateway)
                     nursery.start_soon(self._greet, pairing, exchange)
+                if pairing.fronted:
+                    nursery.start_soon(self._keep_keys, public_key, exchange)
                 await connection.wait_down()
                 nursery.cancel_scope.deadline = trio.current_time() + 30  # let handlers that are at work finish
         finally:
@@ -232,13 +242,35 @@ class LinkManager:
         if response.status != 200:
             log.warning("%s is set as our gateway, but does not front for us: pair again with --front at its end", pairing.name)
 
-    async def announce_again(self) -> None:
-        """Tells our gateways of names that have come to be reached through us."""
+    async def routes_changed(self) -> None:
+        """Other names are reached through us: our gateway is told of them, and their keys are asked for, in the background."""
+        if self._nursery is None:
+            return
         for line in self.lines:
             for peer, connection in list(line.connections.items()):
-                pairing = self._known.get(connection.peer_key or b"")
+                pairing, exchange = self._known.get(connection.peer_key or b""), line.exchanges[peer]
                 if pairing is not None and pairing.gateway:
-                    await self._announce(pairing, line.exchanges[peer])
+                    self._nursery.start_soon(contained, f"telling {peer} of new names", self._greet, pairing, exchange)
+                if pairing is not None and pairing.fronted:
+                    self._nursery.start_soon(contained, f"the keys behind {peer}", self._ask_keys, pairing.public_key, exchange)
+
+    async def _keep_keys(self, public_key: bytes, exchange: LinkExchange) -> None:
+        """For as long as the link is up: what is signed behind it can be verified when it is down."""
+        while True:
+            await self._ask_keys(public_key, exchange)
+            await trio.sleep(KEYS_ASKED_SECONDS)
+
+    async def _ask_keys(self, public_key: bytes, exchange: LinkExchange) -> None:
+        for name in self._routes.names_via(public_key):
+            if self._routes.keys_are_fresh(name):
+                continue
+            try:
+                response = await exchange.exchange(Request("GET", KEY_PATH, name, priority=Priority.RECEIPT, timeout=300.0))
+            except ExchangeError as error:
+                log.info("the keys of %s could not be had: %s", name, error)
+                continue
+            if response.status == 200:
+                await self._routes.remember_key_response(name, response.body)
 
     # Pairing
 
@@ -263,8 +295,10 @@ class LinkManager:
 
     @property
     def offer_trouble(self) -> str | None:
-        """Why nobody can pair (any more); None while an offer is open."""
-        return "no pairing is open" if self._offer is None else self._offer.trouble(trio.current_time())
+        """Why nobody can pair (any more); None while an offer is open, or the pairing with who has used it is being written down."""
+        if self._offer is None:
+            return "no pairing is open"
+        return None if self._guests and self._offer.used else self._offer.trouble(trio.current_time())
 
     @property
     def last_paired(self) -> Pairing | None:
@@ -274,16 +308,19 @@ class LinkManager:
     async def _pair_with_stranger(self, connection: Connection) -> None:
         if self._offer is None:
             return
+        self._guests += 1
         try:
-            with trio.fail_after(PAIR_TIMEOUT):
+            with trio.move_on_after(PAIR_TIMEOUT):
                 paired = await host(connection, self._offer, trio.current_time, os.urandom)
                 is_box = server_names.is_valid(paired.name) and "." in paired.name
+                self._check_name(paired.name, paired.public_key)
                 await self._add(Pairing(paired.public_key, paired.name, is_box, None, is_box and self._fronting, False, self._clock.now_ms()))
-                await connection.wait_down()
-        except PairingFailed as error:
-            log.info("a pairing failed: %s", error)
-        except trio.TooSlowError:
-            pass
+                self._paired = self._known[paired.public_key]
+                self.close_offer()
+        except (PairingFailed, LinkDown, errors.MatrixError) as error:
+            log.warning("a pairing failed: %s", error)
+        finally:
+            self._guests -= 1
 
     async def join_offer(self, line_name: str, secret: str, *, gateway: bool) -> Pairing:
         """Pairs with the box at the other end of a line by its code or QR string. Raises M_NOT_FOUND, M_FORBIDDEN (wrong code)."""
@@ -294,6 +331,7 @@ class LinkManager:
         await self._stop(line)
         try:
             paired = await self._be_guest(line.driver, parsed)
+            self._check_name(paired.name, paired.public_key)
             pairing = Pairing(paired.public_key, paired.name, True, line.name, False, gateway, self._clock.now_ms())
             await self._add(pairing)
             return pairing
@@ -305,27 +343,42 @@ class LinkManager:
             line.scope.cancel()
             await line.stopped.wait()
 
-    async def _be_guest(self, driver: Driver, secret: Any) -> Any:
+    async def _be_guest(self, driver: Driver, secret: str | PairingQR) -> Paired:
+        """Raises M_FORBIDDEN, and M_UNKNOWN if nobody answers or the line breaks."""
         link = Link(driver, self._identity, lambda key: None, as_stranger=True)
+        outcome: Paired | Exception = errors.Unknown("Nobody answered on the line within two minutes.", status=504)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
-            try:
-                with trio.fail_after(PAIR_TIMEOUT):
-                    connection = await link.wait_up()
-                    return await guest(connection, self._server_name, self._identity.public_key, secret, os.urandom)
-            except trio.TooSlowError:
-                raise errors.Unknown("Nobody answered on the line within two minutes.", status=504) from None
-            except PairingFailed as error:
-                raise errors.Forbidden(f"The pairing failed: {error}.") from error
-            except LinkDown as error:
-                raise errors.Unknown(f"The line broke while pairing: {error}.", status=504) from error
-            finally:
-                nursery.cancel_scope.cancel()
+            with trio.move_on_after(PAIR_TIMEOUT):
+                outcome = await self._meet_host(link, secret)
+            nursery.cancel_scope.cancel()
+        if isinstance(outcome, Exception):  # raised in the nursery, it would end as a group
+            raise outcome
+        return outcome
+
+    async def _meet_host(self, link: Link, secret: str | PairingQR) -> Paired | Exception:
+        """The host, or why we are not paired with it."""
+        connection = await link.wait_up()
+        try:
+            paired = await guest(connection, self._server_name, self._identity.public_key, secret, os.urandom)
+        except PairingFailed as error:
+            return errors.Forbidden(f"The pairing failed: {error}.")
+        except LinkDown as error:
+            return errors.Unknown(f"The line broke while pairing: {error}.", status=504)
+        with trio.move_on_after(FAREWELL):  # the host must hear that its last message has arrived
+            await connection.wait_down()
+        return paired
+
+    def _check_name(self, name: str, public_key: bytes) -> None:
+        """Nobody pairs under a name that is another's. Raises M_FORBIDDEN."""
+        stated = server_names.key_of(name)
+        if name == self._server_name or (stated is not None and stated != public_key):
+            raise errors.Forbidden(f"The other end calls itself {name}, and is not.")
+        if any(one.is_box and one.name == name and one.public_key != public_key for one in self._known.values()):
+            raise errors.Forbidden(f"{name} is paired with another key; if it has a new one, unpair it first.")
 
     async def _add(self, pairing: Pairing) -> None:
         await self._db.write(lambda tx: pairings.put(tx, pairing))
-        self._paired = pairing
-        self.close_offer()
         await self.load()
         await self._tell_paired(pairing)
         log.info("paired with %s", pairing.name)
@@ -340,6 +393,7 @@ class LinkManager:
             for connection in list(line.connections.values()):
                 if connection.peer_key is not None and connection.peer_key not in self._known:
                     await connection.aclose()
+        await self.routes_changed()
         return bool(found)
 
     # For people

@@ -66,9 +66,17 @@ async def serve(
             nursery.start_soon(_reload, context, tls)
         try:
             urls = await nursery.start(lambda task_status: hypercorn_serve(cast("Any", app), config, task_status=task_status))
-        except OSError as error:
-            raise ListenerError(f"cannot listen on {', '.join(addresses)}: {error.strerror or error}") from error
+        except* OSError as group:
+            reason = _first_reason(group)
+            raise ListenerError(f"cannot listen on {', '.join(addresses)}: {reason}") from group
         task_status.started(urls)
+
+
+def _first_reason(error: BaseException) -> str:
+    """What the system said, out of the groups that nurseries make of it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _context(tls: Tls) -> ssl.SSLContext:

@@ -45,11 +45,11 @@ from edgeserver.users.devices import Devices
 from edgeserver.users.ephemeral import Typing
 from edgeserver.users.filters import Filters
 from edgeserver.users.key_backup import KeyBackup
+from edgeserver.users.notifications import Notifications
 from edgeserver.users.openid import OpenIdTokens
 from edgeserver.users.passwords import Passwords
 from edgeserver.users.presence import Presence
 from edgeserver.users.profiles import Profiles
-from edgeserver.users.notifications import Notifications
 from edgeserver.users.push import UnreadCounts
 from edgeserver.users.pushers import Pushers
 from edgeserver.users.read_markers import ReadMarkers
@@ -112,7 +112,8 @@ def outward(ground: Ground, peers: Peers, web: InternetWeb | None, notaries: lis
     )
     peers.on_return(keyring.route_returned)
     notary = Notary(ground.db, keyring, server_name=ground.server_name, now_ms=ground.now_ms)
-    return Out(calls, keyring, notary, FederationSource(calls), FederationQueries(calls), FederationKeys(calls), FederationMedia(calls, web))
+    media = FederationMedia(calls, web)
+    return Out(calls, keyring, notary, FederationSource(calls), FederationQueries(calls), FederationKeys(calls), media)
 
 
 @dataclass(frozen=True, slots=True)

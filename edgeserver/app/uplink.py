@@ -1,8 +1,8 @@
 """Whether the box has its uplink: watched where the kernel tells, probed only while it is believed to be gone.
 
-An idle box with a working uplink spends nothing on this. When a request to the internet cannot be delivered, servers that answered lately are
-asked; if none answers, the uplink is down, and is tried again with growing pauses and whenever the kernel reports a change of links, addresses
-or routes (rtnetlink). The moment one answers, everybody who waits is told.
+An idle box with a working uplink spends nothing on this. When a request to the internet cannot be delivered, servers that answered
+lately are asked; if none answers, the uplink is down, and is tried again with growing pauses and whenever the kernel reports a change of
+links, addresses or routes (rtnetlink). The moment one answers, everybody who waits is told.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ _RTMGRP = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # LINK, IPV4_IFADDR, IPV4_ROUTE, IP
 
 
 class Uplink:
-    """An `Exchange` to the internet that notices its coming and going. `changed(up)`, set by whoever routes by it, is called on the trio thread."""
+    """An `Exchange` to the internet that notices its coming and going.
+
+    `changed(up)`, set by whoever routes by it, is called on the trio thread.
+    """
 
     def __init__(self, inner: Exchange) -> None:
         self._inner = inner

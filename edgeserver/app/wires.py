@@ -26,7 +26,7 @@ def driver_of(uri: str) -> Driver:
     kind, _, rest = uri.partition(":")
     if kind == "serial":
         path, _, baud = rest.rpartition(",")
-        if not path or not baud.isdigit() or int(baud) < 50:
+        if not path or not (baud.isascii() and baud.isdecimal()) or int(baud) < 50:
             raise WireError(f"{uri!r} is not serial:PATH,BAUD, such as serial:/dev/ttyUSB0,2400")
         from transports.serial import SerialDriver
 
@@ -46,6 +46,6 @@ def listener_of(uri: str) -> Listen | None:
 
 def _host_and_port(uri: str, rest: str) -> tuple[str, int]:
     host, _, port = rest.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536:
         raise WireError(f"{uri!r} lacks its host and port, as in udp:gateway.example.org:7710")
     return host.strip("[]"), int(port)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -27,16 +28,15 @@ class NotRunning(CommandError):
 class ControlClient:
     """Calls of the control API, one after the other."""
 
-    def __init__(self, socket: str) -> None:
-        self._pool = httpcore.ConnectionPool(uds=socket)
-        self._socket = socket
+    def __init__(self, path: str) -> None:
+        self._pool = httpcore.ConnectionPool(uds=path)
 
     def call(
         self, method: str, path: str | Sequence[str], body: dict[str, Any] | None = None, *, timeout: float = TIMEOUT
     ) -> dict[str, Any]:
         """One call; `path` is relative, or its segments if they need quoting; `timeout` in seconds.
 
-        Raises `NotRunning`, and `CommandError` with the box's own words.
+        Raises `CommandError`, with the box's own words if it refuses.
         """
         segments = path if isinstance(path, str) else "/".join(quote(one, safe="") for one in path)
         limits = {"connect": TIMEOUT, "read": timeout, "write": TIMEOUT, "pool": TIMEOUT}
@@ -50,8 +50,6 @@ class ControlClient:
             )
         except httpcore.TimeoutException as error:
             raise CommandError(f"the box did not answer within {timeout:.0f} seconds.") from error
-        except httpcore.ConnectError as error:
-            raise _no_connection(self._socket, error) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
             raise CommandError("the box broke the connection off; is it being stopped?") from error
         return _told(response.status, response.content)
@@ -68,16 +66,19 @@ def client_of(data: Path) -> ControlClient:
     shortest = min((str(path), os.path.relpath(path)), key=len)
     if len(os.fsencode(shortest)) > _LONGEST_SOCKET_PATH:
         raise CommandError(f"the path of {path} is too long for a socket: go to that folder and use --data .")
+    _knock(shortest)
     return ControlClient(shortest)
 
 
-def _no_connection(socket: str, error: httpcore.ConnectError) -> CommandError:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(cause, PermissionError):
-        return CommandError(f"you may not open {socket}: run this as the user that the box runs as, or as root.")
-    return NotRunning(f"no box answers on {socket}: start it with edgeserver serve.")
+def _knock(path: str) -> None:
+    """Sees whether somebody listens. Raises `CommandError`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except PermissionError as error:
+            raise CommandError(f"you may not open {path}: run this as the user that the box runs as, or as root.") from error
+        except OSError as error:
+            raise NotRunning(f"no box answers on {path}: start it with edgeserver serve.") from error
 
 
 def _told(status: int, content: bytes) -> dict[str, Any]:

@@ -207,14 +207,8 @@ def run_pair(arguments: argparse.Namespace) -> int:
 def _host(arguments: argparse.Namespace) -> int:
     box = _box(arguments)
     offer = box.call("POST", "pairing", {"front": arguments.front})
-    if arguments.json:
-        say_json(offer)
-    else:
-        say(f"The code is  {offer['code']}")
-        say(f"As a QR code: {offer['qr']}")
-        say(f"Within {offer['expires_in_ms'] // 60_000} minutes, at the other end: edgeserver pair {offer['code']}")
-        say("Waiting; Ctrl-C closes the offer.")
     try:
+        _show_offer(offer, as_json=arguments.json)
         paired = _wait_for_guest(box)
     except KeyboardInterrupt:
         box.call("DELETE", "pairing")
@@ -225,6 +219,16 @@ def _host(arguments: argparse.Namespace) -> int:
         gateway = " We are its gateway now." if paired["fronted"] else ""
         say(f"Paired with {one_line(paired['name'])}.{gateway}")
     return 0
+
+
+def _show_offer(offer: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        say_json(offer)
+        return
+    say(f"The code is  {offer['code']}")
+    say(f"As a QR code: {offer['qr']}")
+    say(f"Within {offer['expires_in_ms'] // 60_000} minutes, at the other end: edgeserver pair {offer['code']}")
+    say("Waiting; Ctrl-C closes the offer.")
 
 
 def _wait_for_guest(box: ControlClient) -> dict[str, Any]:

@@ -183,7 +183,6 @@ def _on(config: Config, running: Callable[[ControlClient], Any], resting: Callab
 
     try:
         client = client_of(config.data)
-        client.call("GET", "status")
     except NotRunning:
         return _resting(config, resting)
     return running(client)

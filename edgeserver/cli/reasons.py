@@ -28,6 +28,7 @@ def reasons(error: BaseException, expected: tuple[type[Exception], ...] = ()) ->
         return [str(error).rstrip(".")]
     if isinstance(error, sqlite3.DatabaseError):
         return [f"the database cannot be used ({error}); edgeserver check tells more"]
-    if isinstance(error, OSError) and error.filename is not None:
-        return [f"{error.filename}: {error.strerror}"]
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return [where + error.strerror]
     return None

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from edgeserver.matrix.signatures import SigningKey
 
 DAY_MS: Final = 86_400_000
-OWN_VALIDITY_MS: Final = DAY_MS
+OWN_VALIDITY_MS: Final = 7 * DAY_MS
+"""As long as others may believe it: a box can be away for days, and what it signed before must verify meanwhile."""
 MAX_VALIDITY_MS: Final = 7 * DAY_MS
 """The spec's bound on how long a key is believed without asking again."""
 MAX_KEYS: Final = 64
@@ -53,7 +54,7 @@ class KeyResponse:
 
 
 def write(server_name: str, key: SigningKey, old: Sequence[OldKey], now_ms: int) -> dict[str, Any]:
-    """Our own key response, signed; good for a day."""
+    """Our own key response, signed; good for a week."""
     response = {
         "server_name": server_name,
         "verify_keys": {key.key_id: {"key": signatures.encode_base64(key.verify_key)}},

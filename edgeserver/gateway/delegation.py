@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 MAX_CHAIN = 4
 
-KeyOf = "Callable[[str], bytes | None]"
-
 
 def sign(box: str, via: str, issued_ts: int, key: SigningKey) -> dict[str, Any]:
     """The box's word that `via` may front for it."""
@@ -46,7 +44,7 @@ def check_chain(chain: Sequence[Any], announcer: str, pinned: Callable[[str], by
 
 def _is_signed(word: dict[str, Any], pinned: Callable[[str], bytes | None]) -> bool:
     box = word.get("box")
-    if not isinstance(box, str) or not server_names.is_valid(box):
+    if not isinstance(box, str) or not server_names.is_valid(box) or type(word.get("issued_ts")) is not int:
         return False
     key = server_names.key_of(box) or pinned(box)
     signatures = word.get("signatures")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from edgeserver.app.listeners import ListenerError, serve
+from edgeserver.app.listeners import serve
 from edgeserver.app.wires import driver_of
 from edgeserver.proxy.application import ProxyApplication
 from edgeserver.proxy.line import Line
@@ -54,7 +54,7 @@ async def run(
 ) -> None:
     """Runs until cancelled; started with the URL for clients. `say` gets plain sentences; `driver` replaces that of the URI.
 
-    Raises `ProxyError`, `StateError`, `app.wires.WireError` (the URI) and `app.listeners.ListenerError` (the address).
+    Raises `ProxyError`, `StateError` and `app.wires.WireError` (the URI); `app.listeners.ListenerError` (the address) in a group.
     """
     driver = driver or driver_of(options.link)
     state = await trio.to_thread.run_sync(open_state, options.state)
@@ -69,24 +69,13 @@ async def run(
 
     line = Line(Link(driver, state.identity, known, peer_key=box.public_key, redial_cap=REDIAL_CAP), box.name)
     app = ProxyApplication(line, state)
-    trouble: ListenerError | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(app.run)
-            urls = await nursery.start(serve, app, [options.listen])
-            nursery.start_soon(line.run)
-            nursery.start_soon(_tell, line, say)
-            say(f"Matrix clients on this machine use {urls[0]} as their homeserver.")
-            task_status.started(urls[0])
-    except* ListenerError as group:
-        trouble = _first(group)
-    if trouble is not None:
-        raise trouble
-
-
-def _first(group: BaseExceptionGroup[ListenerError]) -> ListenerError:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+    async with trio.open_nursery() as nursery:
+        await nursery.start(app.run)
+        urls = await nursery.start(serve, app, [options.listen])
+        nursery.start_soon(line.run)
+        nursery.start_soon(_tell, line, say)
+        say(f"Matrix clients on this machine use {urls[0]} as their homeserver.")
+        task_status.started(urls[0])
 
 
 async def _pair(options: ProxyOptions, driver: Driver, state: State, say: Callable[[str], None]) -> None:

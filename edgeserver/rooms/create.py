@@ -194,6 +194,9 @@ class RoomCreator:
             origin_server_ts=self._now_ms(),
         )
         event = complete(proto, new.rules, self._server_name, self._key)
+        while rooms.get(tx, event.room_id) is not None:  # the id is a hash: the same room was made within this millisecond
+            proto["origin_server_ts"] += 1
+            event = complete(proto, new.rules, self._server_name, self._key)
         number = rooms.add(tx, event.room_id, new.rules)
         empty = state.root(tx, number, {})
         rooms.move(tx, number, [], empty)

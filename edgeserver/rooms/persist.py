@@ -169,11 +169,13 @@ class Persister:
                 rooms.server_joined(tx, room, domain_of(user_id), 1 if is_joined else -1)
 
     def _redactions(self, tx: Transaction, event: Event, number: int) -> None:
-        for redaction in events.pending_redactions(tx, event.event_id):
+        pending = events.pending_redactions(tx, event.event_id)
+        for redaction in pending:
             target = events.get(tx, event.event_id)
             if target is not None and may_redact(tx, redaction.event, target):
                 events.redact(tx, target, redaction.event.event_id)
-        events.forget_pending_redactions(tx, event.event_id)
+        if pending:
+            events.forget_pending_redactions(tx, event.event_id)
         if event.redacts is not None:
             target = events.get(tx, event.redacts)
             if target is None or target.is_outlier:

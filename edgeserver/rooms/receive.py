@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 GAP_LIMIT = 500
 """At most so many missing events are fetched before an event; what is beyond stays a gap and is filled by paging back."""
 GAP_PAGE = 20
+GAP_REQUESTS = 2 * GAP_LIMIT // GAP_PAGE
 FETCH_LIMIT = 2000
 """At most so many auth or state events are fetched one by one for one event."""
 
@@ -124,17 +125,19 @@ class Receiver:
             return []
         gathered: dict[str, Event] = {}
         latest = [event.event_id]
-        while missing and len(gathered) < GAP_LIMIT:
+        for _ in range(GAP_REQUESTS):
             page = await self._gap_page(origin, room, latest)
             fresh = {event_id: found for event_id, found in page.items() if event_id not in gathered}
-            if not fresh:
-                break
+            if fresh.keys().isdisjoint(missing):
+                break  # nothing, or nothing that was asked for: a list without end is not followed
             gathered.update(fresh)
             edge = {prev for found in (*gathered.values(), event) for prev in found.prev_events} - set(gathered)
             missing = await self._unplaced(edge)
             latest = [
                 found.event_id for found in gathered.values() if any(prev in missing for prev in found.prev_events)
             ]
+            if not missing or len(gathered) >= GAP_LIMIT:
+                break
         for found in sorted(gathered.values(), key=lambda found: (found.depth, found.event_id)):
             if found.event_id != event.event_id:
                 await self._take(origin, room, found, await self._missing_prevs(found))

@@ -135,7 +135,7 @@ class Composer:
         heads = events.depths(tx, room.heads)
         cited = tuple(sorted(heads, key=lambda head: -heads[head])[:MAX_PREV_EVENTS])
         wanted = auth_types_for(room.rules, event_type, state_key, sender, content)
-        numbers = [number for key in wanted if (number := state.lookup(tx, room.snapshot, key)) is not None]
+        numbers = list(state.lookup_many(tx, room.snapshot, wanted).values())
         ids = events.ids_by_number(tx, numbers)
         proto = template(
             room.rules,

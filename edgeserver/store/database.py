@@ -250,7 +250,7 @@ def _read(connection: sqlite3.Connection, function: Callable[[Transaction], Resu
     try:
         return function(Transaction(connection, position))
     except sqlite3.DatabaseError as error:
-        if _is_io(error):
+        if _is_io(error) and error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR:  # that one is the statement's fault
             raise StoreError(f"the database failed: {error}") from error
         raise
     finally:

@@ -91,9 +91,25 @@ def lookup_event(tx: Transaction, snapshot: int, event_type: str, state_key: str
     return None if number is None else events.by_number(tx, number)
 
 
+def lookup_many(tx: Transaction, snapshot: int, keys: Iterable[StateKey]) -> dict[StateKey, int]:
+    """The numbers of the events under those of the keys that the state has, in the order of the keys; for a few keys."""
+    wanted = list(dict.fromkeys(keys))
+    if not wanted:
+        return {}
+    rows = tx.all(
+        f"{_CHAIN}, wanted (type, state_key) AS (VALUES {','.join(['(?,?)'] * len(wanted))})"
+        " SELECT k.type, k.state_key, (SELECT e.event FROM chain c JOIN snapshot_entries e ON e.snapshot = c.snapshot"
+        " WHERE e.key = k.key ORDER BY c.height DESC LIMIT 1)"
+        " FROM wanted w CROSS JOIN state_keys k ON k.type = w.type AND k.state_key = w.state_key",
+        (snapshot, *(part for key in wanted for part in key)),
+    )
+    found = {(event_type, state_key): number for event_type, state_key, number in rows}
+    return {key: number for key in wanted if (number := found.get(key)) is not None}
+
+
 def lookup_events(tx: Transaction, snapshot: int, keys: Iterable[StateKey]) -> dict[StateKey, StoredEvent]:
     """The events under those of the keys that the state has."""
-    numbers = {key: number for key in keys if (number := lookup(tx, snapshot, key)) is not None}
+    numbers = lookup_many(tx, snapshot, keys)
     loaded = events.many_by_number(tx, numbers.values())
     return {key: loaded[number] for key, number in numbers.items()}
 

@@ -105,7 +105,7 @@ def standing_still(bench: Bench) -> None:
         time.sleep(report.runs(60, 15))
         passed = time.perf_counter() - began
         cpu = {kind: (server.cpu() - before[kind][0]) / passed * 60_000 for kind, server in servers.items()}
-        woken = {kind: (server.wakeups() - before[kind][1]) / passed for kind, server in servers.items()}
+        woken = {kind: server.wakeups_since(before[kind][1]) / passed for kind, server in servers.items()}
         bench.values(names[2], cpu, "ms", 1, f"over {passed:.0f} s without clients")
         bench.values(names[3], woken, "1/s", 1, f"over {passed:.0f} s without clients")
 

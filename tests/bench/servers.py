@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -88,12 +87,20 @@ class Server:
         return int(self._proc("io").split("write_bytes: ")[1].split("\n")[0])
 
     def cpu(self) -> float:
-        """Seconds of all its threads on a CPU so far, to the nanosecond (`schedstat`)."""
-        return sum(int(text.split()[0]) for text in self._tasks("schedstat")) / 1e9
+        """Seconds of all its threads on a CPU so far, ended threads included: its POSIX process clock (clock_getcpuclockid(3))."""
+        return time.clock_gettime((~self.program.pid << 3) | 2)
 
-    def wakeups(self) -> int:
-        """How often its threads have slept and been woken so far (`voluntary_ctxt_switches`)."""
-        return sum(int(text.split("\nvoluntary_ctxt_switches:")[1].split()[0]) for text in self._tasks("status"))
+    def wakeups(self) -> dict[str, int]:
+        """How often each of its threads has slept and been woken so far (`voluntary_ctxt_switches`)."""
+        found: dict[str, int] = {}
+        for task in Path(f"/proc/{self.program.pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # a thread that has just ended
+                found[task.name] = int((task / "status").read_text().split("\nvoluntary_ctxt_switches:")[1].split()[0])
+        return found
+
+    def wakeups_since(self, before: dict[str, int]) -> int:
+        """How often its threads of now have been woken since."""
+        return sum(count - before.get(thread, 0) for thread, count in self.wakeups().items())
 
     def rss(self) -> float:
         """Resident memory, in MB (10^6 bytes)."""
@@ -106,11 +113,6 @@ class Server:
 
     def _proc(self, name: str) -> str:
         return Path(f"/proc/{self.program.pid}/{name}").read_text()
-
-    def _tasks(self, name: str) -> Iterator[str]:
-        for task in Path(f"/proc/{self.program.pid}/task").iterdir():
-            with contextlib.suppress(OSError):  # a thread that has just ended
-                yield (task / name).read_text()
 
     # Using it
 

@@ -98,7 +98,10 @@ LARGEST_ROOM = "(SELECT room FROM memberships GROUP BY room ORDER BY count(*) DE
 DAMAGES: dict[str, tuple[list[str], str]] = {
     "a row names one that is gone": (["DELETE FROM destinations"], "name a row of destinations that is not there"),
     "positions beyond the bound": (["UPDATE meta SET value = 3 WHERE key = 'stream_reserved'"], "only those up to 3 have been given out"),
-    "an event with half a state": (["UPDATE events SET after = NULL WHERE stream = (SELECT max(stream) FROM events)"], "one side of it only"),
+    "an event with half a state": (
+        ["UPDATE events SET after = NULL WHERE stream = (SELECT max(stream) FROM events)"],
+        "one side of it only",
+    ),
     "a timeline event without state": (
         ["UPDATE events SET before = NULL, after = NULL WHERE stream = (SELECT max(stream) FROM events)"],
         "is in the timeline without a state before it",
@@ -116,7 +119,7 @@ DAMAGES: dict[str, tuple[list[str], str]] = {
     "heads without a state": (["UPDATE rooms SET snapshot = NULL"], "has heads but no state"),
     "a head that is not held": (["UPDATE rooms SET heads = '[\"$gone\"]' WHERE snapshot IS NOT NULL"], "the head $gone of the room"),
     "a head of another room": (
-        ["UPDATE rooms SET heads = (SELECT r.heads FROM rooms r WHERE r.room <> rooms.room AND r.heads <> '[]') WHERE snapshot IS NOT NULL"],
+        ["UPDATE rooms SET heads = (SELECT r.heads FROM rooms r WHERE r.room <> rooms.room AND r.heads <> '[]')"],
         "is an event of another room",
     ),
     "a head that was rejected": (["UPDATE events SET verdict = 2"], "has no place in the timeline"),

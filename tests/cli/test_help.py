@@ -40,7 +40,7 @@ def test_every_verb_explains_itself_with_examples_that_are_right(words: tuple[st
         assert callable(arguments.run)
 
 
-def test_the_verbs_that_the_brief_of_an_operator_names_are_there() -> None:
+def test_these_are_the_verbs() -> None:
     wanted = "serve quickstart check config version person status peers link pair unpair proxy demo"
     assert {words[0] for words in VERBS} == set(wanted.split())
 

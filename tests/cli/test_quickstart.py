@@ -24,7 +24,8 @@ def test_without_a_terminal_the_defaults_answer(run: Terminal) -> None:
 
 
 def test_options_end_up_in_a_documented_file_that_others_may_not_read(run: Terminal) -> None:
-    words = ["--name", "matrix.example.org", "--registration", "token", "--link", "serial:/dev/ttyUSB0,2400", "--link", "udp:gw.example.org:7710"]
+    links = ["--link", "serial:/dev/ttyUSB0,2400", "--link", "udp:gw.example.org:7710"]
+    words = ["--name", "matrix.example.org", "--registration", "token", *links]
     assert run("quickstart", *words, "--data", "/srv/box", "--output", "box.toml") == 0
     path = run.folder / "box.toml"
     made = config.load(path)

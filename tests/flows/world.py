@@ -239,5 +239,5 @@ async def until(condition: Any, *, seconds: float = 600.0, step: float = 0.5) ->
     """
     began = trio.current_time()
     with trio.fail_after(seconds):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110
             await trio.sleep(max(step, (trio.current_time() - began) / 50))

@@ -100,7 +100,7 @@ class Person:
         found = await self.ok("GET", f"/rooms/{quote(room_id)}/state")
         return {(event["type"], event["state_key"]): event["event_id"] for event in found}
 
-    async def history(self, room_id: str, limit: int = 20) -> list[Event]:
+    async def history(self, room_id: str, limit: int) -> list[Event]:
         """All that /messages gives, from the newest to the oldest."""
         found: list[Event] = []
         start: str | None = None
@@ -146,7 +146,8 @@ class Person:
         deadline = time.monotonic() + patience
         while not (found := holds()):
             if time.monotonic() > deadline:
-                raise LabError(f"{self.user_id}: {what}: not within {patience:g} s; {({k: vars(v) for k, v in self._rooms.items()})}")
+                known = {room_id: vars(room) for room_id, room in self._rooms.items()}
+                raise LabError(f"{self.user_id}: {what}: not within {patience:g} s; {known}")
             await self.sync(wait_ms=2000)
         return found
 
@@ -167,12 +168,3 @@ class Person:
             if time.monotonic() > deadline:
                 raise LabError(f"{self.user_id}: {key} is {found}, not {event_id}, after {PATIENCE:g} s")
             await self.sync(wait_ms=500)
-
-
-async def until(what: str, holds: Callable[[], bool], patience: float = PATIENCE) -> None:
-    """Asks again and again what no client is told of. Raises `LabError` after `patience` seconds."""
-    deadline = time.monotonic() + patience
-    while not holds():
-        if time.monotonic() > deadline:
-            raise LabError(f"{what}: not within {patience:g} s")
-        await trio.sleep(0.1)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import socket
-import warnings
 
 import pytest
 import trio
 
-from edgeserver.app.listeners import ListenerError
 from edgeserver.proxy.program import ProxyError, ProxyOptions, run
 from edgeserver.proxy.state import open_state
 from tests.lab.ptyline import PtyLine
@@ -114,16 +110,6 @@ async def test_a_wrong_code_ends_the_program_with_one_sentence(tmp_path) -> None
                 await run(options, lambda sentence: None)
             nursery.cancel_scope.cancel()
     assert open_state(tmp_path / "state").box is None
-
-
-async def test_an_address_that_is_taken_ends_the_program_with_one_sentence(tmp_path) -> None:
-    open_state(tmp_path).pair(Paired("box.example", BOX.public_key))
-    with socket.create_server(("127.0.0.1", 0)) as taken, warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # Hypercorn forgets a socket that it could not bind
-        options = ProxyOptions("serial:/nowhere,2400", f"127.0.0.1:{taken.getsockname()[1]}", state=tmp_path)
-        with pytest.raises(ListenerError, match="cannot listen on"):
-            await run(options, lambda sentence: None)
-        gc.collect()
 
 
 async def test_a_port_that_vanishes_and_comes_back_is_told_and_survived(tmp_path) -> None:

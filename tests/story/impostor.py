@@ -13,6 +13,7 @@ import os
 import ssl
 import tempfile
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -52,7 +53,7 @@ async def _main(address: str, claims: list[tuple[str, str]]) -> None:
     own = server_names.name_of(public)
     said = [*((name, base64.b64decode(key + "==")) for name, key in claims), (own, public)]
     async with trio.open_nursery() as nursery:
-        await nursery.start(lambda task_status: trio.serve_ssl_over_tcp(_listen, PORT, _certificate(seed, own), task_status=task_status))
+        await nursery.start(partial(trio.serve_ssl_over_tcp, _listen, PORT, _certificate(seed, own)))
         for number, (name, key) in enumerate(said):
             announcement = Announcement(name, key, f"impostor-{number}", (address,), PORT)
             nursery.start_soon(lambda one=announcement: discover(None, one))

@@ -26,6 +26,7 @@ from transports.exchange import ExchangeError, Interrupted, LinkProfile, Priorit
 from transports.link.airtime import DutyCycle
 from transports.link.rendezvous import Party, Rendezvous, Up
 from transports.link.session import Delivered, Ended, Received, Session
+from transports.link.switchboard import Seat, Switchboard
 from transports.link.wire import Driver, LinkStats, Wire, WireGone
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ class Link:
     `known(public_key)` gives a paired peer's identity or None. `peer_key` is whom to call; without it the link waits
     to be called (and wakes whoever is there when it starts). `as_stranger` calls anonymously and `strangers_welcome`
     may be set while pairing is open. `redial_cap` is the longest pause in seconds between calls into the void.
-    `duty` is shared by all that uses the same transmitter.
+    `duty` is shared by all that uses the same transmitter, `switchboard` by all links of one station on a shared channel.
     """
 
     def __init__(
@@ -276,6 +277,7 @@ class Link:
         max_message: int = 1 << 20,
         redial_cap: float = 600.0,
         duty: DutyCycle | None = None,
+        switchboard: Switchboard | None = None,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.name = driver.name
@@ -284,7 +286,9 @@ class Link:
         self.connection: Connection | None = None
         self.trouble: str | None = None
         self._driver = driver
-        self._party = Party(identity, known, peer_key, as_stranger, lambda: self.strangers_welcome)
+        self._board = switchboard or Switchboard()
+        self._seat = Seat(peer_key, lambda: self.connection is not None and self.connection.is_up)
+        self._party = Party(identity, known, peer_key, as_stranger, lambda: self.strangers_welcome, self._admits)
         self._duty = duty or DutyCycle()
         self._random = random
         self._max_message = max_message
@@ -295,6 +299,13 @@ class Link:
 
     async def run(self) -> None:
         """Runs until cancelled. `trouble` says why the port is not open, if it is not."""
+        self._board.add(self._seat)
+        try:
+            await self._run()
+        finally:
+            self._board.remove(self._seat)
+
+    async def _run(self) -> None:
         pause = _REOPEN_FIRST
         while True:
             try:
@@ -306,6 +317,9 @@ class Link:
                 self.trouble = str(error)
             await trio.sleep(pause)
             pause = min(2 * pause, _REOPEN_CAP)
+
+    def _admits(self, key: bytes | None) -> bool:
+        return self._board.admits(self._seat, key)
 
     async def _carry(self, wire: Wire) -> None:
         rendezvous = Rendezvous(

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import parse_qsl, quote
 
-from transports.exchange import Priority
+from transports.exchange import Interrupted, Priority, Unreachable
 from transports.identity import BadKey, dh_public
 
 if TYPE_CHECKING:
@@ -296,9 +296,10 @@ class _Talk(Protocol):
 
 
 async def host(connection: _Talk, offer: Offer, clock: Callable[[], float], random: Callable[[int], bytes]) -> Paired:
-    """Serves one guest on an anonymous connection. Raises `PairingFailed` or `LinkDown`;
+    """Serves one guest on an anonymous connection. Raises `PairingFailed` or `LinkDown`; the offer may stand for another try.
 
-    the offer may stand for another try.
+    The last message goes to a guest who has proved that he knows the code. He may have it although nobody acknowledged it: then he is
+    paired with us, and we are with him.
     """
     state = PairingHost(offer, connection.handshake_hash, random)
     while state.paired is None:
@@ -308,7 +309,14 @@ async def host(connection: _Talk, offer: Offer, clock: Callable[[], float], rand
         except PairingFailed as error:
             await connection.send(refusal(str(error)), priority=Priority.INTERACTIVE)
             raise
-        await connection.send(answer, priority=Priority.INTERACTIVE)
+        try:
+            await connection.send(answer, priority=Priority.INTERACTIVE)
+        except Interrupted:
+            if state.paired is None:
+                raise
+        except Unreachable:
+            offer.used = False
+            raise
     return state.paired
 
 

@@ -8,12 +8,17 @@
     either        pending               a frame that its keys open       the session is up, the one before is over
     caller        first message is out  the answer                       the session is up, a PING at once confirms it
     either        first message is out  the peer's first message         the smaller of the two messages stands
+    caller        session up, unproven  the peer's first message         ask for a sign of life; answer only after a while
     either        session up            the session ends                 back to "no session"
 
 A restarted peer therefore replaces its old session by itself, with its first frames, and an idle line needs no
 heartbeat. A replayed first message makes a pending session that never comes up. A WAKE is not authentic: it makes us
-call, and what is up stays up until the call succeeds; on a shared wire it must repeat the beginning of a frame of
-ours, so only who hears us can send it.
+call, and what is up stays up until the call succeeds; from a listener that many call it must repeat the beginning of
+a frame of ours, so only who hears us can send it.
+
+On a channel that many stations share (`shared`, and frames bear no connection id) everybody hears every call and
+every WAKE. There a call is answered by the one link that `Party.admits` it, a session is replaced by its own peer
+alone, and a WAKE only makes us ask the session for a sign of life: we call if none comes.
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ _PENDING_LIFE = 30.0
 _CALLS_BESIDE_SESSION = 5
 _PAUSE = 30.0  # after a session was closed on purpose
 _WAKE_PAUSE = 2.0
+_WAKES = 5
 _HEAD = 8
 
 
@@ -47,7 +53,8 @@ class Party:
 
     `known` maps an ed25519 public key to the identity that `LinkProfile.peer` will show, None for a stranger.
     `peer_key` is whom to call (None: wait to be called; on a shared wire nobody else is answered); `as_stranger`:
-    call anonymously, for pairing. `strangers_welcome` is asked when an anonymous call comes.
+    call anonymously, for pairing. `strangers_welcome` is asked when an anonymous call comes. `admits` is asked on a
+    shared channel whether a caller (None: a stranger) is for this link, or for another of the same station.
     """
 
     identity: Identity
@@ -55,6 +62,7 @@ class Party:
     peer_key: bytes | None = None
     as_stranger: bool = False
     strangers_welcome: Callable[[], bool] = lambda: False
+    admits: Callable[[bytes | None], bool] = lambda key: True
 
 
 @dataclass(frozen=True)
@@ -112,9 +120,15 @@ class Rendezvous:
             keepalive=wire.keepalive,
             connection_id=wire.connection_id,
         )
+        self._broadcast = wire.shared and not wire.connection_id  # all hear all, and no frame says for whom it is
         # On a shared wire the channel may be busy with others' frames.
         self._base = 0.5 + (8 if wire.shared else 2.5) * wire.time_on_air(160)
+        # The caller believes in its session until its patience ends, so the other end must not forget it sooner.
+        self._pending_life = _PENDING_LIFE + 20 * (self._base - 0.5)
         self.session: Session | None = None
+        self._peer_key: bytes | None = None  # of the session
+        self._unproven_until = float("-inf")  # a session of our calling, of which nothing was heard yet
+        self._doubted_until: float | None = None
         self.ups: deque[Up] = deque()
         self._call: _Call | None = None
         self._call_at: float | None = None
@@ -135,13 +149,17 @@ class Rendezvous:
         """The wire is open."""
         if self._calls:
             self._call_at = now
-        elif not self._wire.shared:
-            self._wake_at = now
+        else:
+            self._ask_for_call(now)
+
+    def _ask_for_call(self, now: float) -> None:
+        if not self._calls and (self._broadcast or not self._wire.shared):
+            self._wakes, self._wake_at = 0, now
 
     def redial(self, now: float) -> None:
         """Somebody wants a connection: do not wait out a long pause."""
-        if self.session is None and self._calls and (self._call is None or now - self._call.last > self._base):
-            self._call_at, self._call = now, None
+        if self.session is None and self._calls:
+            self._hurry(now)
 
     @property
     def _calls(self) -> bool:
@@ -171,7 +189,9 @@ class Rendezvous:
     def _receive_sealed(self, frame: bytes, now: float) -> bool:
         if self.session is not None:
             try:
-                return self.session.receive_frame(frame, now)
+                newest = self.session.receive_frame(frame, now)
+                self._unproven_until, self._doubted_until = float("-inf"), None
+                return newest
             except Refused:
                 if not self._pending:
                     raise
@@ -215,19 +235,32 @@ class Rendezvous:
             peer = self._party.known(response.peer_key)
             if peer is None:
                 raise Refused("an unknown key")
-            if self._wire.shared and self._party.peer_key not in (None, response.peer_key):
-                raise Refused("this call is for another link of this station")
         elif not self._party.strangers_welcome():
             raise Refused("a stranger, and no pairing is open")
+        self._check_address(response.peer_key)
         if self._call is not None and self._call.tries and self._call.initiation.message < frame:
-            self._settled.append(frame)
             self._hurry(now)
+            return
+        if self.session is not None and now < self._unproven_until and response.peer_key == self._peer_key:
+            # It called before our confirmation reached it, most likely: its answer to our call has brought up a session.
+            self.session.confirm_soon()
             return
         self._stand_back(now)
         answer, channel = response.answer(self._terms)
         session = Session(channel, self._wire, self._terms, response.peer_terms, self._duty, self._stats, now)
         self._pending = self._pending[1 - _MAX_PENDING :]
-        self._pending.append(_Pending(frame, answer, Up(session, peer, response.peer_key), now, now + self._base + _PENDING_LIFE))
+        self._pending.append(_Pending(frame, answer, Up(session, peer, response.peer_key), now, now + self._base + self._pending_life))
+
+    def _check_address(self, caller: bytes | None) -> None:
+        """Raises `Refused` for a call that all heard and another link should answer."""
+        if self._wire.shared and self._party.peer_key not in (None, caller):
+            raise Refused("this call is for another link of this station")
+        if not self._broadcast:
+            return
+        if self.session is not None and self._peer_key not in (None, caller):
+            raise Refused("this link is in use by another peer")
+        if not self._party.admits(caller):
+            raise Refused("another link of this station answers this call")
 
     def _stand_back(self, now: float) -> None:
         """Gives the peer's call time to succeed before ours goes out; once between two tries of ours, for it may be a replay."""
@@ -253,19 +286,32 @@ class Rendezvous:
         if key is not None and peer is None:
             raise Refused("the key that we call is not known any more")
         self._raise(Up(session, peer, key))
+        self._unproven_until = now + 4 * self._base
 
     def _receive_wake(self, echo: bytes, now: float) -> None:
         if not self._calls or now - self._last_wake < self._base:
+            return
+        if self._broadcast and self.session is not None:
+            self._doubt(now)
             return
         if self._wire.shared and self.session is not None and echo not in self._heads:
             raise Refused("woken by somebody who does not hear us")
         self._last_wake = now
         self._hurry(now)
 
+    def _doubt(self, now: float) -> None:
+        """Some station has lost its session: if ours does not answer in time it was our peer, and we call."""
+        if self.session is not None and self._doubted_until is None:
+            self._last_wake = now
+            self._doubted_until = now + 2 * self._base
+            self.session.confirm_soon()
+
     def _raise(self, up: Up) -> None:
         if self.session is not None:
             self.session.abandon("the other end started a new session")
         self.session = up.session
+        self._peer_key = up.peer_key
+        self._unproven_until, self._doubted_until = float("-inf"), None
         self._stats.handshakes += 1
         self._pending = []
         self._call = self._call_at = self._wake_at = None
@@ -293,19 +339,26 @@ class Rendezvous:
         if self.session is None or self.session.ended is None:
             return
         on_purpose = "closed" in self.session.ended
-        self.session = None
+        self.session = self._doubted_until = None
         if self._calls:
             self._call_at = now + (_PAUSE if on_purpose else 0.0)
+        elif not on_purpose:
+            self._ask_for_call(now)
 
     def _handshake_frame(self, now: float) -> bytes | None:
         if self._duty.ready_at(now, self._wire.time_on_air(160)) > now:
             return None
+        if self._doubted_until is not None and now >= self._doubted_until:
+            self._doubted_until = None
+            self._hurry(now)
         if self._out:
             return self._out.popleft()
         for pending in self._pending:
             if now >= pending.next_at:
                 if now >= pending.expires:
                     self._pending.remove(pending)
+                    if self.session is None:
+                        self._ask_for_call(now)
                     return self._handshake_frame(now)
                 pending.tries += 1
                 last = pending.tries >= (1 if self._wire.shared else _ANSWERS)
@@ -318,7 +371,7 @@ class Rendezvous:
             return self._dial(self._call, now)
         if self._wake_at is not None and now >= self._wake_at and not self._pending:
             self._wakes += 1
-            self._wake_at = now + self._base * 2**self._wakes if self._wakes < 5 else None
+            self._wake_at = now + self._base * 2**self._wakes if self._wakes < _WAKES else None
             return bytes([WAKE])
         return None
 
@@ -335,7 +388,7 @@ class Rendezvous:
 
     def deadline(self, now: float) -> float | None:
         """When `next_frame` should be called again at the latest."""
-        times = [self._call_at, None if self._pending else self._wake_at, self._call.next_at if self._call else None]
+        times = [self._doubted_until, self._call_at, None if self._pending else self._wake_at, self._call.next_at if self._call else None]
         times += [pending.next_at for pending in self._pending]
         if self._out:
             times.append(now)

@@ -225,7 +225,9 @@ class Session:
             return None
         if self._closing:
             self._end("closed")
-            return self._channel.seal(bytes([fragments.CLOSE]))
+            # What arrived last is acknowledged, so that its sender does not have to believe it lost.
+            news = fragments.encode_ack(self._receipts.received, 64) if self._receipts.pending else b""
+            return self._channel.seal(news + bytes([fragments.CLOSE]))
         self._timers(now)
         if self.ended is not None or self._duty.ready_at(now, self._wire.time_on_air(self.mtu)) > now:
             return None
