@@ -66,7 +66,7 @@ class Http:
         " Empty: the box's own key certifies it.",
     )
     certificate_key: str = option("", "PEM file with the certificate's private key.")
-    public_url: str = option("", "The base URL that clients are told in /.well-known/matrix/client. Empty: as they asked.")
+    public_url: str = option("", "The base URL that clients are told in /.well-known/matrix/client. Empty: that page answers 404.")
     well_known_server: str = option("", "host:port for /.well-known/matrix/server. Empty: that page answers 404.")
     behind_proxy: bool = option(False, "Take the client's address from X-Forwarded-For (only behind a reverse proxy of yours).")
 

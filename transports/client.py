@@ -208,6 +208,9 @@ class Multiplexer:
                 waiting.acknowledged = True
                 if self._nursery is None:
                     waiting.finish(Interrupted(_DOWN))
+        except trio.Cancelled:  # `run` was cancelled: nobody else will say it to whoever waits outside its nursery
+            waiting.finish(Interrupted(_DOWN) if waiting.left else Unreachable(_DOWN))
+            raise
         except Unreachable as error:
             waiting.left = False
             waiting.finish(error)

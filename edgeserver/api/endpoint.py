@@ -211,6 +211,7 @@ class _Endpoint:
             await self._admit(call)
             answer = await (self._poll(call) if self._long_poll else self._handler(call))
             response = answer if isinstance(answer, Response) else JsonResponse(answer)
+            del answer  # a client may take its time to read
         except Disconnected:
             return
         except Exception as error:

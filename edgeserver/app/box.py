@@ -194,7 +194,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     limiter = RateLimiter(ground.now_ms, enabled=config.limits.rate_limits)
     routes = [
         *client_routes(config, ground, users, rooms, media, syncing, limiter),
-        *server_routes(ground, out, users, rooms, inward, media, gateway),
+        *server_routes(ground, out, users, rooms, inward, media, gateway, peers),
     ]
     tokens = AccessTokens(users.tokens, in_query=config.lab.query_access_token)
     application = Application(routes, Gate(tokens, limiter, behind_proxy=config.http.behind_proxy))
@@ -212,6 +212,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
         drivers=dict(wires.drivers),
     )
     gateway.on_change(links.routes_changed)
+    peers.on_return(links.way_returned)
     await links.load()
     return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, app, pool, uplink)
 
@@ -263,7 +264,8 @@ async def _serve_control(nursery: trio.Nursery, box: Box, operations: BoxOperati
     app = Application(control.routes(operations), Gate(AccessTokens(box.users.tokens)))
     mask = os.umask(0o177)
     try:
-        await nursery.start(serve_http, app, [f"unix:{path}"])
+        shortest = min(str(path), os.path.relpath(path), key=len)  # a socket's path holds 107 bytes
+        await nursery.start(serve_http, app, [f"unix:{shortest}"])
     finally:
         os.umask(mask)
 

@@ -42,9 +42,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PAIR_TIMEOUT = 120.0
+_PAIR_TRIES = 4
 FAREWELL = 5.0
 TIME_PATH = "/_edgeserver/v1/time"
 ROUTES_PATH = "/_edgeserver/v1/gateway/routes"
+RETURNED_PATH = "/_edgeserver/v1/gateway/returned"
 KEY_PATH = "/_matrix/key/v2/server"
 KEYS_ASKED_SECONDS = 3 * 3600.0
 """So often a gateway sees to it that it holds fresh key responses of those that it fronts for."""
@@ -109,6 +111,7 @@ class LinkManager:
         self._app = app
         self._known: dict[bytes, Pairing] = {}
         self._offer: Offer | None = None
+        self._settling: Offer | None = None  # used, but its guest may not have heard so: he may come again
         self._paired: Pairing | None = None
         self._fronting = False
         self._guests = 0
@@ -148,7 +151,7 @@ class LinkManager:
         while True:
             board = self._boards.setdefault(id(line.driver), Switchboard())
             line.link = Link(line.driver, self._identity, self.known, peer_key=self._callee(line.name), switchboard=board)
-            line.link.strangers_welcome = self._offer is not None
+            line.link.strangers_welcome = (self._offer or self._settling) is not None
             line.stopped, line.resume = trio.Event(), trio.Event()
             try:
                 with trio.CancelScope() as line.scope:
@@ -197,6 +200,8 @@ class LinkManager:
         exchange = LinkExchange(multiplexer)
         line.connections[peer], line.exchanges[peer] = connection, exchange
         log.info("%s: %s is here", line.name, peer)
+        if self._settling is not None and self._settling.used_by == public_key:
+            self.close_offer()
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(serve_link, multiplexer, self._app)
@@ -207,14 +212,20 @@ class LinkManager:
                 if pairing.fronted:
                     nursery.start_soon(self._keep_keys, public_key, exchange)
                 await connection.wait_down()
+                self._forget(line, pairing, connection, exchange)
                 nursery.cancel_scope.deadline = trio.current_time() + 30  # let handlers that are at work finish
         finally:
-            if line.connections.get(peer) is connection:
-                del line.connections[peer], line.exchanges[peer]
-            if pairing.is_box:
-                self._peers.link_down(peer, exchange)
-                self._routes.link_down(public_key, exchange)
+            self._forget(line, pairing, connection, exchange)
             log.info("%s: %s is gone", line.name, peer)
+
+    def _forget(self, line: Line, pairing: Pairing, connection: Connection, exchange: LinkExchange) -> None:
+        """Nothing goes out over that connection any more."""
+        peer = connection.profile.peer
+        if peer is not None and line.connections.get(peer) is connection:
+            del line.connections[peer], line.exchanges[peer]
+        if pairing.is_box:
+            self._peers.link_down(pairing.name, exchange)
+            self._routes.link_down(pairing.public_key, exchange)
 
     async def _greet(self, pairing: Pairing, exchange: LinkExchange) -> None:
         """What boxes tell each other when they meet: the time, and who is reached through whom."""
@@ -254,6 +265,22 @@ class LinkManager:
                 if pairing is not None and pairing.fronted:
                     self._nursery.start_soon(contained, f"the keys behind {peer}", self._ask_keys, pairing.public_key, exchange)
 
+    def way_returned(self, server_name: str | None) -> None:
+        """The way to servers at large (None) is back: the boxes that we front for are told, for others back off from them, too."""
+        if server_name is not None or self._nursery is None:
+            return
+        for line in self.lines:
+            for peer, connection in line.connections.items():
+                pairing = self._known.get(connection.peer_key or b"")
+                if pairing is not None and pairing.fronted and not pairing.gateway:
+                    self._nursery.start_soon(contained, f"telling {peer} of the uplink", self._tell_returned, peer, line.exchanges[peer])
+
+    async def _tell_returned(self, peer: str, exchange: LinkExchange) -> None:
+        try:
+            await exchange.exchange(Request("POST", RETURNED_PATH, priority=Priority.INTERACTIVE))
+        except ExchangeError as error:
+            log.info("%s could not be told that the uplink is back: %s", peer, error)  # it will be, when its link comes up
+
     async def _keep_keys(self, public_key: bytes, exchange: LinkExchange) -> None:
         """For as long as the link is up: what is signed behind it can be verified when it is down."""
         while True:
@@ -278,12 +305,12 @@ class LinkManager:
         """Lets one stranger pair within ten minutes; returns the short code and the QR string. `front`: be its gateway."""
         self._offer = Offer(self._server_name, self._identity.public_key, now=trio.current_time(), random=os.urandom)
         self._fronting = front
-        self._paired = None
+        self._paired = self._settling = None
         self._welcome(True)
         return self._offer.code, self._offer.qr.format()
 
     def close_offer(self) -> None:
-        self._offer = None
+        self._offer = self._settling = None
         self._welcome(False)
 
     def _welcome(self, welcome: bool) -> None:
@@ -306,17 +333,19 @@ class LinkManager:
         return self._paired
 
     async def _pair_with_stranger(self, connection: Connection) -> None:
-        if self._offer is None:
+        offer = self._offer or self._settling
+        if offer is None:
             return
         self._guests += 1
         try:
             with trio.move_on_after(PAIR_TIMEOUT):
-                paired = await host(connection, self._offer, trio.current_time, os.urandom)
+                paired = await host(connection, offer, trio.current_time, os.urandom)
                 is_box = server_names.is_valid(paired.name) and "." in paired.name
                 self._check_name(paired.name, paired.public_key)
-                await self._add(Pairing(paired.public_key, paired.name, is_box, None, is_box and self._fronting, False, self._clock.now_ms()))
+                fronted, now_ms = is_box and self._fronting, self._clock.now_ms()
+                await self._add(Pairing(paired.public_key, paired.name, is_box, None, fronted, False, now_ms))
                 self._paired = self._known[paired.public_key]
-                self.close_offer()
+                self._offer, self._settling = None, offer
         except (PairingFailed, LinkDown, errors.MatrixError) as error:
             log.warning("a pairing failed: %s", error)
         finally:
@@ -358,13 +387,16 @@ class LinkManager:
 
     async def _meet_host(self, link: Link, secret: str | PairingQR) -> Paired | Exception:
         """The host, or why we are not paired with it."""
-        connection = await link.wait_up()
-        try:
-            paired = await guest(connection, self._server_name, self._identity.public_key, secret, os.urandom)
-        except PairingFailed as error:
-            return errors.Forbidden(f"The pairing failed: {error}.")
-        except LinkDown as error:
-            return errors.Unknown(f"The line broke while pairing: {error}.", status=504)
+        for tries_left in reversed(range(_PAIR_TRIES)):
+            connection = await link.wait_up()
+            try:
+                paired = await guest(connection, self._server_name, self._identity.public_key, secret, os.urandom)
+                break
+            except PairingFailed as error:
+                return errors.Forbidden(f"The pairing failed: {error}.")
+            except LinkDown as error:  # perhaps only its last message was lost: it lets us come again
+                if not tries_left:
+                    return errors.Unknown(f"The line broke while pairing: {error}.", status=504)
         with trio.move_on_after(FAREWELL):  # the host must hear that its last message has arrived
             await connection.wait_down()
         return paired

@@ -12,14 +12,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
+from edgeserver.app import unread
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from hypercorn.config import Sockets
 
 log = logging.getLogger(__name__)
 
 CHECK_CERTIFICATE_SECONDS = 60.0
 BACKLOG = 128
+FAREWELL_SECONDS = 0.25
 
 
 class ListenerError(Exception):
@@ -58,14 +63,25 @@ async def serve(
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
     config.errorlog.setLevel(logging.WARNING)
+    addresses_in_use: list[unread.Address] = []
+    create_sockets = config.create_sockets
+
+    def prepared_sockets() -> Sockets:
+        made = create_sockets()
+        addresses_in_use.extend(unread.prepare([*made.secure_sockets, *made.insecure_sockets]))
+        return made
+
+    config.create_sockets = prepared_sockets  # type: ignore[method-assign]
+    served = cast("Any", unread.in_pieces(app))
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(_shut_down_at_the_end, addresses_in_use)
         if tls is not None:
             context = _context(tls)
             config.certfile, config.keyfile = str(tls.certificate), str(tls.key)
             config.create_ssl_context = lambda: context  # type: ignore[method-assign]
             nursery.start_soon(_reload, context, tls)
         try:
-            urls = await nursery.start(lambda task_status: hypercorn_serve(cast("Any", app), config, task_status=task_status))
+            urls = await nursery.start(lambda task_status: hypercorn_serve(served, config, task_status=task_status))
         except* OSError as group:
             reason = _first_reason(group)
             raise ListenerError(f"cannot listen on {', '.join(addresses)}: {reason}") from group
@@ -77,6 +93,15 @@ def _first_reason(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+async def _shut_down_at_the_end(addresses: Sequence[unread.Address]) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(FAREWELL_SECONDS)  # answers that are being written reach whoever reads
+        unread.shut_down(addresses)
 
 
 def _context(tls: Tls) -> ssl.SSLContext:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from edgeserver.api.ratelimit import RateLimiter
     from edgeserver.app.services import Ground, In, Out, Rooms, Users
     from edgeserver.config import Config
+    from edgeserver.federation.peers import Peers
     from edgeserver.gateway.routes import GatewayRoutes
     from edgeserver.media.repository import MediaRepository
     from edgeserver.sync.classic import ClassicSync
@@ -110,7 +111,7 @@ def client_routes(
 
 
 def server_routes(
-    ground: Ground, out: Out, users: Users, rooms: Rooms, inward: In, media: MediaRepository, gateway: GatewayRoutes
+    ground: Ground, out: Out, users: Users, rooms: Rooms, inward: In, media: MediaRepository, gateway: GatewayRoutes, peers: Peers
 ) -> list[Route]:
     """The server-server API, and what paired boxes tell each other."""
     guard = authentication.ServerGuard(ground.server_name, out.keyring.key, inward.sender.heard_from)
@@ -124,6 +125,6 @@ def server_routes(
         ),
         *server_users.routes(guard, ground.server_name, users.device_keys, users.device_lists),
         *server_media.routes(guard, ground.server_name, media),
-        *boxes.routes(gateway, ground.now_ms, lambda: ground.clock.trusted),
+        *boxes.routes(gateway, ground.now_ms, lambda: ground.clock.trusted, peers.gateway_returned),
         *link_test.routes(),
     ]

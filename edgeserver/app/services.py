@@ -23,6 +23,7 @@ from edgeserver.federation.peer_keys import PeerKeyRoutes
 from edgeserver.federation.resident import Resident
 from edgeserver.federation.sender import Sender
 from edgeserver.federation.source import FederationKeys, FederationMedia, FederationQueries, FederationSource
+from edgeserver.federation.turns import Turns
 from edgeserver.matrix import errors
 from edgeserver.rooms.create import RoomCreator
 from edgeserver.rooms.directory import Directory, PublicRooms
@@ -97,6 +98,7 @@ class Out:
     queries: FederationQueries
     keys: FederationKeys
     media: FederationMedia
+    joining: Turns
 
 
 def outward(ground: Ground, peers: Peers, web: InternetWeb | None, notaries: list[str], *, trust_clock: bool) -> Out:
@@ -113,7 +115,7 @@ def outward(ground: Ground, peers: Peers, web: InternetWeb | None, notaries: lis
     peers.on_return(keyring.route_returned)
     notary = Notary(ground.db, keyring, server_name=ground.server_name, now_ms=ground.now_ms)
     media = FederationMedia(calls, web)
-    return Out(calls, keyring, notary, FederationSource(calls), FederationQueries(calls), FederationKeys(calls), media)
+    return Out(calls, keyring, notary, FederationSource(calls), FederationQueries(calls), FederationKeys(calls), media, Turns())
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,7 @@ def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
         server_name=ground.server_name,
         key=ground.key,
         now_ms=ground.now_ms,
+        joining=out.joining,
     )
     creator = RoomCreator(
         ground.db,
@@ -285,7 +288,7 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -
     )
     peers.on_return(sender.route_returned)
     return In(
-        Inbound(ground.db, rooms.receiver, Edus(ground.db, handlers), invites, now_ms=ground.now_ms),
+        Inbound(ground.db, rooms.receiver, Edus(ground.db, handlers), invites, joining=out.joining, now_ms=ground.now_ms),
         FederationHistory(ground.db),
         Resident(ground.db, rooms.composer, rooms.placer, rooms.receiver, server_name=ground.server_name, key=ground.key),
         invites,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 REMEMBERED = 3
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
 PROBE_TIMEOUT = 10.0
+SETTLING = 0.2
+"""Seconds until routes have settled after a change."""
 PROBE_PATH = "/_matrix/federation/v1/version"
 _RTMGRP = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE (rtnetlink(7))
 
@@ -42,6 +45,7 @@ class Uplink:
         self._good: OrderedDict[str, None] = OrderedDict()
         self._doubt = trio.Event()
         self._stirred = trio.Event()
+        self._untried = False
         self.is_up = True
 
     @property
@@ -70,7 +74,9 @@ class Uplink:
             while True:
                 await self._doubt.wait()
                 self._doubt = trio.Event()
-                if self._good and not await self._answers():
+                if not self._good:
+                    self._untried = True
+                elif not await self._answers():
                     await self._wait_for_return()
 
     async def _wait_for_return(self) -> None:
@@ -82,7 +88,7 @@ class Uplink:
             self._stirred = trio.Event()
             with trio.move_on_after(pause) as scope:
                 await self._stirred.wait()
-                await trio.sleep(0.2)  # let routes settle after the change
+                await trio.sleep(SETTLING)
             if await self._answers():
                 break
             pause = min(2 * pause, LONGEST_PAUSE) if scope.cancelled_caught else FIRST_PAUSE
@@ -110,11 +116,16 @@ class Uplink:
             return
         with listener:
             while True:
-                try:
+                with suppress(OSError):  # messages were lost: as good as one that came
                     await listener.recv(65536)
-                except OSError:
-                    continue  # messages were lost: as good as one that came
-                finally:
-                    self._stirred.set()
-                if not self._good:
-                    self.changed(True)  # nothing is known to be reachable yet: a change is reason enough to try
+                await self.stir()
+
+    async def stir(self) -> None:
+        """The machine's links, addresses or routes have changed."""
+        self._stirred.set()
+        if self._untried and not self._good:
+            # Nobody has been reached since the start, so there is nobody to probe: whoever has paused is to try again.
+            self._untried = False
+            await trio.sleep(SETTLING)
+            self.changed(False)
+            self.changed(True)

@@ -191,6 +191,7 @@ def _on(config: Config, running: Callable[[ControlClient], Any], resting: Callab
 def _resting(config: Config, work: Callable[[Accounts], Awaitable[Any]]) -> Any:
     import trio
 
+    from edgeserver.cli.folder_lock import sole_user_of
     from edgeserver.cli.reasons import reasons
 
     database = used_database(config.data)
@@ -200,7 +201,10 @@ def _resting(config: Config, work: Callable[[Accounts], Awaitable[Any]]) -> Any:
             return await work(accounts)
 
     try:
-        return trio.run(run)
+        with sole_user_of(config.data):
+            return trio.run(run)
+    except CommandError:
+        raise
     except Exception as error:
         known = reasons(error)
         if known is None:

@@ -8,14 +8,13 @@ def reasons(error: BaseException, expected: tuple[type[Exception], ...] = ()) ->
 
     `expected` are further errors whose text is a sentence for the operator.
     """
-    import sqlite3
-
     from edgeserver.app.identity import IdentityError
     from edgeserver.app.listeners import ListenerError
     from edgeserver.app.wires import WireError
     from edgeserver.config import ConfigError
     from edgeserver.matrix.errors import MatrixError
     from edgeserver.store.database import StoreError
+    from edgeserver.store.integrity import DatabaseError
     from edgeserver.store.migrations import NewerFile
 
     if isinstance(error, BaseExceptionGroup):
@@ -26,7 +25,7 @@ def reasons(error: BaseException, expected: tuple[type[Exception], ...] = ()) ->
         return [error.error.rstrip(".")]
     if isinstance(error, (IdentityError, ListenerError, WireError, ConfigError, StoreError, NewerFile, *expected)):
         return [str(error).rstrip(".")]
-    if isinstance(error, sqlite3.DatabaseError):
+    if isinstance(error, DatabaseError):
         return [f"the database cannot be used ({error}); edgeserver check tells more"]
     if isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"{error.filename}: "

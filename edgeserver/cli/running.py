@@ -40,7 +40,8 @@ def run_until_stopped(
         if known is None:
             _log_fault(what, error)
             raise CommandError(f"{what} stopped because of a fault of its own; the line above says where.") from error
-        raise CommandError(f"{what} cannot run: " + "; ".join(known) + ".") from error
+        told = "; ".join(known) + "."
+        raise CommandError(told if told[0].isupper() else f"{what} cannot run: {told}") from error
 
 
 async def _stop_on_signal(scope: trio.CancelScope) -> None:

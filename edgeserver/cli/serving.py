@@ -32,6 +32,7 @@ def add(verbs: Verbs) -> None:
 
 
 def serve(arguments: argparse.Namespace) -> int:
+    from edgeserver.cli.folder_lock import sole_user_of
     from edgeserver.cli.running import run_until_stopped
 
     config = configuration(arguments)
@@ -44,7 +45,8 @@ def serve(arguments: argparse.Namespace) -> int:
 
         await box.serve(config, on_ready=on_ready)
 
-    run_until_stopped("the box", program, log_level=config.server.log_level)
+    with sole_user_of(config.data):
+        run_until_stopped("the box", program, log_level=config.server.log_level)
     say("The box has stopped in good order.")
     return 0
 

@@ -160,11 +160,11 @@ def check_config(arguments: argparse.Namespace) -> int:
 
 def version(arguments: argparse.Namespace) -> int:
     import platform
-    import sqlite3
 
     from edgeserver import __version__
+    from edgeserver.store.integrity import SQLITE_VERSION
 
-    found = {"edgeserver": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
+    found = {"edgeserver": __version__, "python": platform.python_version(), "sqlite": SQLITE_VERSION}
     if arguments.json:
         say_json(found)
     else:

@@ -9,21 +9,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import trio
+
 from edgeserver.federation.errors import BadAnswer, PeerError, PeerUnreachable
+from edgeserver.federation.peers import Via
 from edgeserver.matrix import canonical_json, signatures
-from transports.exchange import ExchangeError, Priority, Request, TooLarge, Unreachable
+from transports.exchange import ExchangeError, Interrupted, Priority, Request, TimedOut, TooLarge, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgeserver.federation.peers import Peers, Way
     from edgeserver.matrix.signatures import SigningKey
-    from transports.exchange import LinkProfile, Response
+    from transports.exchange import Exchange, LinkProfile, Response
 
 MAX_ANSWER: Final = 4 * 1024 * 1024
 MAX_STATE_ANSWER: Final = 256 * 1024 * 1024
 TIMEOUT: Final = 60.0
 MAX_TIMEOUT: Final = 3600.0
+REPEATS: Final = 2
+"""So often is a request made again whose link went down under it, if the link is soon back."""
+_REPEATABLE: Final = frozenset(("GET", "PUT"))  # every PUT of the API names its event or its transaction
+_SETTLING: Final = 0.05  # until a link that is down is known to be
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,16 @@ class Ask:
     max_answer: int = MAX_ANSWER
 
 
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """Why no way brought a response; `on` is the link, if there was one, that may have gone down under the request."""
+
+    reason: str
+    on: Exchange | None = None
+    may_be_done: bool = False
+    error: ExchangeError | None = None
+
+
 class FederationClient:
     """Signs, sends and reads. Errors are those of `errors.py`."""
 
@@ -51,6 +68,13 @@ class FederationClient:
         self._server_name = server_name
         self._key = key
         self._peers = peers
+        self._awaited: dict[str, trio.Event] = {}
+        peers.on_return(self._returned)
+
+    def _returned(self, server_name: str | None) -> None:
+        awaited = None if server_name is None else self._awaited.pop(server_name, None)
+        if awaited is not None:
+            awaited.set()
 
     async def json(self, server_name: str, ask: Ask) -> dict[str, Any]:
         """The JSON object that a server answers with 200."""
@@ -64,24 +88,53 @@ class FederationClient:
         return answer
 
     async def response(self, server_name: str, ask: Ask) -> Response:
-        """The response, if it is a success. The next way is tried only where nothing was delivered."""
+        """The response, if it is a success. The next way is tried only where nothing was delivered.
+
+        A link that went down under the request and is soon back gets it once more, if repeating does no harm.
+        """
         if server_name == self._server_name:
             raise PeerUnreachable(server_name, "that is this server")
         try:
             body = b"" if ask.content is None else canonical_json.encode(ask.content)
         except canonical_json.CanonicalJSONError as error:
             raise PeerUnreachable(server_name, f"the request cannot be signed: {error}") from error
-        reason = "there is no way to it now"
+        may_be_done = False
+        for repeats_left in reversed(range(REPEATS + 1)):
+            answer = await self._try_ways(server_name, ask, body)
+            if not isinstance(answer, _Failed):
+                return _checked(server_name, ask, answer)
+            may_be_done |= answer.may_be_done
+            harmless = not answer.may_be_done or ask.method in _REPEATABLE
+            if not (repeats_left and harmless and answer.on and await self._link_returns(server_name, answer.on)):
+                raise PeerUnreachable(server_name, answer.reason, may_be_done=may_be_done) from answer.error
+        raise AssertionError("the last try either answers or raises")
+
+    async def _try_ways(self, server_name: str, ask: Ask, body: bytes) -> Response | _Failed:
+        failed = _Failed("there is no way to it now")
         for way in self._peers.ways_to(server_name):
+            link = way.exchange if way.via is Via.LINK else failed.on
             try:
-                response = await way.exchange.exchange(self._request(server_name, ask, body, way))
-            except (Unreachable, TooLarge) as error:
-                reason = str(error) or "it cannot be reached"
-                continue
+                return await way.exchange.exchange(self._request(server_name, ask, body, way))
+            except TooLarge as error:
+                failed = _Failed(str(error) or "it cannot be reached", on=failed.on, error=error)
+            except Unreachable as error:
+                failed = _Failed(str(error) or "it cannot be reached", on=link, error=error)
             except ExchangeError as error:
-                raise PeerUnreachable(server_name, str(error), may_be_done=True) from error
-            return _checked(server_name, ask, response)
-        raise PeerUnreachable(server_name, reason)
+                broke = isinstance(error, Interrupted) and not isinstance(error, TimedOut)
+                return _Failed(str(error), on=way.exchange if broke and way.via is Via.LINK else None, may_be_done=True, error=error)
+        return failed
+
+    async def _link_returns(self, server_name: str, broken: Exchange) -> bool:
+        """Whether, after `broken` went down, a link to that server is up within some seconds (more on a slow line). False at
+        once if `broken` is not down: then the request failed for another reason."""
+        await trio.sleep(_SETTLING)
+        with trio.move_on_after(5 + 24_000 / (broken.profile.bit_rate or 1_000_000)):
+            while True:
+                links = [way.exchange for way in self._peers.ways_to(server_name) if way.via is Via.LINK]
+                if links:
+                    return broken not in links
+                await self._awaited.setdefault(server_name, trio.Event()).wait()
+        return False
 
     def _request(self, server_name: str, ask: Ask, body: bytes, way: Way) -> Request:
         headers: list[tuple[str, str]] = []

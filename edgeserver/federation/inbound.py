@@ -61,13 +61,17 @@ class Withdrawals(Protocol):
 class Inbound:
     """Takes transactions of authenticated origins."""
 
-    def __init__(self, db: Database, receiver: PduReceiver, edus: Edus, withdrawals: Withdrawals, *, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, db: Database, receiver: PduReceiver, edus: Edus, withdrawals: Withdrawals, *, joining: Turns, now_ms: Callable[[], int]
+    ) -> None:
+        """`joining`: the rooms that somebody of ours is joining through another server now."""
         self._db = db
         self._receiver = receiver
         self._edus = edus
         self._withdrawals = withdrawals
         self._now_ms = now_ms
         self._turns = Turns()
+        self._joining = joining
         self._taken = 0
 
     async def transaction(self, origin: str, txn_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,6 +110,11 @@ class Inbound:
             return {one: rooms.get(tx, one) for one in by_room}, acl.refused_rooms(tx, by_room, origin)
 
         found, refused = await self._db.read(known) if by_room else ({}, set())
+        strange = [room_id for room_id, room in found.items() if room is None or room.snapshot is None]
+        if strange:  # what overtakes the answer to a join, on a slow line by half a minute, waits for it
+            for room_id in strange:
+                await self._joining.over(room_id)
+            found, refused = await self._db.read(known)
         results: Results = {}
         limit = trio.CapacityLimiter(PARALLEL_ROOMS)
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from edgeserver.federation.errors import BadAnswer, FederationError, PeerError, PeerUnreachable, as_matrix_error
 from edgeserver.federation.invites import shown_state
 from edgeserver.federation.resident import public_state
-from edgeserver.federation.turns import Turns
 from edgeserver.matrix import draft, signatures
 from edgeserver.matrix.errors import IncompatibleRoomVersion, MatrixError, NotFound
 from edgeserver.matrix.identifiers import domain_of
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from edgeserver.federation.calls import Calls, Pdu
     from edgeserver.federation.keyring import Keyring
+    from edgeserver.federation.turns import Turns
     from edgeserver.matrix.event import Event
     from edgeserver.matrix.room_versions import RoomVersion
     from edgeserver.matrix.signatures import SigningKey
@@ -76,7 +76,9 @@ class RemoteRooms:
         server_name: str,
         key: SigningKey,
         now_ms: Callable[[], int],
+        joining: Turns,
     ) -> None:
+        """`joining` has the turn of each room for as long as it is being joined."""
         self._db = db
         self._calls = calls
         self._keyring = keyring
@@ -85,7 +87,7 @@ class RemoteRooms:
         self._server_name = server_name
         self._key = key
         self._now_ms = now_ms
-        self._joining = Turns()
+        self._joining = joining
 
     # Joining
 

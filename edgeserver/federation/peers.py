@@ -113,6 +113,11 @@ class Peers:
         if came_back:
             self._notify(None)
 
+    def gateway_returned(self, peer: str) -> None:
+        """A peer says that it reaches the internet again. Nothing follows unless it is a gateway of ours."""
+        if peer in self._gateways:
+            self._notify(None)
+
     # What follows
 
     def ways_to(self, server_name: str) -> list[Way]:

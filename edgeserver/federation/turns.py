@@ -28,3 +28,9 @@ class Turns:
             _, users = self._locks.pop(name)
             if users > 1:
                 self._locks[name] = (lock, users - 1)
+
+    async def over(self, name: str) -> None:
+        """Returns when all who wanted the turn of that name have had it."""
+        if name in self._locks:
+            async with self.of(name):
+                pass

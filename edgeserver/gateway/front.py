@@ -10,12 +10,13 @@ signatures can be verified.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from edgeserver.matrix import canonical_json, server_names, signatures
-from edgeserver.matrix.errors import Forbidden, TooLarge, Unauthorized, Unknown
+from edgeserver.matrix.errors import Forbidden, LimitExceeded, TooLarge, Unauthorized, Unknown
 from transports.exchange import ExchangeError, Priority, Request, Response, Unreachable
 from transports.exchange import TooLarge as LineTooLarge
 
@@ -39,6 +40,8 @@ UNSIGNED = ("/_matrix/key/", "/_matrix/federation/v1/version", "/_matrix/federat
 """What the spec lets anybody ask without a signature."""
 MAX_BODY = 8 * 1024 * 1024
 MAX_UNSIGNED_BODY = 64 * 1024
+MAX_UNDER_WAY = 32
+"""Requests from the internet at once towards one fronted box: more would only wait for its line, in our memory."""
 TIMEOUT = 300.0
 _PASSED_ON = ("authorization", "content-type", "accept")
 
@@ -51,6 +54,7 @@ class GatewayFront:
         self._server_name = server_name
         self._routes = routes
         self._ways_to = ways_to
+        self._under_way: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         authority = _authority(scope) if scope["type"] == "http" else ""
@@ -62,7 +66,16 @@ class GatewayFront:
         if not fronted and (peer is None or not server_names.is_valid(authority)):
             await self._app(scope, receive, send)  # a host name or address that means us
             return
-        await _answer(send, await self._carry(scope, receive, authority, peer, fronted=fronted))
+        if peer is None and self._under_way[authority] >= MAX_UNDER_WAY:
+            await _answer(send, _error(LimitExceeded(10_000)))
+            return
+        self._under_way[authority] += peer is None
+        try:
+            response = await self._carry(scope, receive, authority, peer, fronted=fronted)
+        finally:
+            self._under_way[authority] -= peer is None
+            self._under_way = +self._under_way
+        await _answer(send, response)
 
     async def _carry(self, scope: Scope, receive: Receive, authority: str, peer: str | None, *, fronted: bool) -> Response:
         path = _raw_path(scope)

@@ -91,6 +91,8 @@ class Persister:
             self._redactions(tx, event, number)
         if deliver and stream is not None:
             self._queue(tx, room.number, event, stream, old_servers)
+            if domain_of(event.sender) not in {*old_servers, self._server_name} and rooms.server_is_in(tx, room.number, domain_of(event.sender)):
+                self._catch_up(tx, domain_of(event.sender), event, placement.heads)
         members = rooms.local_members(tx, room.number) if current != room.snapshot else local_before
         is_news = accepted and not placement.backfilled
         written = PersistedEvent(number, room, event, stream, current, members, is_news)
@@ -189,6 +191,14 @@ class Persister:
         if names:
             outbox.queue_pdu(tx, sorted(names), number_of(tx, event), stream)
             tx.on_commit(lambda: self._wakeups.notify([topics.OUTBOX]))
+
+    def _catch_up(self, tx: Transaction, newcomer: str, join: Event, heads: Sequence[str]) -> None:
+        """A server that joins learns of the room up to its join's prev events. What has happened beside them meanwhile it is sent."""
+        for event_id in heads:
+            stored = events.get(tx, event_id)
+            if event_id != join.event_id and stored is not None and stored.stream is not None:
+                outbox.queue_pdu(tx, [newcomer], stored.number, stored.stream)
+                tx.on_commit(lambda: self._wakeups.notify([topics.OUTBOX]))
 
     def _wake_after(self, tx: Transaction, event: Event, users: set[str]) -> None:
         if event.type == "m.room.member" and event.state_key is not None:

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
+DatabaseError = sqlite3.DatabaseError
+"""What opening a file may raise that is no sound database."""
+
+SQLITE_VERSION = sqlite3.sqlite_version
+
 MOST = 20
 """Findings that one check tells one by one; the rest it counts."""
 

@@ -47,7 +47,7 @@ def destination_number(tx: Transaction, server_name: str) -> int:
 def queue_pdu(tx: Transaction, server_names: Iterable[str], event: int, stream: int) -> None:
     """Queues an event, at its own stream position, for these servers (ours must not be among them)."""
     tx.executemany(
-        "INSERT INTO outbox (destination, stream, event) VALUES (?,?,?)",
+        "INSERT INTO outbox (destination, stream, event) VALUES (?,?,?) ON CONFLICT DO NOTHING",
         [(destination_number(tx, name), stream, event) for name in server_names],
     )
 

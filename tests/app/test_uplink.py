@@ -77,6 +77,19 @@ async def test_before_anybody_has_answered_nothing_is_concluded(rig):
     assert (rig.internet.probes(), rig.said, rig.uplink.is_up) == ([], [], True)
 
 
+async def test_a_box_that_started_without_its_uplink_tries_again_when_the_machine_gets_one(rig, mock_clock, nursery):
+    nursery.start_soon(rig.uplink.stir)
+    await wait_all_tasks_blocked()
+    assert not await rig.ask("d.test")
+    assert rig.said == [], "nothing had failed before"
+    for _ in range(3):  # link, address, route
+        nursery.start_soon(rig.uplink.stir)
+    await wait_all_tasks_blocked()
+    mock_clock.jump(1)
+    await wait_all_tasks_blocked()
+    assert rig.said == [False, True]
+
+
 async def test_when_nobody_answers_that_did_the_uplink_is_gone(rig):
     await rig.ask("b.test")
     await rig.ask("c.test")

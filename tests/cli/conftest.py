@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from contextlib import chdir
 from pathlib import Path
 
@@ -19,11 +20,16 @@ class Terminal:
     def __call__(self, *words: str) -> int:
         """The exit code; `out` and `error` are then what was said."""
         self._captured.readouterr()
+        root = logging.getLogger()
+        handlers, level = root.handlers, root.level
         with chdir(self.folder):
             try:
                 status = main(list(words))
             except SystemExit as stop:
                 status = int(stop.code or 0)
+            finally:
+                root.handlers = handlers
+                root.setLevel(level)
         self.out, self.error = self._captured.readouterr()
         return status
 

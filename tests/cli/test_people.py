@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from edgeserver.app import identity
+from edgeserver.cli.folder_lock import sole_user_of
 from edgeserver.store import accounts, devices
 from edgeserver.store.database import open_database
 from edgeserver.users.passwords import Passwords
@@ -145,3 +146,10 @@ def test_a_socket_that_nobody_listens_on_any_more_is_no_hindrance(box: Terminal)
     assert box("person", "add", "alice") == 0
     assert box("peers") == 1
     assert "no box answers on data/control.sock" in box.error
+
+
+def test_a_folder_that_another_program_has_locked_is_left_alone(box: Terminal) -> None:
+    with sole_user_of(box.folder / "data"):
+        assert box("person", "add", "alice") == 1
+    assert "another edgeserver is at work on data" in box.error
+    assert box("person", "add", "alice") == 0

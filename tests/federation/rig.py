@@ -38,6 +38,7 @@ from edgeserver.federation.peers import Peers
 from edgeserver.federation.resident import Resident
 from edgeserver.federation.sender import Sender
 from edgeserver.federation.source import FederationSource
+from edgeserver.federation.turns import Turns
 from edgeserver.matrix.signatures import SigningKey
 from edgeserver.rooms.create import RoomCreator, parse
 from edgeserver.rooms.importing import Importer
@@ -117,6 +118,7 @@ class Server:
         self.receiver = Receiver(self.db, self.placer, FederationSource(self.calls), self.keyring)
 
     def _federation(self) -> None:
+        joining = Turns()
         self.remote = RemoteRooms(
             self.db,
             self.calls,
@@ -126,6 +128,7 @@ class Server:
             server_name=self.name,
             key=self.key,
             now_ms=self.now_ms,
+            joining=joining,
         )
         self.members = Memberships(self.db, self.composer, self.placer, self.importer, self.remote, self.name, lambda tx, user: {})
         self.sender = Sender(
@@ -142,7 +145,7 @@ class Server:
         resident = Resident(self.db, self.composer, self.placer, self.receiver, server_name=self.name, key=self.key)
         self.invites = Invites(self.db, self.importer, self.receiver, self._may_invite, server_name=self.name, key=self.key)
         handlers = EduHandlers(typing=self._typing, receipts=self._receipts, direct_to_device=self._to_device)
-        self.inbound = Inbound(self.db, self.receiver, Edus(self.db, handlers), self.invites, now_ms=self.now_ms)
+        self.inbound = Inbound(self.db, self.receiver, Edus(self.db, handlers), self.invites, joining=joining, now_ms=self.now_ms)
         guard = ServerGuard(self.name, self.keyring.key, self.sender.heard_from)
         notary = Notary(self.db, self.keyring, server_name=self.name, now_ms=self.now_ms)
         routes = [

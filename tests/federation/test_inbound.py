@@ -6,13 +6,18 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from edgeserver.federation import acl
 from edgeserver.federation.edus import EduHandlers, Edus
 from edgeserver.federation.inbound import Inbound
+from edgeserver.federation.turns import Turns
+from edgeserver.matrix import draft
 from edgeserver.matrix.errors import MatrixError
-from edgeserver.store import events
-from tests.federation.rig import Server, servers
+from edgeserver.matrix.room_versions import ROOM_VERSIONS
+from edgeserver.store import events, outbox
+from tests.federation.rig import Server, Web, servers
+from transports.exchange import Request, Response
 
 BOB = "@bob:b.test"
 
@@ -131,7 +136,7 @@ async def test_an_edu_handler_that_fails_does_not_fail_the_transaction() -> None
             await trio.lowlevel.checkpoint()
             raise RuntimeError("broken")
 
-        inbound = Inbound(a.db, a.receiver, Edus(a.db, EduHandlers(presence=fail)), a.invites, now_ms=a.now_ms)
+        inbound = Inbound(a.db, a.receiver, Edus(a.db, EduHandlers(presence=fail)), a.invites, joining=Turns(), now_ms=a.now_ms)
         content = {"push": [{"user_id": BOB, "presence": "online"}]}
         answer = await inbound.transaction("b.test", "t", {"edus": [{"edu_type": "m.presence", "content": content}]})
         assert answer == {"pdus": {}}
@@ -146,3 +151,53 @@ async def test_a_withdrawn_invite_goes_away() -> None:
         answer = await b.inbound.transaction("a.test", "t", {"pdus": await pdus_of(a, [kick])})
         assert answer == {"pdus": {kick: {}}}
         assert await b.membership(room, BOB) == "leave"
+
+
+class SlowJoins(Web):
+    """The answer to a send_join is on its way until `arrive` is set; `taken` is set when the resident server has given it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken, self.arrive = trio.Event(), trio.Event()
+
+    async def exchange(self, request: Request) -> Response:
+        response = await super().exchange(request)
+        if "/send_join/" in request.target and not self.taken.is_set():
+            self.taken.set()
+            await self.arrive.wait()
+        return response
+
+
+async def test_what_overtakes_the_answer_to_a_join_is_not_lost() -> None:
+    web = SlowJoins()
+    async with servers("a.test", "b.test", web=web) as (a, b), trio.open_nursery() as nursery:
+        room = await a.room("@alice:a.test")
+        nursery.start_soon(b.members.join, BOB, room, ["a.test"])
+        await web.taken.wait()
+        (said,) = await pdus_of(a, [await a.say(room, "@alice:a.test", "too early")])
+        answers: list[Any] = []
+
+        async def deliver() -> None:
+            answers.append(await a.calls.send("b.test", "t1", {"pdus": [said], "edus": []}, priority=2))  # type: ignore[arg-type]
+
+        nursery.start_soon(deliver)
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers == []
+        web.arrive.set()
+        with trio.fail_after(5):
+            while not answers:
+                await trio.sleep(0.01)
+        assert [*answers[0].values()] == [{}]
+        assert await b.bodies(room) == ["too early"]
+
+
+async def test_who_joins_beside_others_is_sent_what_the_join_does_not_know_of() -> None:
+    async with servers("a.test", "b.test", "c.test") as (a, b, c):
+        room = await a.room("@alice:a.test")
+        template, _ = await c.calls.make_membership("a.test", room, "@carol:c.test", "join", ["12"])
+        await b.members.join(BOB, room, ["a.test"])
+        late = draft.complete({**template, "origin_server_ts": c.now_ms()}, ROOM_VERSIONS["12"], "c.test", c.key)
+        await c.calls.send_join("a.test", room, late.event_id, late.pdu)
+        waiting = {one.server_name: one.number for one in await a.db.read(outbox.waiting)}
+        pending = await a.db.read(lambda tx: outbox.pending(tx, waiting["c.test"]))
+        assert [one.pdu["state_key"] for one in pending if one.pdu is not None] == [BOB]

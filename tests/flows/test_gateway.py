@@ -92,3 +92,20 @@ async def test_a_stranger_cannot_speak_as_the_gateway_to_the_box_behind_it(tmp_p
         content = {"origin": "gw.test", "origin_server_ts": 1, "pdus": []}
         forged = sign_request("PUT", target, "gw.test", a.server_name, c.box.identity.signing_key, content)
         assert (await ask(g, a.server_name, "PUT", target, {"authorization": forged}, body)).status == 401
+
+
+async def test_when_the_uplink_of_the_gateway_returns_the_box_behind_it_reports_at_once(tmp_path, autojump_clock):
+    async with behind_a_gateway(tmp_path) as (world, a, _, c, _):
+        alice, carol = await a.person("alice"), await c.person("carol")
+        room_id = await alice.create_room(preset="public_chat")
+        await carol.join(room_id, via=a.server_name)
+        world.internet.cut("gw.test", "c.test")
+        await alice.say(room_id, "into the storm")
+        await trio.sleep(6000)  # by now it waits for most of an hour between its tries
+        assert await carol.texts(room_id) == []
+        world.internet.heal()
+
+        async def heard() -> bool:
+            return await carol.texts(room_id) == ["into the storm"]
+
+        await until(heard, seconds=120)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import orjson
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
-from edgeserver.gateway.front import MAX_BODY, MAX_UNSIGNED_BODY, GatewayFront
+from edgeserver.gateway.front import MAX_BODY, MAX_UNDER_WAY, MAX_UNSIGNED_BODY, GatewayFront
 from edgeserver.matrix.signatures import sign_request
 from tests.asgi import AsgiClient
 from tests.gateway.places import DAY, GATEWAY, NOW, KeyedBox, Line, gateway_of, pair
@@ -239,3 +241,22 @@ async def test_a_request_never_goes_back_where_it_came_from(rig):
     rig.ways = [Line(peer=rig.a.name)]
     assert (await rig.ask("c.example.org", peer=rig.a.name)).status == 504
     assert rig.ways[0].carried == []
+
+
+async def test_a_crowd_before_a_slow_box_is_bounded(rig):
+    class Stuck(Line):
+        async def exchange(self, request):
+            self.carried.append(request)
+            await trio.sleep_forever()
+
+    rig.routes.link_up(rig.a.public_key, Stuck())
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as crowd:
+            for _ in range(MAX_UNDER_WAY):
+                crowd.start_soon(rig.ask, rig.a.name)
+            await wait_all_tasks_blocked()
+            answer = await rig.ask(rig.a.name)
+            assert (answer.status, answer.json["errcode"]) == (429, "M_LIMIT_EXCEEDED")
+            scope.cancel()
+    rig.routes.link_up(rig.a.public_key, rig.line)
+    assert (await rig.ask(rig.a.name)).status == 200

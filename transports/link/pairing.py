@@ -14,7 +14,8 @@ over ed25519) or the QR secret; a proof is BLAKE2b-256 keyed with K over the rol
 said before. The guest proves first: a wrong guess costs a try and teaches nothing more. `MAX_TRIES` wrong tries or
 the end of its lifetime close the offer; success uses it up.
 
-If the line breaks before message 04 arrives the host knows the guest but not the other way round: pair again.
+If the line breaks before message 04 arrives the host may know the guest but not the other way round. So a code that
+is used up still serves the guest who used it: he comes again, and both know each other.
 """
 
 from __future__ import annotations
@@ -150,11 +151,15 @@ class Offer:
         self.qr = PairingQR(name, public_key, random(16))
         self.expires_at = now + LIFETIME
         self.tries_left = MAX_TRIES
-        self.used = False
+        self.used_by: bytes | None = None
 
-    def trouble(self, now: float) -> str | None:
-        """Why it does not stand any more, if it does not."""
-        if self.used:
+    @property
+    def used(self) -> bool:
+        return self.used_by is not None
+
+    def trouble(self, now: float, guest: bytes | None = None) -> str | None:
+        """Why it does not stand any more, if it does not, for a guest with that key."""
+        if self.used_by not in (None, guest):
             return "this code has been used"
         if self.tries_left <= 0:
             return "too many wrong codes; ask for a new one"
@@ -178,14 +183,21 @@ class PairingHost:
 
     def receive(self, message: bytes, now: float) -> bytes:
         """Raises `PairingFailed`, whose text should be sent back with `refusal`."""
-        trouble = self._offer.trouble(now)
+        if self._guest is not None:
+            self._check_offer(now, self._guest)
+            return self._prove(message, self._guest)
+        method, name, key, blinded = _unpack(message, _HELLO, 4)
+        guest = _peer(name, key)
+        self._check_offer(now, guest)
+        self._guest = guest
+        return self._answer(message, method, blinded)
+
+    def _check_offer(self, now: float, guest: Paired) -> None:
+        trouble = self._offer.trouble(now, guest.public_key)
         if trouble is not None:
             raise PairingFailed(trouble)
-        return self._hello(message) if self._guest is None else self._prove(message)
 
-    def _hello(self, message: bytes) -> bytes:
-        method, name, key, blinded = _unpack(message, _HELLO, 4)
-        self._guest = _peer(name, key)
+    def _answer(self, message: bytes, method: bytes, blinded: bytes) -> bytes:
         offer = self._offer
         if method == bytes([_BY_QR]):
             own, self._secret = b"", offer.qr.secret
@@ -197,13 +209,13 @@ class PairingHost:
         self._said = message + answer
         return answer
 
-    def _prove(self, message: bytes) -> bytes:
+    def _prove(self, message: bytes, guest: Paired) -> bytes:
         (proof,) = _unpack(message, _GUEST_PROOF, 1)
         if not hmac.compare_digest(proof, _proof(self._secret, b"guest", self._hash, self._said)):
             self._offer.tries_left -= 1
             raise PairingFailed("the code was wrong")
-        self._offer.used = True
-        self.paired = self._guest
+        self._offer.used_by = guest.public_key
+        self.paired = guest
         return _pack(_HOST_PROOF, _proof(self._secret, b"host", self._hash, self._said + message))
 
 
@@ -315,7 +327,7 @@ async def host(connection: _Talk, offer: Offer, clock: Callable[[], float], rand
             if state.paired is None:
                 raise
         except Unreachable:
-            offer.used = False
+            offer.used_by = None
             raise
     return state.paired
 

@@ -242,7 +242,7 @@ class Rendezvous:
             self._hurry(now)
             return
         if self.session is not None and now < self._unproven_until and response.peer_key == self._peer_key:
-            # It called before our confirmation reached it, most likely: its answer to our call has brought up a session.
+            # Most likely it called before our confirmation could reach it: its answer to our call has brought up a session.
             self.session.confirm_soon()
             return
         self._stand_back(now)
@@ -300,7 +300,7 @@ class Rendezvous:
         self._hurry(now)
 
     def _doubt(self, now: float) -> None:
-        """Some station has lost its session: if ours does not answer in time it was our peer, and we call."""
+        """A station has lost its session: if ours brings no sign of life in time it was our peer, and we call."""
         if self.session is not None and self._doubted_until is None:
             self._last_wake = now
             self._doubted_until = now + 2 * self._base
@@ -392,9 +392,7 @@ class Rendezvous:
         times += [pending.next_at for pending in self._pending]
         if self._out:
             times.append(now)
-        own = min((when for when in times if when is not None), default=None)
-        if own is not None:
-            own = max(own, self._duty.ready_at(now, self._wire.time_on_air(160)))
+        own = min((max(when, self._duty.ready_at(now, self._wire.time_on_air(160))) for when in times if when is not None), default=None)
         if self.session is None:
             return own
         other = self.session.deadline(now)

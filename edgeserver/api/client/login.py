@@ -128,9 +128,11 @@ def routes(
     """`limiter` counts attempts at each account, beside the endpoint's own limit for each address."""
     handlers = Login(accounts, tokens, devices, limiter, appservices)
     base = "/_matrix/client/v3"
+    # Only application services log in with a token: who brings an old one with the password is not refused for it.
+    who = Auth.NONE if appservices is None else Auth.OPTIONAL
     return [
         *endpoint("GET", f"{base}/login", handlers.flows, auth=Auth.NONE),
-        *endpoint("POST", f"{base}/login", handlers.login, auth=Auth.OPTIONAL, rate="login"),
+        *endpoint("POST", f"{base}/login", handlers.login, auth=who, rate="login"),
         *endpoint("POST", f"{base}/logout", handlers.logout),
         *endpoint("POST", f"{base}/logout/all", handlers.logout_all),
         *endpoint("POST", f"{base}/refresh", handlers.refresh, auth=Auth.NONE, rate="login"),

@@ -1,4 +1,4 @@
-"""What paired boxes tell each other: GET /_edgeserver/v1/time, PUT /_edgeserver/v1/gateway/routes.
+"""What paired boxes tell each other: GET /_edgeserver/v1/time, PUT /_edgeserver/v1/gateway/routes, POST /_edgeserver/v1/gateway/returned.
 
 Served over links alone; the link's authenticated identity is who asks.
 """
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from edgeserver.gateway.routes import GatewayRoutes
 
 
-def routes(gateway: GatewayRoutes, now_ms: Callable[[], int], clock_trusted: Callable[[], bool]) -> list[Route]:
+def routes(
+    gateway: GatewayRoutes, now_ms: Callable[[], int], clock_trusted: Callable[[], bool], returned: Callable[[str], None]
+) -> list[Route]:
+    """`returned(peer)` is called when a gateway says that it reaches the internet again."""
+
     async def time(call: Call) -> dict[str, Any]:
         _peer(call)
         return {"now": now_ms(), "trusted": clock_trusted()}
@@ -27,7 +31,12 @@ def routes(gateway: GatewayRoutes, now_ms: Callable[[], int], clock_trusted: Cal
     async def put_routes(call: Call) -> dict[str, Any]:
         return await gateway.accept(_peer(call), await call.json())
 
+    async def post_returned(call: Call) -> dict[str, Any]:
+        returned(_peer(call))
+        return {}
+
     return [
+        *endpoint("POST", "/_edgeserver/v1/gateway/returned", post_returned, auth=Auth.NONE),
         *endpoint("GET", "/_edgeserver/v1/time", time, auth=Auth.NONE),
         *endpoint("PUT", "/_edgeserver/v1/gateway/routes", put_routes, auth=Auth.NONE),
     ]

@@ -1,0 +1,386 @@
+"""Bytes and seconds on a serial line of 2400 baud, 8N1: `python -m tests.bench.line [--quick] [--only PREFIX] [--texts FILE]`.
+
+The line is a pair of real ptys at their true rate between real processes; bytes are all that passed in both directions until the line was
+quiet again, framing, acknowledgements and encryption included. Seconds are what the person waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import trio
+import trio.testing
+
+from edgeserver.cli.control_client import client_of
+from tests.bench.load import Connection, Refused
+from tests.bench.report import Report, options, say
+from tests.bench.servers import PASSWORD
+from tests.lab.box import Box
+from tests.lab.programs import LabError, Program, python_module, wait_for
+from tests.lab.ptyline import PtyLine
+from tests.lab.synapse import free_port
+
+RATE = 2400
+CLIENT = "/_matrix/client/v3"
+QUIET = 1.0
+"""Seconds without a byte after which the line counts as quiet: ten times what an acknowledgement is held back."""
+CONFIG = """\
+[server]
+clock = "system"
+log_level = "warning"
+[http]
+client = ["127.0.0.1:{port}"]
+federation = []
+[accounts]
+registration = "open"
+[limits]
+rate_limits = false
+[federation]
+internet = false
+[discovery]
+mdns = false
+[[links]]
+uri = "serial:{port_file},{rate}"
+name = "line"
+"""
+LATER = {
+    "line.first_screen.rooms1000": "a classic first sync of 1,000 rooms takes about an hour at this rate, and there is no sliding sync yet",
+    "line.return5": "not measured by this benchmark yet",
+}
+UNBUILT = ("line.push.text", "line.send.text")
+RADIO = (
+    *(f"{name}.{unit}" for name in ("connect", "login", "first_screen.rooms20", "send", "box.join") for unit in ("bytes", "s")),
+    *(f"{name}.bytes" for name in ("push", "idle_hour", "box.message")),
+)
+
+
+class Wire:
+    """The line and its meter."""
+
+    def __init__(self, line: PtyLine) -> None:
+        self.line = line
+
+    @property
+    def bytes(self) -> int:
+        stats = self.line.stats()
+        return int(stats["a_to_b"]["bytes"] + stats["b_to_a"]["bytes"])
+
+    def settle(self, quiet: float = QUIET) -> int:
+        """Waits until nothing has passed for a while; returns the count."""
+        count, since = self.bytes, time.monotonic()
+        while time.monotonic() - since < quiet:
+            time.sleep(0.05)
+            if (now := self.bytes) != count:
+                count, since = now, time.monotonic()
+        return count
+
+    @contextmanager
+    def counting(self, into: list[float]) -> Iterator[None]:
+        """Appends what passes until the line is quiet again."""
+        before = self.settle()
+        yield
+        into.append(self.settle() - before)
+
+
+class LineBox(Box):
+    """A self-named box whose one line is a pty."""
+
+    def __init__(self, folder: Path, port_file: Path) -> None:
+        port = free_port()
+        super().__init__(folder, CONFIG.format(port=port, port_file=port_file, rate=RATE), f"http://127.0.0.1:{port}")
+
+    def control(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """A call of the control API."""
+        return client_of(self.directory / "data").call(method, path, body, timeout=180)
+
+    def register(self, name: str) -> tuple[str, str]:
+        """User id and access token of a new account."""
+        body = {"username": name, "password": PASSWORD, "auth": {"type": "m.login.dummy"}}
+        answer = self.request("POST", f"{CLIENT}/register", body).json
+        return answer["user_id"], answer["access_token"]
+
+    def call(self, method: str, path: str, body: Any, token: str) -> Any:
+        """The JSON of a 200. Raises `LabError`."""
+        answer = self.request(method, CLIENT + path, body, token, timeout=300)
+        if answer.status != 200:
+            raise LabError(f"{method} {path}: {answer}")
+        return answer.json
+
+    def say(self, token: str, room_id: str, text: str, txn_id: str) -> None:
+        self.call("PUT", f"/rooms/{quote(room_id)}/send/m.room.message/{txn_id}", _text(text), token)
+
+
+def _text(body: str) -> dict[str, str]:
+    return {"msgtype": "m.text", "body": body}
+
+
+# A client behind the proxy
+
+
+class Proxied:
+    """A box, a line, a proxy that has been paired, and an account in 20 rooms with a few messages in each."""
+
+    def __init__(self, folder: Path, running: ExitStack, text: Callable[[], str]) -> None:
+        self.text = text
+        line = running.enter_context(PtyLine(folder, RATE))
+        self.wire = Wire(line)
+        self.box = running.enter_context(LineBox(folder / "box", line.b))
+        self.alice, _ = self.box.register("alice")
+        self.bob, self.bobs_token = self.box.register("bob")
+        self.rooms = [self._room(number) for number in range(20)]
+        self.url = f"http://127.0.0.1:{(port := free_port())}"
+        argv = ["proxy", "--link", f"serial:{line.a},{RATE}", "--listen", f"127.0.0.1:{port}", "--state", str(folder / "proxy")]
+        self.proxy = Program(python_module("edgeserver", *argv), log=folder / "proxy.log")
+        running.callback(self.proxy.stop)
+        code = self.box.control("POST", "pairing", {"front": False})["code"]
+        pairing = running.enter_context(Program([*self.proxy.argv, "--pair", code], log=folder / "pairing.log"))
+        wait_for("the pairing", self._up, timeout=120, program=pairing)
+        self.wire.settle()
+        pairing.stop()
+        self.wire.settle(3)
+
+    def _room(self, number: int) -> str:
+        more = {"preset": "public_chat", "name": f"Room number {number}"}
+        room_id = str(self.box.call("POST", "/createRoom", more, self.bobs_token)["room_id"])
+        login = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}, "password": PASSWORD}
+        if not number:
+            self._alices = self.box.request("POST", f"{CLIENT}/login", login).json["access_token"]
+        self.box.call("POST", f"/join/{quote(room_id)}", {}, self._alices)
+        for turn in range(3):
+            self.box.say(self.bobs_token, room_id, self.text(), f"room{number}.{turn}")
+        return room_id
+
+    def _up(self) -> bool:
+        try:
+            with Connection(self.url) as connection:
+                return bool(connection.call("GET", "/")["up"])
+        except OSError:
+            return False
+
+    def connect(self) -> float:
+        """Starts the proxy; returns the seconds from the first byte on the line until it is up."""
+        before = self.wire.bytes
+        self.proxy.start()
+        wait_for("the first byte", lambda: self.wire.bytes > before, timeout=60, program=self.proxy)
+        began = time.perf_counter()
+        wait_for("the line", self._up, timeout=60, program=self.proxy)
+        return time.perf_counter() - began
+
+    def hang_up(self) -> None:
+        self.proxy.stop()
+        self.wire.settle(3)
+
+    def call(self, method: str, path: str, body: Any, token: str | None = None) -> Any:
+        """Through the proxy: the JSON of a 200. Raises `Refused`."""
+        with Connection(self.url) as connection:
+            return connection.call(method, CLIENT + path, body, token)
+
+    def login(self) -> str:
+        body = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}, "password": PASSWORD}
+        return str(self.call("POST", "/login", body)["access_token"])
+
+
+def behind_the_proxy(report: Report, folder: Path) -> None:
+    """What an ordinary client costs: connecting, logging in, the first sync, sending, receiving."""
+    names = ["line.connect", "line.login", "line.first_screen.rooms20", "line.send", "line.push"]
+    if not any(report.wants(f"{name}.bytes", f"{name}.s") for name in names):
+        return
+    say("behind the proxy")
+    with ExitStack() as running:
+        bench = Proxied(folder, running, report.texts())
+        wire = bench.wire
+        # The proxy must be started for all that follows, too.
+        _each(report, "line.connect", wire, [bench.connect] * report.runs(3, 2), between=bench.hang_up)
+        if report.wants("line.login.bytes", "line.login.s"):
+            _each(report, "line.login", wire, [_seconds(bench.login)] * report.runs(5, 2))
+        if report.wants("line.first_screen.rooms20.bytes", "line.first_screen.rooms20.s"):
+            note = "a classic first sync (/v3/sync without a filter), 20 rooms of 2 members, each with a name and 3 messages"
+            tokens = [bench.login() for _ in range(report.runs(3, 1))]
+            steps = [_seconds(lambda token=token: bench.call("GET", "/sync?timeout=0", None, token)) for token in tokens]
+            _each(report, "line.first_screen.rooms20", wire, steps, note=note)
+        if report.wants("line.send.bytes", "line.send.s"):
+            _send(report, bench)
+        if report.wants("line.push.bytes"):
+            _push(report, bench)
+
+
+def _send(report: Report, bench: Proxied) -> None:
+    token, target = bench.login(), f"/rooms/{quote(bench.rooms[0])}/send/m.room.message"
+    texts = [bench.text() for _ in range(report.runs(20, 6))]
+    steps = [
+        _seconds(lambda number=number, text=text: bench.call("PUT", f"{target}/m{number}", _text(text), token))
+        for number, text in enumerate(texts)
+    ]
+    note = f"texts of {statistics.mean(map(len, texts)):.0f} characters on average; seconds until the client has the event id"
+    _each(report, "line.send", bench.wire, steps, note=note)
+
+
+def _seconds(step: Callable[[], object]) -> Callable[[], float]:
+    def run() -> float:
+        began = time.perf_counter()
+        step()
+        return time.perf_counter() - began
+
+    return run
+
+
+def _each(
+    report: Report,
+    metric: str,
+    wire: Wire,
+    steps: list[Callable[[], float]],
+    *,
+    between: Callable[[], object] = lambda: None,
+    note: str | None = None,
+) -> None:
+    """Runs the steps, each of which returns its seconds, and prints bytes and seconds."""
+    counts: list[float] = []
+    seconds: list[float] = []
+    for number, step in enumerate(steps):
+        if number:
+            between()
+        with wire.counting(counts):
+            seconds.append(step())
+    report.median(f"{metric}.bytes", counts, "B", note)
+    report.median(f"{metric}.s", seconds, "s", note)
+
+
+def _push(report: Report, bench: Proxied) -> None:
+    """Messages of another user come down a client's long poll, which is renewed each time."""
+    token = bench.login()
+    since = bench.box.call("GET", "/sync?timeout=0", None, token)["next_batch"]  # not over the line
+    heard, ended = threading.Semaphore(0), threading.Event()
+
+    def poll() -> None:
+        at = since
+        with contextlib.suppress(OSError, Refused):
+            while not ended.is_set():
+                found = bench.call("GET", f"/sync?timeout=30000&since={at}", None, token)
+                at = found["next_batch"]
+                if found.get("rooms"):
+                    heard.release()
+
+    threading.Thread(target=poll, daemon=True).start()
+    counts: list[float] = []
+    for number in range(report.runs(15, 5)):
+        with bench.wire.counting(counts):
+            bench.box.say(bench.bobs_token, bench.rooms[0], bench.text(), f"push{number}")
+            if not heard.acquire(timeout=60):
+                raise LabError("the message did not come down the poll")
+    ended.set()
+    report.median("line.push.bytes", counts, "B", "with the renewal of the poll and all acknowledgements")
+
+
+# An idle hour
+
+
+def idle_hour(report: Report, folder: Path) -> None:
+    """A client behind the proxy that polls for an hour and hears nothing."""
+    if not report.wants("line.idle_hour.bytes"):
+        return
+    say("idle hour")
+    folder.mkdir()
+    count = trio.run(_idle_hour, folder, clock=trio.testing.MockClock(autojump_threshold=0))
+    note = "virtual clock; box, proxy and line in one process, the line at 2400 bit/s in memory; a client polls with a timeout of 30 s"
+    report.line("line.idle_hour.bytes", count, "B", n=1, note=note)
+
+
+async def _idle_hour(folder: Path) -> int:
+    from tests.proxy.test_real_box import behind_the_proxy as world
+
+    async with world(folder) as (box, client, meter):
+        alice = await box.person("alice")
+        await alice.create_room(name="Harbour")
+        login = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}, "password": "correct horse battery"}
+        client.token = (await client("POST", f"{CLIENT}/login", login)).json["access_token"]
+        since = (await client("GET", f"{CLIENT}/sync?timeout=0")).json["next_batch"]
+        await meter.read("before")
+        began = trio.current_time()
+        while trio.current_time() < began + 3600:
+            since = (await client("GET", f"{CLIENT}/sync?timeout=30000&since={since}")).json["next_batch"]
+        return int(await meter.read("hour"))
+
+
+# Two boxes
+
+
+def between_boxes(report: Report, folder: Path) -> None:
+    """Federation over the line: joining a room at the other end, and messages."""
+    if not report.wants("line.box.message.bytes", "line.box.join"):
+        return
+    say("between boxes")
+    folder.mkdir()
+    text = report.texts()
+    with ExitStack() as running:
+        line = running.enter_context(PtyLine(folder, RATE))
+        wire = Wire(line)
+        near, far = (running.enter_context(LineBox(folder / end, path)) for end, path in (("near", line.a), ("far", line.b)))
+        code = near.control("POST", "pairing", {"front": False})["code"]
+        far.control("POST", "pairing/guest", {"link": "line", "secret": code, "gateway": False})
+        wait_for("the line", lambda: bool(far.control("GET", "peers")["paired"][0]["up_on"]), timeout=120)
+        (_, alice), (_, bob) = near.register("alice"), far.register("bob")
+        wire.settle(5)
+
+        def join() -> None:
+            room_id = rooms.pop()
+            far.call("POST", f"/join/{quote(room_id)}?via={quote(room_id_server)}", {}, bob)
+            joined.append(room_id)
+
+        more = {"preset": "public_chat", "name": "Harbour"}
+        rooms = [str(near.call("POST", "/createRoom", more, alice)["room_id"]) for _ in range(report.runs(4, 1))]
+        room_id_server = near.call("GET", "/account/whoami", None, alice)["user_id"].partition(":")[2]
+        joined: list[str] = []
+        note = "a room of one member with a name, joined from the other box; the first join also fetches keys"
+        _each(report, "line.box.join", wire, [_seconds(join)] * len(rooms), note=note)
+        counts: list[float] = []
+        texts = [text() for _ in range(report.runs(20, 4))]
+        for number, body in enumerate(texts):
+            with wire.counting(counts):
+                near.say(alice, joined[0], body, f"m{number}")
+                _wait_for_message(far, bob, joined[0], body)
+        note = f"texts of {statistics.mean(map(len, texts)):.0f} characters on average, one at a time, with answers and acknowledgements"
+        report.median("line.box.message.bytes", counts, "B", note)
+
+
+def _wait_for_message(box: LineBox, token: str, room_id: str, body: str) -> None:
+    def there() -> bool:
+        found = box.call("GET", f"/rooms/{quote(room_id)}/messages?dir=b&limit=1", None, token)["chunk"]
+        return bool(found) and found[0]["content"].get("body") == body
+
+    wait_for("the message at the other box", there, timeout=60)
+
+
+def not_measured(report: Report) -> None:
+    """The names of what this benchmark does not measure, and why."""
+    for name, why in LATER.items():
+        report.missing("B", why, f"{name}.bytes")
+        report.missing("s", why, f"{name}.s")
+    report.missing("B", "there is no text client on lines yet", *(f"{name}.bytes" for name in UNBUILT))
+    report.missing("B", "not measured by this benchmark yet", "line.msc3079.send.bytes", "line.msc3079.response.bytes")
+    report.missing("share", "not measured by this benchmark yet", "line.loss10.goodput", "line.loss30.goodput")
+    for radio in ("sf7", "longfast"):
+        for name in RADIO:
+            unit = "s" if name.endswith(".s") else "B"
+            report.missing(unit, "radio rates are not measured by this benchmark yet", f"line.{radio}.{name}")
+
+
+def main() -> None:
+    report = Report(options((__doc__ or "").splitlines()[0]))
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        behind_the_proxy(report, Path(folder))
+        between_boxes(report, Path(folder) / "boxes")
+        idle_hour(report, Path(folder) / "idle")
+    not_measured(report)
+
+
+if __name__ == "__main__":
+    main()
