@@ -198,7 +198,9 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     ]
     tokens = AccessTokens(users.tokens, in_query=config.lab.query_access_token)
     application = Application(routes, Gate(tokens, limiter, behind_proxy=config.http.behind_proxy))
-    app = GatewayFront(application, identity.server_name, gateway, lambda name: [way.exchange for way in peers.ways_to(name)])
+    app = GatewayFront(
+        application, identity.server_name, gateway, lambda name: [way.exchange for way in peers.ways_to(name)], out.keyring.key
+    )
     links = LinkManager(
         config.links,
         db=ground.db,

@@ -151,15 +151,21 @@ def verify_request(
 ) -> None:
     """Check the signature of a request that came in for us, `destination`, against the origin's key.
 
+    Some servers sign floats (in messages to devices) as they are: that form is tried, too.
     Raises SignatureError, also if the header says that the request is for another server.
     """
     if authorization.destination is not None and authorization.destination != destination:
         raise SignatureError("the request is for another server")
-    try:
-        signed = canonical_json.encode(_request_json(method, uri, authorization.origin, destination, content))
-    except canonical_json.CanonicalJSONError as error:
-        raise SignatureError("the request has no canonical form") from error
-    verify(signed, authorization.signature, verify_key)
+    request = _request_json(method, uri, authorization.origin, destination, content)
+    failure = SignatureError("the request has no canonical form")
+    for encode in (canonical_json.encode, canonical_json.encode_loose):
+        try:
+            return verify(encode(request), authorization.signature, verify_key)
+        except canonical_json.CanonicalJSONError:
+            continue
+        except SignatureError as error:
+            failure = error
+    raise failure
 
 
 def format_authorization(authorization: XMatrix) -> str:

@@ -46,6 +46,7 @@ class Report:
 
     def texts(self) -> Callable[[], str]:
         """Gives the messages of `--texts` in turn, or else sentences of 2 to 16 words."""
+        words = _WORDS.split()
         given = [] if self.texts_file is None else [text for text in self.texts_file.read_text("utf-8").splitlines() if text]
         turn = 0
 
@@ -54,7 +55,7 @@ class Report:
             turn += 1
             if given:
                 return given[(turn - 1) % len(given)]
-            return " ".join(self.random.choice(_WORDS) for _ in range(self.random.randint(2, 16))).capitalize() + "."
+            return " ".join(self.random.choice(words) for _ in range(self.random.randint(2, 16))).capitalize() + "."
 
         return text
 
@@ -62,7 +63,7 @@ class Report:
 _WORDS = (
     "the a we they boat harbour water tomorrow morning late early need bring batteries radio mast hut road closed open snow rain wind"
     " from north can you please call when back at seven two of three is are was on in to and but all well thanks see there here soon"
-).split()
+)
 
 
 def options(description: str, *more: Callable[[argparse.ArgumentParser], object]) -> argparse.Namespace:

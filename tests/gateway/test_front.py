@@ -36,8 +36,12 @@ class Rig:
         self.a, self.routes, self.now = a, routes, now
         self.own, self.line, self.out = Own(), Line(bit_rate=2400, peer=a.name), Line()
         self.ways = [self.out]
-        self.front = GatewayFront(self.own, GATEWAY, routes, lambda name: self.ways)
+        self.keys = {"c.example.org": KeyedBox(9, "c.example.org").public_key, a.name: a.public_key}
+        self.front = GatewayFront(self.own, GATEWAY, routes, lambda name: self.ways, self.key_of)
         routes.link_up(a.public_key, self.line)
+
+    async def key_of(self, server_name: str, key_id: str) -> bytes | None:
+        return self.keys.get(server_name)
 
     def away(self) -> None:
         self.routes.link_down(self.a.public_key, self.line)
@@ -160,7 +164,7 @@ async def test_what_is_too_large_is_not_carried(rig):
     assert (await rig.ask(rig.a.name, "PUT", SEND, body=large, headers=signed("PUT", SEND, rig.a.name))).status == 413
     assert rig.line.carried == []
     rig.line.answer = TooLarge("64 kB at most")
-    answer = await rig.ask(rig.a.name, "PUT", SEND, json={}, headers=signed("PUT", SEND, rig.a.name))
+    answer = await rig.ask(rig.a.name, "PUT", SEND, json={}, headers=signed("PUT", SEND, rig.a.name, {}))
     assert (answer.status, answer.json["errcode"]) == (413, "M_TOO_LARGE")
 
 
@@ -170,7 +174,7 @@ async def test_while_a_box_is_away_the_answer_is_504(rig, failure):
         rig.away()
     else:
         rig.line.answer = failure
-    answer = await rig.ask(rig.a.name, "PUT", SEND, json={}, headers=signed("PUT", SEND, rig.a.name))
+    answer = await rig.ask(rig.a.name, "PUT", SEND, json={}, headers=signed("PUT", SEND, rig.a.name, {}))
     assert (answer.status, answer.json["errcode"]) == (504, "M_UNKNOWN")
     assert (await rig.ask(rig.a.name)).status == 504, "its keys have never been seen"
 
@@ -260,3 +264,13 @@ async def test_a_crowd_before_a_slow_box_is_bounded(rig):
             scope.cancel()
     rig.routes.link_up(rig.a.public_key, rig.line)
     assert (await rig.ask(rig.a.name)).status == 200
+
+
+async def test_a_forged_request_costs_the_line_nothing(rig):
+    forger = KeyedBox(8, "c.example.org")
+    for headers in (signed("PUT", SEND, rig.a.name, {"pdus": []}, by=forger), signed("PUT", SEND, "elsewhere.example.org", {"pdus": []})):
+        answer = await rig.ask(rig.a.name, "PUT", SEND, body=b'{"pdus":[]}', headers=headers)
+        assert (answer.status, answer.json["errcode"]) == (401, "M_UNAUTHORIZED")
+    headers = signed("PUT", SEND, rig.a.name, {"pdus": []})
+    assert (await rig.ask(rig.a.name, "PUT", SEND, body=b'{"pdus":[1]}', headers=headers)).status == 401
+    assert rig.line.carried == []

@@ -126,8 +126,10 @@ def routes(
     handlers = Registration(accounts, interactive, policy, appservices)
     base = "/_matrix/client/v3/register"
     validity = "/_matrix/client/v1/register/m.login.registration_token/validity"
+    # Only application services register with a token: who brings an old one is not refused for it.
+    who = Auth.NONE if appservices is None else Auth.OPTIONAL
     return [
-        *endpoint("POST", base, handlers.register, auth=Auth.OPTIONAL, rate="registration"),
+        *endpoint("POST", base, handlers.register, auth=who, rate="registration"),
         *endpoint("GET", f"{base}/available", handlers.available, auth=Auth.NONE, rate="account"),
         *endpoint("GET", validity, handlers.token_validity, auth=Auth.NONE, rate="login"),
     ]

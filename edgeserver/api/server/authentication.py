@@ -59,26 +59,10 @@ class ServerGuard:
         if key is None:
             raise Unauthorized(f"No key {claim.key_id[:80]} of {claim.origin} could be had.")
         try:
-            self._verify(claim, call.method, _target(call), key, content)
+            signatures.verify_request(claim, call.method, _target(call), self._server_name, key, content)
         except signatures.SignatureError as error:
             raise Unauthorized("The request's signature is wrong.") from error
         return claim.origin
-
-    def _verify(self, claim: signatures.XMatrix, method: str, uri: str, key: bytes, content: Any) -> None:
-        """Raises SignatureError. Some servers sign floats (in messages to devices) as they are: that form is tried,
-        too.
-        """
-        try:
-            signatures.verify_request(claim, method, uri, self._server_name, key, content)
-        except signatures.SignatureError:
-            if content is None:
-                raise
-            request = {"method": method, "uri": uri, "origin": claim.origin, "destination": self._server_name}
-            try:
-                message = canonical_json.encode_loose({**request, "content": content})
-            except canonical_json.CanonicalJSONError as error:
-                raise signatures.SignatureError("the request has no canonical form") from error
-            signatures.verify(message, claim.signature, key)
 
 
 def origin_of(call: Call) -> str:
