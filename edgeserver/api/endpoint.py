@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 MAX_BODY = 1024 * 1024
 """Bytes of a JSON body that an endpoint reads unless it says otherwise."""
+DISCARDED = 64 * 1024 * 1024
+DISCARD_SECONDS = 10.0
 
 
 class Auth(Enum):
@@ -60,6 +62,7 @@ class Call:
         "_max_body",
         "_receive",
         "_requester",
+        "_unread",
         "behind_proxy",
         "headers",
         "origin",
@@ -73,6 +76,7 @@ class Call:
         self._receive = receive
         self._max_body = max_body
         self._body: bytes | None = None
+        self._unread = True
         self._requester: Requester | None = None
         self.behind_proxy = False
         self.origin: str | None = None
@@ -132,12 +136,23 @@ class Call:
             if message["type"] == "http.disconnect":
                 raise Disconnected
             chunk = cast("bytes", message.get("body", b""))
-            more = message.get("more_body", False)
+            more = self._unread = message.get("more_body", False)
             size += len(chunk)
             if size > self._max_body:
                 raise errors.TooLarge
             if chunk:
                 yield chunk
+
+    async def discard(self) -> None:
+        """Takes in what is left of a body that is refused, within limits: a client that is cut off while it sends never sees
+        the answer.
+        """
+        left = DISCARDED
+        with trio.move_on_after(DISCARD_SECONDS):
+            while self._unread and left > 0:
+                message = await self._receive()
+                self._unread = message["type"] == "http.request" and message.get("more_body", False)
+                left -= len(message.get("body", b""))
 
     async def json(self, *, optional: bool = False) -> dict[str, Any]:
         """The body as a JSON object; with `optional`, no body at all is `{}`.
@@ -216,6 +231,8 @@ class _Endpoint:
             return
         except Exception as error:
             response = response_to(error, f"{scope['method']} {self.__name__}")
+            if response.status_code == 413:
+                await call.discard()
         await response(scope, receive, send)
 
     async def _admit(self, call: Call) -> None:

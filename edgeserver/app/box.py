@@ -44,6 +44,7 @@ from transports.identity import Identity
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
 
     from edgeserver.app.identity import BoxIdentity
     from edgeserver.app.neighbours import Neighbours
@@ -266,10 +267,14 @@ async def _serve_control(nursery: trio.Nursery, box: Box, operations: BoxOperati
     app = Application(control.routes(operations), Gate(AccessTokens(box.users.tokens)))
     mask = os.umask(0o177)
     try:
-        shortest = min(str(path), os.path.relpath(path), key=len)  # a socket's path holds 107 bytes
-        await nursery.start(serve_http, app, [f"unix:{shortest}"])
+        await nursery.start(serve_http, app, [f"unix:{_shortest(path)}"])
     finally:
         os.umask(mask)
+
+
+def _shortest(path: Path) -> str:
+    """The path as it is or from the working directory: a socket's holds 107 bytes."""
+    return min(str(path), os.path.relpath(path), key=len)
 
 
 def _certificate(config: Config, identity: BoxIdentity) -> Tls:

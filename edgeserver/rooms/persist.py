@@ -91,8 +91,9 @@ class Persister:
             self._redactions(tx, event, number)
         if deliver and stream is not None:
             self._queue(tx, room.number, event, stream, old_servers)
-            if domain_of(event.sender) not in {*old_servers, self._server_name} and rooms.server_is_in(tx, room.number, domain_of(event.sender)):
-                self._catch_up(tx, domain_of(event.sender), event, placement.heads)
+            newcomer = domain_of(event.sender)
+            if newcomer not in {*old_servers, self._server_name} and rooms.server_is_in(tx, room.number, newcomer):
+                self._catch_up(tx, newcomer, event, placement.heads)
         members = rooms.local_members(tx, room.number) if current != room.snapshot else local_before
         is_news = accepted and not placement.backfilled
         written = PersistedEvent(number, room, event, stream, current, members, is_news)

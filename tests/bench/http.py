@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.bench.load import Connection, Refused, closed_loop, request
@@ -261,7 +262,7 @@ def _join(room: Room, runs: int) -> list[float]:
     made = [room.server.create_room(room.connection, room.token, preset="public_chat") for _ in range(runs)]
     with Connection(room.server.url) as other:
         _, token = room.server.register(other)
-        return [_timed(lambda to=room_id: other.call("POST", f"{CLIENT}/join/{to}", {}, token)) for room_id in made]
+        return [_timed(partial(other.call, "POST", f"{CLIENT}/join/{room_id}", {}, token)) for room_id in made]
 
 
 def _search(room: Room, runs: int) -> list[float]:
@@ -277,8 +278,7 @@ def _claim(room: Room, runs: int) -> list[float]:
         device_id = other.call("GET", f"{CLIENT}/account/whoami", token=token)["device_id"]
         signature = {user_id: {f"ed25519:{device_id}": "A" * 86}}
         keys = {f"signed_curve25519:{number:06d}": {"key": f"{number:043d}", "signatures": signature} for number in range(runs)}
-        for part in itertools.batched(keys.items(), 40) if hasattr(itertools, "batched") else [list(keys.items())]:
-            other.call("POST", f"{CLIENT}/keys/upload", {"one_time_keys": dict(part)}, token)
+        other.call("POST", f"{CLIENT}/keys/upload", {"one_time_keys": keys}, token)
         body = {"one_time_keys": {user_id: {device_id: "signed_curve25519"}}}
         return [_timed(lambda: room.connection.call("POST", f"{CLIENT}/keys/claim", body, room.token)) for _ in range(runs)]
 
@@ -306,7 +306,7 @@ def loaded(bench: Bench) -> None:
 
 def main() -> None:
     chosen = options(
-        __doc__.splitlines()[0],
+        (__doc__ or "").splitlines()[0],
         lambda parser: parser.add_argument("--vs-synapse", action="store_true", help="measure a stock Synapse too and print ratios"),
     )
     if chosen.vs_synapse and (why := unavailable()):

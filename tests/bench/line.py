@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -205,7 +206,7 @@ def behind_the_proxy(report: Report, folder: Path) -> None:
         if report.wants("line.first_screen.rooms20.bytes", "line.first_screen.rooms20.s"):
             note = "a classic first sync (/v3/sync without a filter), 20 rooms of 2 members, each with a name and 3 messages"
             tokens = [bench.login() for _ in range(report.runs(3, 1))]
-            steps = [_seconds(lambda token=token: bench.call("GET", "/sync?timeout=0", None, token)) for token in tokens]
+            steps = [_seconds(partial(bench.call, "GET", "/sync?timeout=0", None, token)) for token in tokens]
             _each(report, "line.first_screen.rooms20", wire, steps, note=note)
         if report.wants("line.send.bytes", "line.send.s"):
             _send(report, bench)
@@ -216,10 +217,7 @@ def behind_the_proxy(report: Report, folder: Path) -> None:
 def _send(report: Report, bench: Proxied) -> None:
     token, target = bench.login(), f"/rooms/{quote(bench.rooms[0])}/send/m.room.message"
     texts = [bench.text() for _ in range(report.runs(20, 6))]
-    steps = [
-        _seconds(lambda number=number, text=text: bench.call("PUT", f"{target}/m{number}", _text(text), token))
-        for number, text in enumerate(texts)
-    ]
+    steps = [_seconds(partial(bench.call, "PUT", f"{target}/m{number}", _text(text), token)) for number, text in enumerate(texts)]
     note = f"texts of {statistics.mean(map(len, texts)):.0f} characters on average; seconds until the client has the event id"
     _each(report, "line.send", bench.wire, steps, note=note)
 

@@ -6,6 +6,7 @@ Blocking sockets and one selector. A closed loop: each connection sends its next
 from __future__ import annotations
 
 import json
+import select
 import selectors
 import socket
 import time
@@ -35,14 +36,23 @@ class Connection:
 
     def __init__(self, url: str) -> None:
         parts = urllib.parse.urlsplit(url)
-        self._socket = socket.create_connection((parts.hostname or "", parts.port or 80), timeout=120)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._address = (parts.hostname or "", parts.port or 80)
+        self._socket = self._open()
         self._received = bytearray()
+
+    def _open(self) -> socket.socket:
+        opened = socket.create_connection(self._address, timeout=120)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return opened
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def begin(self, data: bytes) -> None:
+        """Sends a request; on a new connection if the server has closed this one, which was idle for too long."""
+        if select.select([self._socket], [], [], 0)[0]:
+            self._socket.close()
+            self._socket = self._open()
         self._socket.sendall(data)
 
     def read(self) -> tuple[int, bytes] | None:

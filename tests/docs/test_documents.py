@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
 COMMANDS = [
@@ -39,9 +39,9 @@ def test_each_configuration_in_the_readme_is_valid(text):
 
 def test_each_make_target_of_the_readme_exists():
     makefile = (ROOT / "Makefile").read_text()
-    targets = re.findall(r"^make ([\w-]+)", "\n".join(blocks("sh")), re.M)
+    targets = re.findall(r"^make ([\w-]+)", "\n".join(blocks("sh")), re.MULTILINE)
     assert targets
-    assert not [name for name in targets if not re.search(rf"^{name}:", makefile, re.M)]
+    assert not [name for name in targets if not re.search(rf"^{name}:", makefile, re.MULTILINE)]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "firmware-config").glob("*/link.toml")), ids=lambda path: path.parent.name)
@@ -54,4 +54,4 @@ def test_the_documented_example_configuration_is_valid_with_every_comment_taken_
     text = "\n".join(
         line[2:] if re.match(r"# \w+ = ", line) or line.startswith("# [[") else line for line in config.describe().splitlines()
     )
-    config.parse(re.sub(r'^name = ""$', "", text, flags=re.M))
+    config.parse(re.sub(r'^name = ""$', "", text, flags=re.MULTILINE))

@@ -74,7 +74,8 @@ async def test_a_fault_in_any_background_task_does_not_end_the_box(tmp_path, cap
                 raise ArithmeticError("a fault")
             return await (write if victim == "tokens" else read)(function)
 
-        service = {"sender": box.inward.sender, "typing": box.users.typing, "tokens": box.users.tokens, "links": box.links}.get(victim, box.rooms.memberships)
+        services = {"sender": box.inward.sender, "typing": box.users.typing, "tokens": box.users.tokens, "links": box.links}
+        service = services.get(victim, box.rooms.memberships)
         sound = service._db
         service._db = type("Db", (), {"read": staticmethod(failing), "write": staticmethod(failing)})()
         if victim == "profile":

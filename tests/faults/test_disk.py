@@ -163,11 +163,12 @@ mdns = false
 
 def register(box: Box, name: str = "alice") -> str:
     body = {"username": name, "password": "correct horse battery", "auth": {"type": "m.login.dummy"}}
-    first = box.request("POST", "/_matrix/client/v3/register", {**body, "auth": {"type": "m.login.dummy"}})
-    if first.status == 401:
-        first = box.request("POST", "/_matrix/client/v3/register", {**body, "auth": {"type": "m.login.dummy", "session": first.json["session"]}})
-    assert first.status == 200, first.body
-    return first.json["access_token"]
+    path = "/_matrix/client/v3/register"
+    answer = box.request("POST", path, body)
+    if answer.status == 401:
+        answer = box.request("POST", path, {**body, "auth": {"type": "m.login.dummy", "session": answer.json["session"]}})
+    assert answer.status == 200, answer.body
+    return answer.json["access_token"]
 
 
 def limit_files(box: Box, size: int) -> None:

@@ -24,6 +24,7 @@ from transports.link.connection import Link
 from transports.lowband.messages import Session
 from transports.memory import Medium, MemoryCable
 
+JSON_HEADERS = (("content-type", "application/json"),)
 OFFLINE = "[federation]\ninternet = false\n[limits]\nrate_limits = false\n"
 LINE = OFFLINE + '[[links]]\nuri = "serial:/dev/null,9600"\nname = "line"\n'
 
@@ -50,6 +51,7 @@ def faults(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+@pytest.mark.alone
 async def test_after_a_minute_of_noise_at_full_rate_the_line_works_and_memory_is_as_before(tmp_path, caplog, autojump_clock):
     cable = MemoryCable(Medium(9600), seed=1)
     chance = random.Random(5)
@@ -79,11 +81,11 @@ async def test_after_a_minute_of_noise_at_full_rate_the_line_works_and_memory_is
 async def test_nonsense_from_a_paired_peer_is_refused_and_the_session_stays(tmp_path, caplog, autojump_clock):
     cable = MemoryCable(Medium(1_000_000), seed=1)
     chance = random.Random(6)
-    async with neighbours(tmp_path, cable) as (a, b, alice, bob, room_id):
+    async with neighbours(tmp_path, cable) as (a, _, alice, bob, room_id):
         connection = a.box.links.lines[0].connections["b.test"]
         session = Session()
         right = [
-            session.encode_request(99, Request("PUT", "/_matrix/federation/v1/send/t", "b.test", (("content-type", "application/json"),), body))
+            session.encode_request(99, Request("PUT", "/_matrix/federation/v1/send/t", "b.test", JSON_HEADERS, body))
             for body in [*BROKEN[:12], b'{"pdus":[{}]}']
         ]
         for _ in range(400):
@@ -118,7 +120,7 @@ async def test_every_broken_body_has_an_answer_over_a_line_too(tmp_path, caplog,
 
 async def test_a_body_that_is_too_large_is_413_and_one_too_large_for_the_line_does_not_leave(tmp_path, caplog, autojump_clock):
     cable = MemoryCable(Medium(1_000_000), seed=1)
-    async with neighbours(tmp_path, cable) as (a, b, _, bob, room_id):
+    async with neighbours(tmp_path, cable) as (a, _, _, _, _):
         exchange = a.box.links.exchange_on("line")
         folds_well = b'{"device_keys":{"a":"' + b"x" * 3_000_000 + b'"}}'
         answer = await exchange.exchange(Request("POST", "/_matrix/federation/v1/user/keys/query", "b.test", (), folds_well))
@@ -250,6 +252,7 @@ async def test_a_fault_on_the_way_to_one_server_does_not_stop_what_goes_to_other
         await until(lambda: holds(bob, room_id, ["to all"]))
 
 
+@pytest.mark.alone
 async def test_a_peer_that_asks_and_asks_and_never_reads_holds_bounded_memory_and_others_are_served(tmp_path, caplog, autojump_clock):
     cable, greedy = MemoryCable(Medium(115_200), seed=6), Identity(b"g" * 32)
     async with World(tmp_path) as world:

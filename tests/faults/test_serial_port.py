@@ -92,7 +92,11 @@ def test_what_was_said_arrives_once_after_the_port_was_pulled_and_after_the_peer
             return joined[0] == 200
 
         eventually("bob joins", join)
-        said = []
+        said: list[str] = []
+
+        def everybody_has_all() -> bool:
+            return sorted(texts(b, bob, room_id)) == sorted(said) == sorted(texts(a, alice, room_id))
+
         for number in range(3):
             line.stop()  # the adapter is pulled: the device is gone
             said += [f"pulled{number}", f"b{number}"]
@@ -100,12 +104,12 @@ def test_what_was_said_arrives_once_after_the_port_was_pulled_and_after_the_peer
             say(b, bob, room_id, f"b{number}")
             time.sleep(1)
             line.start()
-            eventually("what was said while the port was gone", lambda: sorted(texts(b, bob, room_id)) == sorted(said) == sorted(texts(a, alice, room_id)))
+            eventually("what was said while the port was gone", everybody_has_all)
         b.kill()
         say(a, alice, room_id, "killed")
         said.append("killed")
         b.start()
-        eventually("what was said while the peer was dead", lambda: sorted(texts(b, bob, room_id)) == sorted(said))
+        eventually("what was said while the peer was dead", everybody_has_all)
         assert texts(b, bob, room_id) == texts(a, alice, room_id)
         assert (a.stop(), b.stop()) == (0, 0)
         assert "Traceback" not in a.log() + b.log()

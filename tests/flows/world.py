@@ -218,7 +218,9 @@ class World:
         self.nursery.cancel_scope.cancel()
         await self._stack.aclose()
 
-    async def box(self, name: str, text: str = "", drivers: Mapping[str, Any] | None = None, *, server_name: str | None = None) -> BoxInWorld:
+    async def box(
+        self, name: str, text: str = "", drivers: Mapping[str, Any] | None = None, *, server_name: str | None = None
+    ) -> BoxInWorld:
         """Opens a box. Its server name is `<name>.test` unless given; `text` is further configuration (TOML)."""
         folder = self._folder / name
         folder.mkdir(exist_ok=True)
@@ -239,5 +241,5 @@ async def until(condition: Any, *, seconds: float = 600.0, step: float = 0.5) ->
     """
     began = trio.current_time()
     with trio.fail_after(seconds):
-        while not await condition():  # noqa: ASYNC110
+        while not await condition():
             await trio.sleep(max(step, (trio.current_time() - began) / 50))

@@ -52,9 +52,8 @@ class Country:
         town = spaces["town"].address
         zone = {name: {"A": [spaces["station"].address]} for name in (GATEWAY, f"*.{GATEWAY}")} | {TOWN: {"A": [town]}}
         stack.enter_context(NameServer(directory, zone, space=spaces["names"]))
-        self.town = Synapse(
-            directory / "town", self.authority, TOWN, federation=(town, 8448), netns=spaces["town"].name, config={"federation": QUICK_TO_GIVE_UP}
-        )
+        config = {"federation": QUICK_TO_GIVE_UP}
+        self.town = Synapse(directory / "town", self.authority, TOWN, federation=(town, 8448), netns=spaces["town"].name, config=config)
         self.hut = Station(directory / "hut", self._hut(), name="hut", netns=spaces["hut"].name)
         self.station = Station(directory / "station", self._station(), name="station", netns=spaces["station"].name)
         self.proxy: Program | None = None

@@ -25,7 +25,11 @@ STATUS_OK = 0
 def toml(sections: dict[str, dict[str, Any]], links: list[dict[str, str]] | None = None) -> str:
     """A configuration file: texts, truth values and lists of texts are the same in JSON."""
     blocks = [(f"[{name}]", values) for name, values in sections.items()] + [("[[links]]", link) for link in links or []]
-    return "\n".join("\n".join([title, *(f"{key} = {json.dumps(value)}" for key, value in values.items())]) + "\n" for title, values in blocks)
+    return "\n".join(_block(title, values) for title, values in blocks)
+
+
+def _block(title: str, values: dict[str, Any]) -> str:
+    return "\n".join([title, *(f"{key} = {json.dumps(value)}" for key, value in values.items())]) + "\n"
 
 
 class Station(Box):

@@ -51,9 +51,7 @@ class Channel:
             if other != name:
                 calls = self.both_call or self.names.index(name) < self.names.index(other)
                 key = PEOPLE[other].public_key if calls else None
-                link = Link(
-                    self.stations[name], PEOPLE[name], KNOWN.get, peer_key=key, switchboard=board, random=self.chance.randbytes
-                )
+                link = Link(self.stations[name], PEOPLE[name], KNOWN.get, peer_key=key, switchboard=board, random=self.chance.randbytes)
                 self.links[name, other] = link
                 self.nursery.start_soon(self._run, link, scope)
 
@@ -251,7 +249,7 @@ def test_a_wake_of_a_peer_that_has_lost_the_session_brings_a_call() -> None:
     meet(alice, bob)
     alice.receive(bytes([WAKE]), 5.0)
     now, kinds = 5.0, []
-    while now < 12:
+    while now < 40:
         frame = alice.next_frame(now)
         kinds += [] if frame is None else [frame[0]]
         now += 0.1

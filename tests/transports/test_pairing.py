@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.transports.rigs import ALICE, BOB, MemoryRig, both_up
+from transports.exchange import Interrupted, Unreachable
 from transports.link import pairing
 from transports.link.pairing import Offer, PairingFailed, PairingGuest, PairingHost, PairingQR, make_code, normalise_code
 from transports.memory import Medium
@@ -163,3 +164,37 @@ async def test_a_wrong_code_over_a_line_tells_both_people(autojump_clock, nurser
         with pytest.raises(PairingFailed, match="refused: the code was wrong"):
             await pairing.guest(a, "phone", ALICE.public_key, "AAAA-AAAA", CHANCE)
     nursery.cancel_scope.cancel()
+
+
+class LastWordLost:
+    """A guest's connection as the host sees it; the host's second message ends with `trouble`."""
+
+    handshake_hash = HASH
+
+    def __init__(self, guest: PairingGuest, trouble: Exception) -> None:
+        self._guest, self._trouble = guest, trouble
+        self._said, self._sent = guest.hello, 0
+
+    async def receive(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self._said
+
+    async def send(self, message: bytes, *, priority=None) -> None:
+        await trio.lowlevel.checkpoint()
+        self._sent += 1
+        if self._sent == 2:
+            raise self._trouble
+        self._said = self._guest.receive(message) or b""
+
+
+async def test_a_guest_who_may_have_the_last_word_is_paired_and_one_who_has_not_may_try_again() -> None:
+    standing = offer()
+
+    def calls(trouble: Exception) -> LastWordLost:
+        return LastWordLost(PairingGuest("phone", ALICE.public_key, standing.code, HASH, CHANCE), trouble)
+
+    with pytest.raises(Unreachable):
+        await pairing.host(calls(Unreachable("gone")), standing, lambda: 1.0, CHANCE)
+    assert standing.trouble(1.0) is None
+    paired = await pairing.host(calls(Interrupted("gone")), standing, lambda: 1.0, CHANCE)
+    assert paired == pairing.Paired("phone", ALICE.public_key)

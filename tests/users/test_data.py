@@ -75,7 +75,7 @@ async def test_people_in_a_common_room_are_found_and_seen_and_others_are_not(pla
 
     def join(tx: Transaction, user_id: str, room: int, name: str) -> None:
         pdu = canonical_json.encode({"content": {"membership": "join", "displayname": name, "avatar_url": 7}})
-        event = tx.insert("INSERT INTO events (event_id, room, depth, pdu) VALUES (?, ?, 1, ?)", (f"${user_id}{room}", room, pdu))
+        event = tx.insert("INSERT INTO events (event_id, room, depth, tie, pdu) VALUES (?, ?, 1, 0, ?)", (f"${user_id}{room}", room, pdu))
         tx.execute(
             "INSERT INTO memberships (user_id, room, membership, event, stream, local) VALUES (?, ?, 'join', ?, ?, ?)",
             (user_id, room, event, tx.stream(), user_id.endswith(":test")),

@@ -332,9 +332,7 @@ async def host(connection: _Talk, offer: Offer, clock: Callable[[], float], rand
     return state.paired
 
 
-async def guest(
-    connection: _Talk, name: str, public_key: bytes, secret: str | PairingQR, random: Callable[[int], bytes]
-) -> Paired:
+async def guest(connection: _Talk, name: str, public_key: bytes, secret: str | PairingQR, random: Callable[[int], bytes]) -> Paired:
     """Pairs with the host at the other end. Raises `PairingFailed` or `LinkDown`."""
     state = PairingGuest(name, public_key, secret, connection.handshake_hash, random)
     await connection.send(state.hello, priority=Priority.INTERACTIVE)

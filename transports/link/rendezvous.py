@@ -43,7 +43,7 @@ _PENDING_LIFE = 30.0
 _CALLS_BESIDE_SESSION = 5
 _PAUSE = 30.0  # after a session was closed on purpose
 _WAKE_PAUSE = 2.0
-_WAKES = 5
+_WAKES, _UNANSWERED = 5, 4
 _HEAD = 8
 
 
@@ -348,9 +348,11 @@ class Rendezvous:
     def _handshake_frame(self, now: float) -> bytes | None:
         if self._duty.ready_at(now, self._wire.time_on_air(160)) > now:
             return None
-        if self._doubted_until is not None and now >= self._doubted_until:
-            self._doubted_until = None
-            self._hurry(now)
+        if self.session is not None and self._doubted_until is not None and now >= self._doubted_until:
+            gone = self.session.unanswered >= _UNANSWERED  # on a busy channel silence alone says little
+            self._doubted_until = None if gone else now + self._base
+            if gone:
+                self._hurry(now)
         if self._out:
             return self._out.popleft()
         for pending in self._pending:

@@ -139,6 +139,11 @@ class Session:
         """One last frame says goodbye; it is not repeated."""
         self._closing = self.ended is None
 
+    @property
+    def unanswered(self) -> int:
+        """How many times in a row the other end was asked for an acknowledgement in vain."""
+        return self._window.unanswered
+
     # ---- the wire's side
 
     def receive_frame(self, frame: bytes, now: float) -> bool:

@@ -8,7 +8,8 @@ again may be cut anew.
   quarter of the round trip.
 - When nothing is acknowledged for a probe time (smoothed round trip + 4 deviations + the other end's acknowledgement
   delay, RFC 6298 and RFC 9002 section 6.2), the two oldest frames' contents go out again; the probe time then grows
-  by half, up to threefold.
+  by half, up to threefold. It has a ceiling: what a busy channel made us measure would else keep us waiting long
+  after the channel has fallen silent, for only an answer corrects it.
 - `PATIENCE` probes in a row and 20 s without any answer: the other end is gone.
 - Where the bit rate is known the driver paces, and the window is twice what fits the round trip; else it
   shrinks by a third on loss and grows by a frame a round trip (RFC 5681's idea).
@@ -65,6 +66,7 @@ class SendWindow:
         self._newest_acked = -1
         self._smoothed = first_rtt
         self._deviation = first_rtt / 4
+        self._longest_probe_time = 5 + 5 * first_rtt
         self.rtt: float | None = None
         self._congestion_window = 10 * mtu
         self._recover = 0
@@ -86,6 +88,11 @@ class SendWindow:
     def idle(self) -> bool:
         return not self._flying
 
+    @property
+    def unanswered(self) -> int:
+        """Probes in a row without any answer."""
+        return self._probes
+
     def room(self) -> bool:
         """May another full frame leave?"""
         if self._allowance:
@@ -102,7 +109,7 @@ class SendWindow:
     @property
     def _probe_time(self) -> float:
         base = self._smoothed + max(4 * self._deviation, 0.02) + self._peer_ack_delay
-        return float(base * min(1.5**self._probes, 3))
+        return float(min(base * min(1.5**self._probes, 3), self._longest_probe_time))
 
     def acknowledged(self, runs: Ranges, now: float) -> Outcome:
         """The other end has these frames."""
