@@ -14,6 +14,7 @@ import base64
 import binascii
 import ipaddress
 import re
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -123,7 +124,8 @@ async def discover(
     from zeroconf.asyncio import AsyncZeroconf
 
     own = None if announcement is None else announcement.server_name
-    async with trio_asyncio.open_loop():
+    async with trio_asyncio.open_loop() as loop:
+        loop.time = time.monotonic  # zeroconf sets timers by that clock; trio's has another origin, and timers in the past would spin
         zeroconf: AsyncZeroconf = await trio_asyncio.aio_as_trio(_open)(
             AsyncZeroconf, InterfaceChoice.All if interfaces is None else list(interfaces)
         )

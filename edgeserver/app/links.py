@@ -62,6 +62,7 @@ class Line:
     link: Link | None = None
     listener: UdpListener | None = None
     scope: trio.CancelScope | None = None
+    begun: trio.Event = field(default_factory=trio.Event)
     stopped: trio.Event = field(default_factory=trio.Event)
     resume: trio.Event = field(default_factory=trio.Event)
     connections: dict[str, Connection] = field(default_factory=dict)
@@ -155,6 +156,7 @@ class LinkManager:
             line.stopped, line.resume = trio.Event(), trio.Event()
             try:
                 with trio.CancelScope() as line.scope:
+                    line.begun.set()
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(line.link.run)
                         async for connection in line.link.connections():
@@ -368,9 +370,10 @@ class LinkManager:
             line.resume.set()
 
     async def _stop(self, line: Line) -> None:
-        if line.scope is not None:
-            line.scope.cancel()
-            await line.stopped.wait()
+        await line.begun.wait()
+        assert line.scope is not None
+        line.scope.cancel()
+        await line.stopped.wait()
 
     async def _be_guest(self, driver: Driver, secret: str | PairingQR) -> Paired:
         """Raises M_FORBIDDEN, and M_UNKNOWN if nobody answers or the line breaks."""

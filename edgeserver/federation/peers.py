@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import trio
 
 from edgeserver.matrix import server_names
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from transports.exchange import Exchange
+
+
+RETURNED_PAUSE: Final = 10.0
+"""Seconds within which a gateway's word that it is back is heard once."""
 
 
 class Via(Enum):
@@ -66,6 +72,7 @@ class Peers:
         self._gateways: set[str] = set()
         self._found: dict[str, Exchange] = {}
         self._returned: list[Callable[[str | None], None]] = []
+        self._returned_at = float("-inf")
 
     # What is there
 
@@ -114,8 +121,12 @@ class Peers:
             self._notify(None)
 
     def gateway_returned(self, peer: str) -> None:
-        """A peer says that it reaches the internet again. Nothing follows unless it is a gateway of ours."""
-        if peer in self._gateways:
+        """A peer says that it reaches the internet again. Nothing follows unless it is a gateway of ours, nor soon after the last time:
+        boxes that are each other's gateways in a circle would tell each other for ever.
+        """
+        now = trio.current_time()
+        if peer in self._gateways and now - self._returned_at >= RETURNED_PAUSE:
+            self._returned_at = now
             self._notify(None)
 
     # What follows

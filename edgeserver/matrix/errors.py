@@ -10,7 +10,7 @@ and nowhere else; whatever is raised that is not a MatrixError is M_UNKNOWN to t
         ├── 400  BadJson NotJson InvalidParam MissingParam BadState BadAlias InvalidUsername UserInUse Exclusive
         │        RoomInUse InvalidRoomState UnsupportedRoomVersion IncompatibleRoomVersion UnableToAuthoriseJoin
         │        UnableToGrantJoin WeakPassword UnknownPos DuplicateAnnotation ThreepidInUse ThreepidNotFound
-        │        ProfileTooLarge KeyTooLarge MaxDelayExceeded NotInThread
+        │        ProfileTooLarge KeyTooLarge MaxDelayExceeded NotInThread InvalidSignature
         ├── 401  MissingToken UnknownToken Unauthorized UserLocked
         ├── 403  Forbidden GuestForbidden WrongRoomKeysVersion UserDeactivated UserSuspended ThreepidDenied
         │        ResourceLimitExceeded CannotLeaveServerNoticeRoom InviteBlocked
@@ -207,6 +207,12 @@ class NotInThread(CodedError):
     """The event does not belong to the thread (MSC4306)."""
 
     CODE, ERROR = "M_NOT_IN_THREAD", "The event is not in the thread."
+
+
+class InvalidSignature(CodedError):
+    """A signature of an uploaded key that does not verify, or that is missing."""
+
+    CODE, ERROR = "M_INVALID_SIGNATURE", "A signature is missing or wrong."
 
 
 # 401: who are you?

@@ -30,12 +30,6 @@ Keys = dict[str, tuple[str, dict[str, Any]]]
 """Usage → (public key, key)"""
 
 
-class InvalidSignature(errors.CodedError):
-    """A signature is missing or wrong."""
-
-    CODE, ERROR = "M_INVALID_SIGNATURE", "The signature is missing or wrong."
-
-
 class CrossSigning:
     """The cross-signing keys of our users."""
 
@@ -141,7 +135,7 @@ class CrossSigning:
             if isinstance(public, str):
                 added |= self._add(tx, user_id, user_id, key_id, obj, signing_key_id, public)
             elif signing_key_id != f"ed25519:{key_id}":
-                raise InvalidSignature("The master key is to be signed by one of your devices.")
+                raise errors.InvalidSignature("The master key is to be signed by one of your devices.")
         if added:
             self._device_lists.cross_signing_changed(tx, user_id)
 
@@ -195,4 +189,4 @@ def _verify(obj: Mapping[str, Any], signer: str, signing_key: str, public: str) 
     try:
         signatures.verify_json(obj, signer, signing_key, signatures.decode_base64(public))
     except ValueError as error:
-        raise InvalidSignature from error
+        raise errors.InvalidSignature from error

@@ -71,6 +71,7 @@ def test_a_tree_of_changes_is_what_a_dict_says_and_differences_too(
     for snapshot, model in made[-4:]:
         assert state.whole(tx, snapshot) == model
         assert {key: state.lookup(tx, snapshot, key) for key in KEYS} == {key: model.get(key) for key in KEYS}
+        assert state.lookup_many(tx, snapshot, [*KEYS, ("m.none", "")]) == model
         assert state.of_type(tx, snapshot, "m.a") == {key: number for key, number in model.items() if key[0] == "m.a"}
         for other, other_model in (made[0], made[len(made) // 2], made[-1]):
             assert state.changed_between(tx, snapshot, other) == difference(model, other_model)

@@ -13,11 +13,10 @@
 
 A restarted peer therefore replaces its old session by itself, with its first frames, and an idle line needs no
 heartbeat. A replayed first message makes a pending session that never comes up. A WAKE is not authentic: it makes us
-call, and what is up stays up until the call succeeds; from a listener that many call it must repeat the beginning of
-a frame of ours, so only who hears us can send it.
+call, and what is up stays up until the call succeeds; where datagrams may come from anybody it must repeat the
+beginning of a frame of ours, so only who hears us can send it.
 
-On a channel that many stations share (`shared`, and frames bear no connection id) everybody hears every call and
-every WAKE. There a call is answered by the one link that `Party.admits` it, a session is replaced by its own peer
+On a channel whose air many stations share everybody hears every call and every WAKE. There a call is answered by the one link that `Party.admits` it, a session is replaced by its own peer
 alone, and a WAKE only makes us ask the session for a sign of life: we call if none comes.
 """
 
@@ -120,7 +119,7 @@ class Rendezvous:
             keepalive=wire.keepalive,
             connection_id=wire.connection_id,
         )
-        self._broadcast = wire.shared and not wire.connection_id  # all hear all, and no frame says for whom it is
+        self._broadcast = wire.shared and wire.time_on_air(1) > 0  # all hear all; datagrams may come from anybody, but take no air
         # On a shared wire the channel may be busy with others' frames.
         self._base = 0.5 + (8 if wire.shared else 2.5) * wire.time_on_air(160)
         # The caller believes in its session until its patience ends, so the other end must not forget it sooner.
