@@ -16,8 +16,9 @@ heartbeat. A replayed first message makes a pending session that never comes up.
 call, and what is up stays up until the call succeeds; where datagrams may come from anybody it must repeat the
 beginning of a frame of ours, so only who hears us can send it.
 
-On a channel whose air many stations share everybody hears every call and every WAKE. There a call is answered by the one link that `Party.admits` it, a session is replaced by its own peer
-alone, and a WAKE only makes us ask the session for a sign of life: we call if none comes.
+On a channel whose air many stations share, everybody hears every call and every WAKE. There a call is answered by the
+one link that `Party.admits` it, a session is replaced by its own peer alone, and a WAKE only makes us ask the session
+for a sign of life: we call if none comes.
 """
 
 from __future__ import annotations
