@@ -12,7 +12,7 @@ import trio
 
 from edgeserver.federation.key_response import BadKeyResponse, KeyResponse, read
 from edgeserver.matrix import canonical_json
-from transports.exchange import ExchangeError, Priority, Request
+from transports.exchange import ExchangeError, Interrupted, Priority, Request, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,6 +24,8 @@ TIMEOUT: Final = 30.0
 THIN_TIMEOUT: Final = 180.0
 PARALLEL: Final = 8
 BATCH: Final = 50
+PAUSES: Final = (2.0, 6.0)
+"""Seconds before a request is made again under which the line broke."""
 
 
 class KeyRoutes(Protocol):
@@ -67,6 +69,16 @@ class KeyFetcher:
         return found
 
     async def _ask_itself(self, server_name: str) -> KeyResponse | None:
+        """Asks again, over whatever ways there are then, if a line broke under the request: joins wait for these keys."""
+        for pause in (*PAUSES, None):
+            try:
+                return await self._ask_directly(server_name)
+            except _Broken:
+                if pause is not None:
+                    await trio.sleep(pause)
+        return None
+
+    async def _ask_directly(self, server_name: str) -> KeyResponse | None:
         for exchange in self._routes.direct(server_name):
             body = await _exchange(exchange, Request("GET", "/_matrix/key/v2/server", server_name, priority=Priority.INTERACTIVE))
             try:
@@ -86,7 +98,10 @@ class KeyFetcher:
             canonical_json.encode(content),
             Priority.INTERACTIVE,
         )
-        body = await _exchange(exchange, request)
+        try:
+            body = await _exchange(exchange, request)
+        except _Broken:
+            return []
         answers = body.get("server_keys") if isinstance(body, dict) else None
         found = []
         for answer in answers if isinstance(answers, list) else []:
@@ -99,8 +114,12 @@ class KeyFetcher:
         return found
 
 
+class _Broken(Exception):
+    """The line went down under the request."""
+
+
 async def _exchange(exchange: Exchange, request: Request) -> Any:
-    """The decoded JSON of a 200, None for anything else."""
+    """The decoded JSON of a 200, None for anything else. Raises `_Broken`."""
     timeout = THIN_TIMEOUT if exchange.profile.is_thin else TIMEOUT
     request = Request(request.method, request.target, request.authority, request.headers, request.body, request.priority, timeout)
     try:
@@ -108,5 +127,7 @@ async def _exchange(exchange: Exchange, request: Request) -> Any:
         if response.status != 200 or len(response.body) > MAX_RESPONSE:
             return None
         return canonical_json.decode(response.body)
-    except (ExchangeError, canonical_json.CanonicalJSONError):
+    except (ExchangeError, canonical_json.CanonicalJSONError) as error:
+        if isinstance(error, Interrupted) and not isinstance(error, TimedOut):
+            raise _Broken from error
         return None

@@ -19,6 +19,7 @@ from edgeserver.matrix.verdicts import Accepted, Dropped
 from edgeserver.rooms.membership import STRIPPED, authorising_user
 from edgeserver.rooms.placing import Task
 from edgeserver.store import events, rooms, state
+from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -150,6 +151,9 @@ class Resident:
         check_member_event(opened, room_id, event_id, membership)
         if domain_of(opened.sender) != origin or opened.state_key != opened.sender:
             raise errors.InvalidParam("The event does not speak for a user of your server.")
+        known = await self._db.read(lambda tx: events.get(tx, event_id))
+        if known is not None and not known.is_outlier and known.standing is Standing.ACCEPTED:
+            return known.event  # a repeat, whose first answer was lost: with our signature, if it needs one
         event = await self._db.read(lambda tx: self._authorised(tx, room, opened))
         (checked,) = await self._checks.checked([event])
         if isinstance(checked, Dropped) or checked.pdu != event.pdu:
