@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from edgeserver.api import control, control_socket
+from edgeserver.api import control_socket
 from edgeserver.api.application import Application
 from edgeserver.api.authentication import AccessTokens
 from edgeserver.api.endpoint import Gate
@@ -27,7 +27,6 @@ from edgeserver.app.links import LinkManager
 from edgeserver.app.listeners import Tls
 from edgeserver.app.listeners import serve as serve_http
 from edgeserver.app.media import open_repository
-from edgeserver.app.operations import BoxOperations
 from edgeserver.app.routes import client_routes, server_routes
 from edgeserver.app.uplink import Uplink
 from edgeserver.clock import NEVER_AFTER_MS, Clock, TimeSource, system_time
@@ -256,12 +255,18 @@ async def serve(config: Config, *, on_ready: Callable[[Ready], None]) -> None:
         if tls_addresses:
             federation_urls = await nursery.start(serve_http, box.app, tls_addresses, _certificate(config, box.identity))
         neighbours = _start_discovery(nursery, box) if config.discovery.mdns else None
-        await _serve_control(nursery, box, BoxOperations(box, client_urls, federation_urls, neighbours))
+        await _serve_control(nursery, box, client_urls, federation_urls, neighbours)
         on_ready(Ready(box.identity.server_name, client_urls, federation_urls, box.identity.is_new, await _owner(box)))
 
 
-async def _serve_control(nursery: trio.Nursery, box: Box, operations: BoxOperations) -> None:
-    """The control API, on a Unix socket that its owner alone may open."""
+async def _serve_control(
+    nursery: trio.Nursery, box: Box, client_urls: list[str], federation_urls: list[str], neighbours: Neighbours | None
+) -> None:
+    """The control API, on a Unix socket that its owner alone may open. Imported when clients are being served already."""
+    from edgeserver.api import control
+    from edgeserver.app.operations import BoxOperations
+
+    operations = BoxOperations(box, client_urls, federation_urls, neighbours)
     path = box.config.data / control_socket.SOCKET
     path.unlink(missing_ok=True)
     app = Application(control.routes(operations), Gate(AccessTokens(box.users.tokens)))
