@@ -10,10 +10,9 @@ of routes.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
-
-from starlette.routing import PARAM_REGEX
 
 from edgeserver.api.responses import error_response
 from edgeserver.matrix import errors
@@ -22,9 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from starlette.responses import Response
-    from starlette.routing import Route
 
-    from edgeserver.api.endpoint import Gate, Message, Receive, Scope, Send
+    from edgeserver.api.endpoint import Gate, Message, Receive, Route, Scope, Send
+
+_PARAMETER = re.compile(r"\{([a-zA-Z_][a-zA-Z0-9_]*)(:path)?\}")
 
 CORS = [
     (b"access-control-allow-origin", b"*"),
@@ -48,7 +48,7 @@ class _Node:
         """Raises ValueError if the path and method are taken."""
         node, names = self, []
         for segment in route.path.split("/")[1:]:
-            parameter = PARAM_REGEX.fullmatch(segment)
+            parameter = _PARAMETER.fullmatch(segment)
             if parameter is None:
                 node = node.literal.setdefault(segment, _Node())
                 continue
@@ -59,7 +59,7 @@ class _Node:
             else:
                 node.parameter = node.parameter or _Node()
                 node = node.parameter
-        for method in route.methods or ():
+        for method in route.methods:
             if method in node.ends:
                 raise ValueError(f"{method} {route.path} is there twice")
             node.ends[method] = (route, tuple(names))

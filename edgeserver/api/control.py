@@ -33,9 +33,7 @@ from transports.link.pairing import LIFETIME, PairingFailed
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.store.accounts import Account
     from edgeserver.store.pairings import Pairing
     from edgeserver.users.accounts import Accounts

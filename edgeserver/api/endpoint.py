@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import trio
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edgeserver.api.responses import JsonResponse, response_to
 from edgeserver.matrix import canonical_json, errors
@@ -35,6 +34,15 @@ MAX_BODY = 1024 * 1024
 """Bytes of a JSON body that an endpoint reads unless it says otherwise."""
 DISCARDED = 64 * 1024 * 1024
 DISCARD_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One path and the methods that it answers. In `path`, `{roomId}` is one segment, `{rest:path}` at the end all that follows."""
+
+    path: str
+    methods: tuple[str, ...]
+    app: Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Auth(Enum):
@@ -282,7 +290,7 @@ def endpoint(
     """The routes of one operation of the spec. A path under /_matrix/client/v3/ (or /_matrix/media/v3/) is served
     under /r0/ too.
 
-    `path` is Starlette's: `{roomId}` is one segment, `{rest:path}` at the end is all that follows. `auth` may be a
+    `path` is as in `Route`. `auth` may be a
     guard of its own, which authenticates or raises (federation, application services). `rate` names a category of
     `ratelimit`. `max_body` is in bytes. `long_poll` cancels the handler when the client goes away.
     """
@@ -290,4 +298,5 @@ def endpoint(
     paths = [path]
     if path.startswith(("/_matrix/client/v3/", "/_matrix/media/v3/")):
         paths.append(path.replace("/v3/", "/r0/", 1))
-    return [Route(each, app, methods=[method]) for each in paths]
+    methods = (method, "HEAD") if method == "GET" else (method,)
+    return [Route(each, methods, app) for each in paths]

@@ -17,9 +17,7 @@ from edgeserver.matrix import errors
 from transports.exchange import Priority, Request
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from transports.exchange import Exchange
 
 PATH = "/_edgeserver/v1/link_test"

@@ -49,8 +49,7 @@ from edgeserver.matrix.room_versions import DEFAULT, SUPPORTED
 from edgeserver.sync.filters import FilterReader
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
+    from edgeserver.api.endpoint import Route
     from edgeserver.api.ratelimit import RateLimiter
     from edgeserver.app.services import Ground, In, Out, Rooms, Users
     from edgeserver.config import Config

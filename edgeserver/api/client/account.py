@@ -13,9 +13,7 @@ from edgeserver.api.user_interactive import PASSWORD
 from edgeserver.matrix import errors
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.api.user_interactive import UserInteractive
     from edgeserver.users.accounts import Accounts
 

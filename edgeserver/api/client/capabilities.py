@@ -9,9 +9,7 @@ from edgeserver.api.endpoint import endpoint
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
 
 
 def routes(room_versions: Iterable[str], default_room_version: str, extra: Mapping[str, Any] | None = None) -> list[Route]:

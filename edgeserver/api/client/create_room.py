@@ -11,9 +11,7 @@ from edgeserver.matrix.identifiers import domain_of
 from edgeserver.rooms.create import parse
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.rooms.create import NewRoom, RoomCreator
     from edgeserver.rooms.membership import Memberships
 

@@ -11,9 +11,7 @@ from edgeserver.api.user_interactive import PASSWORD
 from edgeserver.matrix import errors
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.api.user_interactive import UserInteractive
     from edgeserver.users.devices import Devices
 

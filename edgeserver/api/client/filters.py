@@ -8,9 +8,7 @@ from edgeserver.api.client.account_data import check_own
 from edgeserver.api.endpoint import endpoint
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.users.filters import Filters
 
 MAX_BODY = 64 * 1024

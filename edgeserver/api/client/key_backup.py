@@ -11,9 +11,7 @@ from edgeserver.matrix import errors
 from edgeserver.users.key_backup import checked_rooms
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.users.key_backup import KeyBackup, Rooms
 
 MAX_BODY: Final = 4 * 1024 * 1024

@@ -14,9 +14,7 @@ from edgeserver.sync.since import parse
 from edgeserver.users.device_keys import DEFAULT_TIMEOUT_MS, wanted_devices, wanted_keys
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.api.user_interactive import UserInteractive
     from edgeserver.users.cross_signing import CrossSigning
     from edgeserver.users.device_keys import DeviceKeys

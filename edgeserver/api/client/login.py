@@ -12,10 +12,8 @@ from edgeserver.matrix import errors
 from edgeserver.users.accounts import DeviceWish
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
     from edgeserver.api.authentication import AppserviceTable
-    from edgeserver.api.endpoint import Call, Limiter
+    from edgeserver.api.endpoint import Call, Limiter, Route
     from edgeserver.users.accounts import Accounts
     from edgeserver.users.devices import Devices
     from edgeserver.users.tokens import Tokens

@@ -19,9 +19,7 @@ from edgeserver.media.repository import DEFAULT_TIMEOUT_MS, Upload
 from edgeserver.store.media import ThumbnailKey
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.media.repository import Found, MediaRepository
 
 POLICY: Final = (

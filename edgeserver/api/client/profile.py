@@ -9,9 +9,7 @@ from edgeserver.matrix import errors
 from edgeserver.users.profiles import check_field_name
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.users.profiles import Profiles
 
 MAX_BODY = 128 * 1024

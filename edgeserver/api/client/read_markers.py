@@ -10,9 +10,7 @@ from edgeserver.store.receipts import PRIVATE, READ
 from edgeserver.users.read_markers import FULLY_READ
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.users.read_markers import ReadMarkers
 
 

@@ -9,9 +9,7 @@ from edgeserver.matrix import errors
 from edgeserver.users.read_markers import FULLY_READ
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.users.read_markers import ReadMarkers
     from edgeserver.users.receipts import Receipts
 

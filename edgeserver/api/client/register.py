@@ -15,10 +15,8 @@ from edgeserver.api.user_interactive import DUMMY, REGISTRATION_TOKEN
 from edgeserver.matrix import errors
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
     from edgeserver.api.authentication import AppserviceTable
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.api.user_interactive import UserInteractive
     from edgeserver.users.accounts import Accounts
 

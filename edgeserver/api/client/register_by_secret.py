@@ -19,9 +19,7 @@ from edgeserver.matrix import errors, identifiers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.users.accounts import Accounts
 
 NONCE_LIFETIME_MS: Final = 60_000

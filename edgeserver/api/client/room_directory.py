@@ -12,9 +12,7 @@ from edgeserver.matrix import errors, server_names
 from edgeserver.matrix.identifiers import is_room_id
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.rooms.directory import Directory, PublicRooms
 
 V3 = "/_matrix/client/v3"

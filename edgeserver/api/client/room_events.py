@@ -11,9 +11,7 @@ from edgeserver.store import events, rooms
 from edgeserver.store.events import transaction_key
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.rooms.directory import Directory
     from edgeserver.rooms.membership import Memberships
     from edgeserver.rooms.send import Composer

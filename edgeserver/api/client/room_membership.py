@@ -13,9 +13,7 @@ from edgeserver.matrix.identifiers import is_room_id, is_user_id
 from edgeserver.store import rooms
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.rooms.directory import Directory
     from edgeserver.rooms.membership import Memberships
     from edgeserver.store.database import Database

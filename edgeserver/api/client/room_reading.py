@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from starlette.responses import Response
-    from starlette.routing import Route
 
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.rooms.history import History, View
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.events import Place, StoredEvent

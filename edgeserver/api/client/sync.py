@@ -12,9 +12,7 @@ from edgeserver.sync.classic import SyncRequest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.sync.classic import ClassicSync
     from edgeserver.sync.filters import FilterReader
 

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edgeserver.api.endpoint import endpoint
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.users.to_device import ToDevice
 
 

@@ -10,9 +10,7 @@ from edgeserver.matrix import errors
 from edgeserver.users.ephemeral import DEFAULT_MS
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.users.ephemeral import Typing
 
 

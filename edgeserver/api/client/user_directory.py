@@ -8,9 +8,7 @@ from edgeserver.api.endpoint import endpoint
 from edgeserver.matrix import errors
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.users.profiles import Profiles
 
 DEFAULT_LIMIT: Final = 10

@@ -9,9 +9,7 @@ from edgeserver.api.endpoint import Auth, endpoint
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
 
 VERSIONS: Final = ("r0.6.1", *(f"v1.{minor}" for minor in range(1, 17)))
 """Old versions stay beside the new ones: some clients look for one that they know by name."""

@@ -13,9 +13,7 @@ from edgeserver.api.endpoint import endpoint
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
 
 LIFETIME_S: Final = 24 * 60 * 60
 

@@ -10,9 +10,7 @@ from edgeserver.matrix import errors
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call, Handler
+    from edgeserver.api.endpoint import Call, Handler, Route
 
 
 def routes(

@@ -13,9 +13,7 @@ from edgeserver.matrix.errors import Unauthorized
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.gateway.routes import GatewayRoutes
 
 

@@ -15,9 +15,7 @@ from edgeserver.matrix.errors import MissingParam
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call, Guard
+    from edgeserver.api.endpoint import Call, Guard, Route
     from edgeserver.federation.history import History
 
 V1 = "/_matrix/federation/v1"

@@ -10,9 +10,7 @@ from edgeserver.api.server.parameters import body_object, integer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call
+    from edgeserver.api.endpoint import Call, Route
     from edgeserver.federation.keyring import Keyring
     from edgeserver.federation.notary import Notary
 

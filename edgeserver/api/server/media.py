@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.responses import Response
-    from starlette.routing import Route
 
-    from edgeserver.api.endpoint import Call, Guard
+    from edgeserver.api.endpoint import Call, Guard, Route
     from edgeserver.media.repository import Found, MediaRepository
 
 V1: Final = "/_matrix/federation/v1/media"

@@ -17,9 +17,7 @@ from edgeserver.store import rooms
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call, Guard
+    from edgeserver.api.endpoint import Call, Guard, Route
     from edgeserver.store.database import Database, Transaction
     from edgeserver.users.profiles import Profiles
 

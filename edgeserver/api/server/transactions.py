@@ -8,9 +8,7 @@ from edgeserver.api.endpoint import endpoint
 from edgeserver.api.server.authentication import origin_of
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call, Guard
+    from edgeserver.api.endpoint import Call, Guard, Route
     from edgeserver.federation.inbound import Inbound
 
 MAX_BODY = 12 * 1024 * 1024

@@ -13,9 +13,7 @@ from edgeserver.matrix.errors import BadJson, InvalidParam
 from edgeserver.matrix.identifiers import domain_of, is_user_id
 
 if TYPE_CHECKING:
-    from starlette.routing import Route
-
-    from edgeserver.api.endpoint import Call, Guard
+    from edgeserver.api.endpoint import Call, Guard, Route
     from edgeserver.users.device_keys import DeviceKeys
     from edgeserver.users.device_lists import DeviceLists
 
