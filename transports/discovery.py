@@ -143,7 +143,15 @@ async def discover(
 
 
 async def _open(kind: Any, interfaces: Any) -> Any:
-    return kind(interfaces=interfaces)
+    """Over IPv4 and IPv6; where a machine has no IPv6, over IPv4 alone."""
+    from zeroconf import InterfaceChoice, IPVersion
+
+    if interfaces is not InterfaceChoice.All:
+        return kind(interfaces=interfaces)  # the addresses say which
+    try:
+        return kind(interfaces=interfaces, ip_version=IPVersion.All)
+    except (OSError, RuntimeError):
+        return kind(interfaces=interfaces, ip_version=IPVersion.V4Only)
 
 
 async def _close(zeroconf: AsyncZeroconf) -> None:

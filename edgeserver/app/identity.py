@@ -44,7 +44,7 @@ def load_or_make(folder: Path, name: str, suffix: str) -> BoxIdentity:
     if is_new and (folder / "server_name").exists():
         raise IdentityError(f"{path} is missing, and no other key may take its place: restore it from a backup")
     if is_new:
-        _write(path, encode_base64(os.urandom(32)) + "\n")
+        write_durably(path, encode_base64(os.urandom(32)).encode() + b"\n")
     seed = _read(path)
     public = SigningKey(seed, "ed25519:0").verify_key
     label = server_names.label_of(public)
@@ -56,7 +56,7 @@ def load_or_make(folder: Path, name: str, suffix: str) -> BoxIdentity:
 def _settle_name(path: Path, server_name: str) -> None:
     """Names are permanent: every user id, room and signature of this box carries it."""
     if not path.exists():
-        _write(path, server_name + "\n")
+        write_durably(path, server_name.encode() + b"\n")
         return
     settled = path.read_text().strip()
     if settled != server_name:
@@ -76,12 +76,12 @@ def _read(path: Path) -> bytes:
     return seed
 
 
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all, and on disk before it is used."""
+def write_durably(path: Path, content: bytes) -> None:
+    """Writes a file that its owner alone may read: whole or not at all, and on disk before it is used. Raises OSError."""
     partial = path.with_suffix(".new")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import trio
@@ -37,7 +38,9 @@ def local_addresses(interfaces: Sequence[str]) -> tuple[str, ...]:
     for adapter in ifaddr.get_adapters():
         for ip in adapter.ips:
             address = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
-            if not address.startswith("127.") and address != "::1":
+            parsed = ip_address(address)
+            # A link-local IPv6 address means nothing without the interface at the other end, which it cannot say.
+            if not parsed.is_loopback and not (parsed.version == 6 and parsed.is_link_local):
                 found.append(address)
     return tuple(dict.fromkeys(found))
 

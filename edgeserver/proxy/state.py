@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from edgeserver.app.identity import write_durably
 from edgeserver.matrix.signatures import decode_base64, encode_base64
 from edgeserver.proxy.replies import json_object
 from transports.identity import BadKey, Identity, dh_public
@@ -76,19 +77,8 @@ def _read(path: Path, state: State) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all, and on disk before it is used. Raises `StateError`."""
-    partial = path.with_suffix(".new")
+    """Raises `StateError`."""
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_durably(path, content)
     except OSError as error:
         raise StateError(f"{path} cannot be written: {error.strerror}.") from error
