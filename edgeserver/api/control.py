@@ -74,7 +74,7 @@ class LineStanding(Protocol):
 
 
 class Lines(Protocol):
-    """The lines of the box and who is paired; `LinkManager` is one."""
+    """The lines of the box and who is paired; `LinkService` is one."""
 
     def open_offer(self, *, front: bool) -> tuple[str, str]:
         """Lets one stranger pair; returns the short code and the QR string. `front`: be its gateway. Replaces an older offer."""
@@ -117,7 +117,7 @@ class Operations(Protocol):
 
     @property
     def lines(self) -> Lines:
-        """The lines of the box: its `LinkManager`."""
+        """The lines of the box: its `LinkService`."""
         ...
 
     async def status(self) -> BoxStatus:

@@ -23,7 +23,7 @@ from edgeserver.api.ratelimit import RateLimiter
 from edgeserver.app import identity as identities
 from edgeserver.app import services
 from edgeserver.app.lasting import lasting
-from edgeserver.app.links import LinkManager
+from edgeserver.app.links import LinkService
 from edgeserver.app.listeners import Tls
 from edgeserver.app.listeners import serve as serve_http
 from edgeserver.app.media import open_repository
@@ -85,7 +85,7 @@ class Box:
     inward: services.In
     peers: Peers
     gateway: GatewayRoutes
-    links: LinkManager
+    links: LinkService
     app: Any
     pool: HttpPool
     uplink: Uplink | None
@@ -201,7 +201,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     app = GatewayFront(
         application, identity.server_name, gateway, lambda name: [way.exchange for way in peers.ways_to(name)], out.keyring.key
     )
-    links = LinkManager(
+    links = LinkService(
         config.links,
         db=ground.db,
         identity=Identity(identity.seed),

@@ -84,7 +84,7 @@ class Standing:
     stats: LinkStats | None
 
 
-class LinkManager:
+class LinkService:
     """Runs the lines. `run` is one task for the life of the box; the other methods may be called at any time."""
 
     def __init__(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgeserver.app.box import Box
-    from edgeserver.app.links import LinkManager
+    from edgeserver.app.links import LinkService
     from edgeserver.app.neighbours import Neighbours
     from edgeserver.users.accounts import Accounts
     from transports.exchange import Exchange
@@ -34,7 +34,7 @@ class BoxOperations:
         return self._box.users.accounts
 
     @property
-    def lines(self) -> LinkManager:
+    def lines(self) -> LinkService:
         return self._box.links
 
     async def status(self) -> BoxStatus:
