@@ -7,9 +7,9 @@ import trio
 from starlette.applications import Starlette
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.routing import Route
 from trio.testing import wait_all_tasks_blocked
 
-from edgeserver.api.endpoint import Route
 from transports.client import LinkExchange, Multiplexer
 from transports.exchange import Interrupted, LinkProfile, Priority, Request, Response, TimedOut, TooLarge, Unreachable
 from transports.link.connection import NotDelivered, PerhapsDelivered
