@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import logging
 import re
 import time
 from contextlib import suppress
@@ -146,6 +147,8 @@ async def _open(kind: Any, interfaces: Any) -> Any:
     """Over IPv4 and IPv6; where a machine has no IPv6, over IPv4 alone."""
     from zeroconf import InterfaceChoice, IPVersion
 
+    # An interface that cannot send (IPv6 loopback, say) is no news for the operator: the others carry on.
+    logging.getLogger("zeroconf").setLevel(logging.ERROR)
     if interfaces is not InterfaceChoice.All:
         return kind(interfaces=interfaces)  # the addresses say which
     try:
