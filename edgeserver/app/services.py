@@ -25,14 +25,17 @@ from edgeserver.federation.sender import Sender
 from edgeserver.federation.source import FederationKeys, FederationMedia, FederationQueries, FederationSource
 from edgeserver.federation.turns import Turns
 from edgeserver.matrix import errors
+from edgeserver.rooms.completing import Completer
 from edgeserver.rooms.create import RoomCreator
 from edgeserver.rooms.directory import Directory, PublicRooms
 from edgeserver.rooms.history import History
 from edgeserver.rooms.importing import Importer
 from edgeserver.rooms.membership import Memberships
+from edgeserver.rooms.outliers import OutlierIntake
 from edgeserver.rooms.persist import Persister
 from edgeserver.rooms.placing import Placer
 from edgeserver.rooms.receive import Receiver
+from edgeserver.rooms.remote_state import RemoteState
 from edgeserver.rooms.send import Composer
 from edgeserver.store import accounts as account_table
 from edgeserver.store import profiles as profile_table
@@ -200,10 +203,11 @@ class Rooms:
     history: History
     directory: Directory
     public_rooms: PublicRooms
+    completer: Completer
 
 
-def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
-    """The one write path and what leads to it."""
+def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metered: bool) -> Rooms:
+    """The one write path and what leads to it. `metered`: members that a join left out are fetched only when asked for."""
 
     def follow_members(tx: Transaction, written: Any) -> None:
         if written.event.type == "m.room.member" and written.is_news:
@@ -213,7 +217,9 @@ def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
     composer = Composer(ground.db, persister, ground.server_name, ground.key, ground.now_ms)
     placer = Placer(ground.db, persister)
     receiver = Receiver(ground.db, placer, out.source, out.keyring)
-    importer = Importer(ground.db, persister, ground.wakeups)
+    outliers = OutlierIntake(ground.db, persister, out.keyring)
+    importer = Importer(ground.db, persister, outliers, ground.wakeups)
+    remote_state = RemoteState(ground.db, out.source, outliers)
     remote = RemoteRooms(
         ground.db,
         out.calls,
@@ -224,6 +230,7 @@ def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
         key=ground.key,
         now_ms=ground.now_ms,
         joining=out.joining,
+        partial=partial_joins,
     )
     creator = RoomCreator(
         ground.db,
@@ -247,6 +254,7 @@ def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
         history,
         Directory(ground.db, ground.server_name, out.queries),
         PublicRooms(ground.db, ground.server_name, out.queries),
+        Completer(ground.db, persister, remote_state, ground.wakeups, ground.server_name, at_once=not metered),
     )
 
 

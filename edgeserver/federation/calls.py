@@ -13,6 +13,7 @@ from edgeserver.federation.client import MAX_STATE_ANSWER, Ask
 from edgeserver.federation.errors import BadAnswer, PeerError
 from edgeserver.federation.multipart import Media, decode_media
 from edgeserver.matrix import canonical_json
+from edgeserver.matrix.json_lists import JsonList, decode_with_lists
 from transports.exchange import Priority
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Calls:
         return _dict(server, answer, "event"), version if isinstance(version, str) else None
 
     async def send_join(self, server: str, room_id: str, event_id: str, pdu: Pdu, *, omit_members: bool = False) -> dict[str, Any]:
-        """PUT /v2/send_join: the whole answer; `state` and `auth_chain` are lists of PDUs."""
+        """PUT /v2/send_join: the whole answer; `state` and `auth_chain` are lists of PDUs that are decoded one by one."""
         query = {"omit_members": "true"} if omit_members else {}
         ask = Ask(
             "PUT",
@@ -80,10 +81,18 @@ class Calls:
             100_000,
             MAX_STATE_ANSWER,
         )
-        answer = await self._client.json(server, ask)
-        _pdus(server, answer, "state")
-        _pdus(server, answer, "auth_chain")
+        answer = await self._large_answer(server, ask, "state", "auth_chain")
+        _long_list(server, answer, "state")
+        _long_list(server, answer, "auth_chain")
         return answer
+
+    async def _large_answer(self, server: str, ask: Ask, *lists: str) -> dict[str, Any]:
+        """An answer whose long lists are left undecoded (`JsonList`)."""
+        response = await self._client.response(server, ask)
+        try:
+            return decode_with_lists(response.body, frozenset(lists))
+        except canonical_json.CanonicalJSONError as error:
+            raise BadAnswer(server, f"the answer to {ask.target} is not a JSON object") from error
 
     async def send_leave(self, server: str, room_id: str, event_id: str, pdu: Pdu) -> None:
         """PUT /v2/send_leave."""
@@ -158,12 +167,12 @@ class Calls:
         answer = await self._client.json(server, ask)
         return _ids(server, answer, "pdu_ids"), _ids(server, answer, "auth_chain_ids")
 
-    async def state(self, server: str, room_id: str, event_id: str) -> tuple[list[Any], list[Any]]:
-        """GET /state: (the state before the event, its auth chain)."""
+    async def state(self, server: str, room_id: str, event_id: str) -> tuple[Sequence[Any], Sequence[Any]]:
+        """GET /state: (the state before the event, its auth chain), PDUs that are decoded one by one."""
         target = path(V1 + "/state", room_id, event_id=event_id)
         ask = Ask("GET", target, timeout=JOIN_TIMEOUT, expected=100_000, max_answer=MAX_STATE_ANSWER)
-        answer = await self._client.json(server, ask)
-        return _pdus(server, answer, "pdus"), _pdus(server, answer, "auth_chain")
+        answer = await self._large_answer(server, ask, "pdus", "auth_chain")
+        return _long_list(server, answer, "pdus"), _long_list(server, answer, "auth_chain")
 
     async def event_auth(self, server: str, room_id: str, event_id: str) -> list[Any]:
         """GET /event_auth: the event's auth chain."""
@@ -248,6 +257,13 @@ def _dict(server: str, answer: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _pdus(server: str, answer: Mapping[str, Any], name: str) -> list[Any]:
     value = answer.get(name)
     if not isinstance(value, list):
+        raise BadAnswer(server, f"{name} is not a list")
+    return value
+
+
+def _long_list(server: str, answer: Mapping[str, Any], name: str) -> JsonList:
+    value = answer.get(name)
+    if not isinstance(value, JsonList):
         raise BadAnswer(server, f"{name} is not a list")
     return value
 

@@ -107,6 +107,18 @@ class History:
         return await self._db.read(read)
 
 
+def auth_chain_ids(tx: Transaction, event_ids: Iterable[str]) -> set[str]:
+    """What the events' `auth_events` lead to, as ids alone: for whole rooms."""
+    chain: set[str] = set()
+    walked: set[str] = set()
+    wanted = set(event_ids)
+    while wanted:
+        walked |= wanted
+        chain.update(*events.auth_edges_of(tx, wanted).values())
+        wanted = chain - walked
+    return chain
+
+
 def auth_chain_of(tx: Transaction, found: Iterable[StoredEvent]) -> dict[str, StoredEvent]:
     """What the events' `auth_events` lead to, by id; one read a generation."""
     chain: dict[str, StoredEvent] = {}

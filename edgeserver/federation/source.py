@@ -44,7 +44,7 @@ class FederationSource:
         with _source_errors():
             return await self._calls.state_ids(server, room_id, event_id)
 
-    async def state(self, server: str, room_id: str, event_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    async def state(self, server: str, room_id: str, event_id: str) -> tuple[Sequence[Any], Sequence[Any]]:
         with _source_errors():
             return await self._calls.state(server, room_id, event_id)
 

@@ -13,7 +13,7 @@ from edgeserver import wakeups as topics
 from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.power_levels import PowerLevels
-from edgeserver.store import events, outbox, rooms, state
+from edgeserver.store import events, outbox, partial_rooms, rooms, state
 from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from edgeserver.store.rooms import Room
     from edgeserver.store.state import StateKey
     from edgeserver.wakeups import Wakeups
+
+
+MEMBERS_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Persister:
         accepted = placement.standing is Standing.ACCEPTED
         stream = self._stream(tx, placement)
         number, after = self._write_event(tx, room, event, placement, stream)
+        if room.is_partial:
+            partial_rooms.mark(tx, number)
         events.close_gaps(tx, room.number, event.event_id)
         if stream is not None:
             placed = events.held(tx, event.prev_events)
@@ -151,14 +156,22 @@ class Persister:
             else dict(state.of_type(tx, newer, "m.room.member").items())
         )
         members = {key[1]: number for key, number in changes.items() if key[0] == "m.room.member"}
-        if not members:
-            return
-        self._follow_members(tx, room, members, tx.stream() if stream is None else stream)
+        if members:
+            self.follow_members(tx, room, members, tx.stream() if stream is None else stream)
 
-    def _follow_members(self, tx: Transaction, room: int, members: Mapping[str, int | None], stream: int) -> None:
+    def follow_members(self, tx: Transaction, room: int, members: Mapping[str, int | None], stream: int) -> None:
+        """Makes the memberships what these events say: user id → event number, None for a user whose membership is no more."""
+        users = list(members)
+        for start in range(0, len(users), MEMBERS_AT_ONCE):  # a room may have any number, and their events are large
+            part = {user_id: members[user_id] for user_id in users[start : start + MEMBERS_AT_ONCE]}
+            self._follow_some(tx, room, part, stream)
+
+    def _follow_some(self, tx: Transaction, room: int, members: Mapping[str, int | None], stream: int) -> None:
         loaded = events.many_by_number(tx, [number for number in members.values() if number is not None])
         for user_id, number in members.items():
             before = rooms.membership(tx, user_id, room)
+            if before is not None and before.event == number and before.stripped is None:
+                continue
             was_joined = before is not None and before.membership == "join"
             if number is None:
                 rooms.drop_membership(tx, user_id, room)

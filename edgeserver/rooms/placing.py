@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.events import StoredEvent
     from edgeserver.store.rooms import Room
+    from edgeserver.store.state import StateKey
 
 log = logging.getLogger(__name__)
 
@@ -132,10 +133,10 @@ class Placer:
             return verdict
         # Check 5: the state before it
         wanted = [CREATE, *auth_types_of(event)]
-        verdict = auth.check(event, state_at.events_at(tx, before, wanted))
-        if not isinstance(verdict, Accepted) or task.backfilled:
+        verdict = auth.check(event, auth_state(tx, event, before, wanted, is_partial=room.is_partial))
+        if not isinstance(verdict, Accepted) or task.backfilled or room.is_partial:
             return verdict
-        # Check 6: the current state
+        # Check 6: the current state. A partial one says too little.
         assert room.snapshot is not None
         if before != room.snapshot:
             now = auth.check(event, state_at.events_at(tx, room.snapshot, wanted))
@@ -183,9 +184,15 @@ class Placer:
         return plan.verdict
 
 
-def judge_by_auth_events(tx: Transaction, event: Event) -> Verdict:
-    """Check 4: is the event allowed by the events that it cites? Those that are not held make it rejected."""
-    found = events.many(tx, _cited(event))
+def judge_by_auth_events(tx: Transaction, event: Event, known: Mapping[str, StoredEvent] | None = None) -> Verdict:
+    """Check 4: is the event allowed by the events that it cites? Those that are not held make it rejected.
+
+    `known` are held events that need not be read again.
+    """
+    known = known or {}
+    wanted = cited(event)
+    found = {event_id: known[event_id] for event_id in wanted if event_id in known}
+    found |= events.many(tx, [event_id for event_id in wanted if event_id not in found])
     if any(event_id not in found for event_id in event.auth_events):
         return Rejected("it cites an event that could not be had")
     create = next((stored.event for stored in found.values() if stored.event.type == "m.room.create"), None)
@@ -197,7 +204,18 @@ def judge_by_auth_events(tx: Transaction, event: Event) -> Verdict:
     )
 
 
-def _cited(event: Event) -> list[str]:
+def auth_state(tx: Transaction, event: Event, at: State, wanted: Sequence[StateKey], *, is_partial: bool) -> dict[StateKey, Event]:
+    """What an event is judged by of a state. Where a partial state lacks a member, the one that the event cites stands in (MSC3706)."""
+    found = state_at.events_at(tx, at, wanted)
+    if is_partial:
+        for stored in events.many(tx, event.auth_events).values():
+            key = (stored.event.type, stored.event.state_key or "")
+            if key in wanted and key[0] == "m.room.member" and stored.standing is Standing.ACCEPTED:
+                found.setdefault(key, stored.event)
+    return found
+
+
+def cited(event: Event) -> list[str]:
     """What the event is judged by: its auth events, and in v12 the create event, which the room id cites."""
     if event.rules.room_id_is_create_hash and event.type != CREATE[0]:
         return [*event.auth_events, "$" + event.room_id[1:]]
@@ -214,7 +232,7 @@ def topological(found: Mapping[str, Event]) -> list[Event]:
             event = stack[-1]
             waiting = [
                 found[one]
-                for one in _cited(event)
+                for one in cited(event)
                 if one in found and one not in ordered and one not in entered
             ]
             entered.add(event.event_id)

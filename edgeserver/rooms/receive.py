@@ -54,9 +54,7 @@ class EventSource(Protocol):
 
     async def state_ids(self, server: str, room_id: str, event_id: str) -> tuple[list[str], list[str]]: ...
 
-    async def state(
-        self, server: str, room_id: str, event_id: str
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]: ...
+    async def state(self, server: str, room_id: str, event_id: str) -> tuple[Sequence[Any], Sequence[Any]]: ...
 
     async def event_auth(self, server: str, room_id: str, event_id: str) -> list[dict[str, Any]]: ...
 
@@ -224,7 +222,14 @@ class Receiver:
         return await self._db.read(after)
 
     async def state_before_from(self, origin: str, room: Room, event_id: str) -> State:
-        """The state before an event, by another server's word: ids first, then only the events that we lack."""
+        """The state before an event, by another server's word: ids first, then only the events that we lack.
+
+        In a partial room what we have stands in for it: the whole state is what has not been fetched yet.
+        """
+        if room.is_partial:
+            now = await self._db.read(lambda tx: rooms.by_number(tx, room.number))
+            assert now.snapshot is not None
+            return now.snapshot
         state_ids, auth_ids = await self._source.state_ids(origin, room.room_id, event_id)
         wanted = [*dict.fromkeys([*auth_ids, *state_ids])]
         held = await self._db.read(lambda tx: events.held(tx, wanted))

@@ -106,13 +106,16 @@ def resolved(tx: Transaction, rules: RoomVersion, states: Sequence[State], *, ma
 
 def nearest(tx: Transaction, wanted: Mapping[StateKey, str], snapshots: Sequence[int]) -> State:
     """The wanted state, expressed by that one of the snapshots which differs least from it."""
-    best: Resolved | None = None
     number_of = events.numbers_by_id(tx, wanted.values())
+    return nearest_of(tx, {key: number_of[event_id] for key, event_id in wanted.items()}, snapshots)
+
+
+def nearest_of(tx: Transaction, wanted: Mapping[StateKey, int], snapshots: Sequence[int]) -> State:
+    """The same of a state that is given as event numbers."""
+    best: Resolved | None = None
     for snapshot in snapshots:
         have = state.whole(tx, snapshot)
-        changes: dict[StateKey, int | None] = {
-            key: number_of[event_id] for key, event_id in wanted.items() if have.get(key) != number_of[event_id]
-        }
+        changes: dict[StateKey, int | None] = {key: number for key, number in wanted.items() if have.get(key) != number}
         changes.update({key: None for key in have if key not in wanted})
         if not changes:
             return snapshot

@@ -142,6 +142,34 @@ def many_by_number(tx: Transaction, numbers: Iterable[int]) -> dict[int, StoredE
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A held event without its PDU. `key` is None if it is not a state event."""
+
+    event_id: str
+    number: int
+    key: tuple[str, str] | None
+    standing: Standing
+
+
+def described(tx: Transaction, event_ids: Iterable[str]) -> list[Described]:
+    """Those of the ids that are held, in any order."""
+    found: list[Described] = []
+    wanted = list(dict.fromkeys(event_ids))
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        rows = tx.all(
+            "SELECT e.event_id, e.event, k.type, k.state_key, e.verdict FROM events e LEFT JOIN state_keys k ON k.key = e.key"
+            f" WHERE e.event_id IN ({','.join('?' * len(part))})",
+            part,
+        )
+        found += [
+            Described(event_id, number, None if kind is None else (kind, state_key), Standing(verdict))
+            for event_id, number, kind, state_key, verdict in rows
+        ]
+    return found
+
+
 def held(tx: Transaction, event_ids: Iterable[str]) -> dict[str, bool]:
     """Of the ids that are held at all: whether the state before them is known (True) or they are outliers (False)."""
     found: dict[str, bool] = {}
@@ -164,6 +192,31 @@ def auth_edges(tx: Transaction, event_id: str) -> tuple[str, ...]:
     """The ids that the event cites as its auth events; none if it is not held."""
     row = tx.one("SELECT pdu FROM events WHERE event_id = ?", (event_id,))
     return () if row is None else tuple(orjson.loads(row[0])["auth_events"])
+
+
+def auth_edges_of(tx: Transaction, event_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The ids that each of the events cites as its auth events, for those that are held; in memory ids alone."""
+    names: dict[str, str] = {}
+    found: dict[str, tuple[str, ...]] = {}
+    wanted = list(dict.fromkeys(event_ids))
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        marks = ",".join("?" * len(part))
+        for row in tx.execute(f"SELECT {_COLUMNS} WHERE e.event_id IN ({marks})", part):
+            event = _load(row).event
+            found[event.event_id] = tuple(names.setdefault(one, one) for one in event.auth_events)
+    return found
+
+
+def raw_pdus(tx: Transaction, event_ids: Iterable[str]) -> list[bytes]:
+    """The PDUs of those of the ids that are held, as canonical JSON, in any order."""
+    found: list[bytes] = []
+    wanted = list(dict.fromkeys(event_ids))
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        marks = ",".join("?" * len(part))
+        found += [pdu for (pdu,) in tx.execute(f"SELECT pdu FROM events WHERE event_id IN ({marks})", part)]
+    return found
 
 
 def ids_by_number(tx: Transaction, numbers: Iterable[int]) -> dict[int, str]:

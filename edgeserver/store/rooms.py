@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """A room that we know of. `snapshot` is its current state: None if nothing but an invite or a knock is known."""
+    """A room that we know of. `snapshot` is its current state: None if nothing but an invite or a knock is known.
+
+    `is_partial`: the state lacks members (`store/partial_rooms.py`).
+    """
 
     number: int
     room_id: str
@@ -26,6 +29,7 @@ class Room:
     snapshot: int | None
     heads: tuple[str, ...]
     published: bool
+    is_partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Membership:
     stripped: list[dict[str, Any]] | None
 
 
-_ROOM = "SELECT room, room_id, version, snapshot, heads, published FROM rooms"
+_ROOM = "SELECT room, room_id, version, snapshot, heads, published, partial FROM rooms"
 _MEMBERSHIP = (
     "SELECT m.user_id, m.room, r.room_id, m.membership, m.event, m.stream, m.forgotten, m.stripped"
     " FROM memberships m JOIN rooms r ON r.room = m.room"
@@ -50,8 +54,8 @@ _MEMBERSHIP = (
 
 
 def _room(row: tuple[Any, ...]) -> Room:
-    number, room_id, version, snapshot, heads, published = row
-    return Room(number, room_id, ROOM_VERSIONS[version], snapshot, tuple(orjson.loads(heads)), bool(published))
+    number, room_id, version, snapshot, heads, published, partial = row
+    return Room(number, room_id, ROOM_VERSIONS[version], snapshot, tuple(orjson.loads(heads)), bool(published), bool(partial))
 
 
 def _membership(row: tuple[Any, ...]) -> Membership:
