@@ -96,7 +96,7 @@ def client_routes(
         *room_directory.routes(rooms.directory, rooms.public_rooms, ground.server_name),
         *room_events.routes(ground.db, rooms.composer, rooms.memberships, rooms.directory),
         *room_membership.routes(ground.db, rooms.memberships, rooms.directory),
-        *room_reading.routes(ground.db, rooms.history, ground.now_ms),
+        *room_reading.routes(ground.db, rooms.history, ground.now_ms, rooms.completer.until_whole),
         *typing.routes(users.typing),
         *receipts.routes(users.receipts, users.read_markers),
         *read_markers.routes(users.read_markers),

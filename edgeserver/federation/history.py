@@ -37,7 +37,7 @@ class History:
         """The events named and those before them, at most `limit`, the newest first."""
 
         def read(tx: Transaction) -> Pdus:
-            room = shared_room(tx, room_id, origin)
+            room = shared_room(tx, room_id, origin, whole=False)
             found = _walk_back(tx, room.number, list(from_ids)[:MAX_WALK], min(max(limit, 1), MAX_BACKFILL))
             return pdus_for(tx, found, origin)
 
@@ -49,7 +49,7 @@ class History:
         """The events between `earliest` and `latest`, both left out: at most `limit`, the oldest first."""
 
         def read(tx: Transaction) -> Pdus:
-            room = shared_room(tx, room_id, origin)
+            room = shared_room(tx, room_id, origin, whole=False)
             known = _in_timeline(tx, room.number, list(latest)[:MAX_WALK])
             starts = [prev for stored in known for prev in stored.event.prev_events]
             stop = {*list(earliest)[:MAX_WALK], *latest}
@@ -89,7 +89,7 @@ class History:
             stored = events.get(tx, event_id)
             if stored is None or stored.standing is Standing.REJECTED:
                 raise NotFound("That event is not known here.")
-            shared_room(tx, rooms.by_number(tx, stored.room).room_id, origin)
+            shared_room(tx, rooms.by_number(tx, stored.room).room_id, origin, whole=False)
             return pdus_for(tx, [stored], origin)[0]
 
         return await self._db.read(read)
@@ -98,7 +98,7 @@ class History:
         """The auth chain of an event."""
 
         def read(tx: Transaction) -> Pdus:
-            room = shared_room(tx, room_id, origin)
+            room = shared_room(tx, room_id, origin, whole=False)
             stored = events.get(tx, event_id)
             if stored is None or stored.room != room.number:
                 raise NotFound("That event is not known here.")

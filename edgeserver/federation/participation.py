@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.federation import acl
-from edgeserver.matrix.errors import Forbidden, NotFound
+from edgeserver.matrix.errors import Forbidden, NotFound, UnableDueToPartialState
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.visibility import HISTORY_VISIBILITY, membership_of, visibility_of, visible_to_server
 from edgeserver.store import events, rooms, state
@@ -23,21 +23,24 @@ if TYPE_CHECKING:
     from edgeserver.store.rooms import Room
 
 
-def our_room(tx: Transaction, room_id: str, origin: str) -> Room:
+def our_room(tx: Transaction, room_id: str, origin: str, *, whole: bool = True) -> Room:
     """A room that has joined users of ours and admits the asking server.
 
-    Raises M_NOT_FOUND or, if the room's server ACL refuses the server, M_FORBIDDEN.
+    `whole`: what is asked takes all of its members to answer. Raises M_NOT_FOUND (as MSC3895 has it also for a room whose members are
+    still being fetched: others can answer) or, if the room's server ACL refuses the server, M_FORBIDDEN.
     """
     room = rooms.get(tx, room_id)
     if room is None or room.snapshot is None or not rooms.local_members(tx, room.number):
         raise NotFound("This server is not in that room.")
     acl.check(tx, room, origin)
+    if whole and room.is_partial:
+        raise UnableDueToPartialState
     return room
 
 
-def shared_room(tx: Transaction, room_id: str, origin: str) -> Room:
-    """A room of ours that the asking server is in, too. Raises M_NOT_FOUND or M_FORBIDDEN."""
-    room = our_room(tx, room_id, origin)
+def shared_room(tx: Transaction, room_id: str, origin: str, *, whole: bool = True) -> Room:
+    """A room of ours that the asking server is in, too. `whole` as for `our_room`. Raises M_NOT_FOUND or M_FORBIDDEN."""
+    room = our_room(tx, room_id, origin, whole=whole)
     if not rooms.server_is_in(tx, room.number, origin):
         raise Forbidden("Your server is not in that room.")
     return room
@@ -72,8 +75,13 @@ class _Filter:
         visibility = self._visibility_at(stored.before)
         if visibility in ("shared", "world_readable"):
             return True
+        if self._is_partial(stored.room):
+            raise UnableDueToPartialState  # whether that server had members then is not known: neither yes nor no is right
         memberships = self._memberships_at(stored.before)
         return visible_to_server(stored.event, self._server_name, visibility=visibility, memberships=memberships)
+
+    def _is_partial(self, room: int) -> bool:
+        return rooms.by_number(self._tx, room).is_partial
 
     def _visibility_at(self, snapshot: int) -> str:
         if snapshot not in self._visibility:

@@ -218,6 +218,8 @@ class Completer:
 
     async def _settled(self, server: str, room: Room, stored: StoredEvent) -> _Settled:
         def plan(tx: Transaction) -> _Settled | None:
+            if not stored.event.prev_events and stored.before is not None:
+                return _judged(tx, stored, stored.before)  # the first event of all: there is nothing before it to be lacking
             known = events.many(tx, stored.event.prev_events)
             after = [one.after for one in known.values() if one.after is not None]
             if len(after) < len(set(stored.event.prev_events)):

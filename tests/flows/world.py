@@ -41,6 +41,7 @@ class Internet:
         self._chance = random.Random(seed)
         self._apps: dict[str, Any] = {}
         self._cut: set[frozenset[str]] = set()
+        self._last: str | None = None
         self.requests = 0
 
     def plug(self, name: str, app: Any) -> None:
@@ -51,6 +52,10 @@ class Internet:
 
     def cut(self, one: str, other: str) -> None:
         self._cut.add(frozenset((one, other)))
+
+    def cut_after(self, part: str) -> None:
+        """The next request with this in its target is answered; then its two servers are parted."""
+        self._last = part
 
     def heal(self, one: str | None = None, other: str | None = None) -> None:
         """Joins two again, or everybody."""
@@ -74,6 +79,9 @@ class Internet:
             if frozenset((origin, request.authority)) in self._cut or self._chance.random() < self.loss:
                 raise TimedOut("the answer was lost")
             await trio.sleep(self.delay)
+            if self._last is not None and self._last in request.target:
+                self.cut(origin, request.authority)
+                self._last = None
             return response
         raise TimedOut("no answer in time")
 
