@@ -12,7 +12,7 @@ import trio
 from edgeserver.matrix import errors
 from edgeserver.matrix.room_versions import SUPPORTED
 from edgeserver.matrix.verdicts import Accepted
-from edgeserver.store import partial_rooms, rooms
+from edgeserver.store import integrity, partial_rooms, rooms
 from tests.rooms.house import ALICE, BOB, CAROL, House, Street, open_house
 
 CROWD = [f"@guest{number}:one" for number in range(60)]
@@ -67,6 +67,21 @@ async def test_a_room_is_usable_before_its_members_are_known(one: House, two: Ho
     await same_state(one, two, room_id)
     assert await two.membership(room_id, BOB) == "join"
     assert await two.db.read(partial_rooms.every) == []
+
+
+async def test_the_store_holds_together_before_and_after(one: House, two: House, tmp_path: Path, autojump_clock: object) -> None:
+    room_id = await crowded(one)
+    await one.say(room_id, BOB, "long ago")
+    await two.memberships.join(CAROL, room_id, ["one"])
+    await one.tell(two, await one.say(room_id, CROWD[0], "now"))
+    await two.bodies(CAROL, room_id)
+    assert integrity.inspect(tmp_path / "two.db", "two").findings == []
+    async with completing(two):
+        await until(lambda: is_whole(two, room_id))
+    assert integrity.inspect(tmp_path / "two.db", "two").findings == []
+    await two.db.write(lambda tx: tx.execute("UPDATE events SET partial = 1 WHERE depth = 1"))
+    (finding,) = integrity.inspect(tmp_path / "two.db", "two").findings
+    assert "1 of its events are still to be judged" in finding
 
 
 async def test_what_happens_meanwhile_is_judged_again_by_the_whole_state(one: House, two: House, autojump_clock: object) -> None:
