@@ -203,33 +203,21 @@ class Completer:
     async def _settle(self, server: str, room: Room, stored: StoredEvent) -> None:
         """Judges an event again, those before it first."""
         pending = [stored]
-        entered: set[int] = set()
         while pending:
             top = pending[-1]
-            waiting = [] if top.number in entered else await self._db.read(lambda tx, top=top: _marked_before(tx, top))  # type: ignore[misc]
-            entered.add(top.number)
-            waiting = [one for one in waiting if one.number not in entered]
-            if waiting:
-                pending += waiting
-                continue
-            pending.pop()
-            settled = await self._settled(server, room, top)
+            found = await self._db.read(lambda tx, top=top: _look(tx, room, top))  # type: ignore[misc]
+            if isinstance(found, list):
+                entered = {one.number for one in pending}
+                fresh = [one for one in found if one.number not in entered]
+                if fresh:
+                    pending += fresh
+                    continue
+            settled = found if isinstance(found, _Settled) else await self._ask(server, room, top)
             await self._db.write(lambda tx, top=top, settled=settled: _place_again(tx, top, settled))  # type: ignore[misc]
+            pending.pop()
 
-    async def _settled(self, server: str, room: Room, stored: StoredEvent) -> _Settled:
-        def plan(tx: Transaction) -> _Settled | None:
-            if not stored.event.prev_events and stored.before is not None:
-                return _judged(tx, stored, stored.before)  # the first event of all: there is nothing before it to be lacking
-            known = events.many(tx, stored.event.prev_events)
-            after = [one.after for one in known.values() if one.after is not None]
-            if len(after) < len(set(stored.event.prev_events)):
-                return None
-            return _judged(tx, stored, state_at.resolved(tx, room.rules, after, may_resolve=True))
-
-        settled = await self._db.read(plan)
-        if settled is not None:
-            return settled
-        # What came before it is not held: its state is asked for, as at any gap.
+    async def _ask(self, server: str, room: Room, stored: StoredEvent) -> _Settled:
+        """What came before the event is not held: its state is asked for, as at any gap."""
         try:
             entries = await self._remote.before(server, room, stored.event.event_id)
         except SourceFailed as error:
@@ -274,8 +262,18 @@ class Completer:
         return True
 
 
-def _marked_before(tx: Transaction, stored: StoredEvent) -> list[StoredEvent]:
-    return partial_rooms.are_marked(tx, stored.event.prev_events)
+def _look(tx: Transaction, room: Room, stored: StoredEvent) -> _Settled | list[StoredEvent] | None:
+    """What the events before this one say of it; those of them that are to be settled first; or None if some are not held."""
+    prev_events = stored.event.prev_events
+    if not prev_events and stored.before is not None:
+        return _judged(tx, stored, stored.before)  # the first event of all: there is nothing before it to be lacking
+    waiting = partial_rooms.are_marked(tx, prev_events)
+    if waiting:
+        return waiting
+    after = [one.after for one in events.many(tx, prev_events).values() if one.after is not None]
+    if len(after) < len(set(prev_events)):
+        return None
+    return _judged(tx, stored, state_at.resolved(tx, room.rules, after, may_resolve=True))
 
 
 def _judged(tx: Transaction, stored: StoredEvent, before: State) -> _Settled:
