@@ -241,7 +241,7 @@ class Completer:
                 return None
             heads = _accepted_heads(tx, now)
             after = [one.after for one in events.many(tx, heads).values() if one.after is not None]
-            return now, heads, state_at.resolved(tx, now.rules, after, may_resolve=True)
+            return now, heads, state_at.resolved(tx, now.rules, after)
 
         planned = await self._db.read(plan)
         if planned is None:
@@ -273,7 +273,7 @@ def _look(tx: Transaction, room: Room, stored: StoredEvent) -> _Settled | list[S
     after = [one.after for one in events.many(tx, prev_events).values() if one.after is not None]
     if len(after) < len(set(prev_events)):
         return None
-    return _judged(tx, stored, state_at.resolved(tx, room.rules, after, may_resolve=True))
+    return _judged(tx, stored, state_at.resolved(tx, room.rules, after))
 
 
 def _judged(tx: Transaction, stored: StoredEvent, before: State) -> _Settled:

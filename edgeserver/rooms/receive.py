@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgeserver.matrix.pdu_checks import check_hash, open_pdu
 from edgeserver.matrix.verdicts import Dropped
 from edgeserver.rooms import state_at
-from edgeserver.rooms.placing import Task, verdict_of
+from edgeserver.rooms.placing import Task, topological, verdict_of
 from edgeserver.store import events, rooms
 from edgeserver.store.events import Standing
 
@@ -92,7 +92,7 @@ class Receiver:
         if not event.prev_events:
             return Dropped("it names no event before it")
         known = await self._db.read(lambda tx: events.get(tx, event.event_id))
-        if known is not None and not (known.is_outlier and known.standing is Standing.ACCEPTED):
+        if known is not None and not known.is_outlier:
             return verdict_of(known)
         (checked,) = await self.checked([event])
         if isinstance(checked, Dropped):
@@ -136,7 +136,7 @@ class Receiver:
             ]
             if not missing or len(gathered) >= GAP_LIMIT:
                 break
-        for found in sorted(gathered.values(), key=lambda found: (found.depth, found.event_id)):
+        for found in topological(gathered, by_prev_events=True):
             if found.event_id != event.event_id:
                 await self._take(origin, room, found, await self._missing_prevs(found))
         return await self._missing_prevs(event)
