@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix import errors, visibility
-from edgeserver.rooms.placing import Task
+from edgeserver.rooms.placing import MembersKnown, Task
 from edgeserver.rooms.receive import SourceFailed
 from edgeserver.rooms.tokens import parse
 from edgeserver.store import events, rooms, state
@@ -189,6 +189,8 @@ class History:
                 pdus = await self._source.backfill(server, room_id, list(from_ids), min(limit, 100))
                 if await self._take_in(server, room, pdus):
                     return True
+            except MembersKnown:
+                return await self.backfill(room_id, from_ids, limit)
             except SourceFailed as error:
                 log.info("%s did not give history of %s: %s", server, room_id, error)
         return False
@@ -201,7 +203,8 @@ class History:
         await self._receiver.complete_auth(server, room.room_id, room.number, room.rules, fresh.values())
         befores = await self._states_before(server, room, fresh)
         for event in sorted(fresh.values(), key=lambda event: (-event.depth, event.event_id)):
-            await self._placer.place(Task(room.number, event, before=befores[event.event_id], backfilled=True))
+            before = befores[event.event_id]
+            await self._placer.place(Task(room.number, event, before=before, backfilled=True, lacks_members=room.is_partial))
         return bool(fresh)
 
     async def _states_before(self, server: str, room: Room, fresh: dict[str, Event]) -> dict[str, Any]:

@@ -49,6 +49,10 @@ class Stale(Exception):
     """The room has moved on between planning and writing: plan again."""
 
 
+class MembersKnown(Exception):
+    """A state that was taken from a partial room is no good any more: the room is whole now. Work it out again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to write for one event, and the room as it was when that was worked out.
@@ -68,7 +72,8 @@ class Task:
     """One event to place.
 
     `states` are those after prev events that are not held; `before` overrides what the graph says. `deliver`: the event is
-    ours to hand on; `backfilled`: it goes to the old end of the timeline and is no news to anybody.
+    ours to hand on; `backfilled`: it goes to the old end of the timeline and is no news to anybody. `lacks_members`: the states
+    given were taken from the room while it was partial.
     """
 
     room: int
@@ -77,6 +82,7 @@ class Task:
     before: State | None = None
     deliver: bool = False
     backfilled: bool = False
+    lacks_members: bool = False
 
 
 class Placer:
@@ -88,7 +94,7 @@ class Placer:
         self._turns: dict[int, trio.Lock] = {}
 
     async def place(self, task: Task) -> Verdict:
-        """Checks 4 to 6 and the write. Every event that its task refers to is held by now."""
+        """Checks 4 to 6 and the write. Every event that its task refers to is held by now. Raises `MembersKnown`, StoreError."""
         try:
             return await self._db.write(lambda tx: self._at_once(tx, task))
         except NeedsResolution:
@@ -116,7 +122,7 @@ class Placer:
             try:
                 with tx.part():
                     verdicts.append(self._at_once(tx, task))
-            except NeedsResolution:
+            except (NeedsResolution, MembersKnown):
                 break
             except sqlite3.DatabaseError:
                 raise
@@ -259,6 +265,8 @@ class Placer:
         held = events.get(tx, event.event_id)
         if held is not None and not held.is_outlier:
             return verdict_of(held)  # came by another way meanwhile
+        if task.lacks_members and not room.is_partial:
+            raise MembersKnown
         if (room.heads, room.snapshot) != (plan.room.heads, plan.room.snapshot):
             raise Stale
         placement = Placement(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgeserver.matrix.pdu_checks import check_hash, open_pdu
 from edgeserver.matrix.verdicts import Dropped
 from edgeserver.rooms import state_at
-from edgeserver.rooms.placing import Task, topological, verdict_of
+from edgeserver.rooms.placing import MembersKnown, Task, topological, verdict_of
 from edgeserver.store import events, rooms
 from edgeserver.store.events import Standing
 
@@ -169,7 +169,11 @@ class Receiver:
             states = [await self._state_after_missing(origin, room, prev) for prev in missing]
         except SourceFailed as error:
             return Dropped(f"what it refers to could not be had from {origin}: {error}")
-        return await self._placer.place(Task(room.number, event, states))
+        try:
+            return await self._placer.place(Task(room.number, event, states, lacks_members=room.is_partial and bool(states)))
+        except MembersKnown:
+            now = await self._db.read(lambda tx: rooms.by_number(tx, room.number))
+            return await self._take(origin, now, event, missing)
 
     async def complete_auth(
         self, origin: str, room_id: str, room: int, rules: RoomVersion, found: Iterable[Event]

@@ -7,6 +7,7 @@ Flow by room version and by who hosts the room (B: the box made it, S: Synapse d
     join by alias, kick, join again, ban                        BS   BS   BS
     an invite is declined; an invite is withdrawn               BS   BS   BS
     history of before a late join                               BS   BS   BS
+    a crowded room, joined without its members at first         BS   BS   BS
     a fork while the line is cut, and its healing               BS   BS   BS
     a knock; a restricted join                                  BS   BS   BS
     a short gap is closed by /get_missing_events                BS   BS   BS
@@ -32,6 +33,7 @@ from urllib.parse import quote
 import pytest
 import trio
 
+from edgeserver.federation.resident import SMALL_ROOM
 from tests.interop.boxes import PASSWORD, federating_box, register, register_there, troubles
 from tests.interop.people import Person
 from tests.lab import netns, synapse
@@ -270,6 +272,32 @@ async def test_who_joins_late_pages_through_all_of_history(pair: Pair) -> None:
     whole = [event["event_id"] for event in await host.history(room, limit=8)]
     assert [one for one in found if one in said] == said[::-1]
     assert found == whole
+
+
+@pytest.fixture(scope="module")
+def crowds(lab: Lab) -> dict[str, list[Person]]:
+    """So many people on each server that they are left out of a join."""
+    return {
+        BOX: [register(lab.box, f"guest{number}") for number in range(SMALL_ROOM + 1)],
+        SYNAPSE: [register_there(lab.synapse, f"guest{number}") for number in range(SMALL_ROOM + 1)],
+    }
+
+
+async def test_a_crowded_room_is_joined_without_its_members_and_made_whole(pair: Pair, crowds: dict[str, list[Person]]) -> None:
+    host, guest, version = pair
+    room = await host.create_room(version, preset="public_chat", name="The fair")
+    crowd = crowds[host.server_name]
+    for one in crowd:
+        await one.join(room, host.server_name)
+    await guest.join(room, host.server_name)
+    said = await guest.say(room, "What a crowd")
+    await host.hears(room, said)
+    answered = await crowd[-1].say(room, "Mind your purse")
+    assert (await guest.hears(room, answered))["sender"] == crowd[-1].user_id
+    await crowd[0].leave(room)
+    joined = await guest.ok("GET", f"/rooms/{quote(room)}/joined_members")
+    assert {one.user_id for one in (*crowd[1:], host, guest)} <= set(joined["joined"])
+    await _same_state(pair, room)
 
 
 @dataclass

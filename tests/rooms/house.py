@@ -122,6 +122,11 @@ class House:
 
         return await self.db.read(read)
 
+    async def state_before(self, stored: StoredEvent) -> dict[tuple[str, str], str]:
+        """The ids of the state before an event."""
+        assert stored.before is not None
+        return await self.db.read(lambda tx: state.whole_ids(tx, stored.before))
+
     async def heads(self, room_id: str) -> tuple[str, ...]:
         room = await self.db.read(lambda tx: rooms.get(tx, room_id))
         assert room is not None

@@ -11,9 +11,11 @@ import trio
 
 from edgeserver.matrix import errors
 from edgeserver.matrix.room_versions import SUPPORTED
-from edgeserver.matrix.verdicts import Accepted
+from edgeserver.matrix.verdicts import Accepted, Verdict
+from edgeserver.rooms.history import History
+from edgeserver.rooms.placing import Placer, Task
 from edgeserver.store import integrity, partial_rooms, rooms
-from tests.rooms.house import ALICE, BOB, CAROL, House, Street, open_house
+from tests.rooms.house import ALICE, BOB, CAROL, House, Source, Street, open_house
 
 CROWD = [f"@guest{number}:one" for number in range(60)]
 
@@ -217,3 +219,30 @@ async def test_servers_in_the_room_are_sent_to_though_their_members_are_unknown(
     async with completing(two):
         await until(lambda: is_whole(two, room_id))
     assert await known() == ["two"]
+
+
+class SlowPlacer(Placer):
+    """Places events once the room has become whole."""
+
+    def __init__(self, house: House, room_id: str) -> None:
+        super().__init__(house.db, house.persister)
+        self._completer, self._room_id = house.completer, room_id
+
+    async def place(self, task: Task) -> Verdict:
+        await self._completer.until_whole(self._room_id)
+        return await super().place(task)
+
+
+async def test_history_that_was_asked_for_while_the_room_was_partial_is_judged_by_all_of_it(
+    one: House, two: House, autojump_clock: object
+) -> None:
+    room_id = await crowded(one)
+    old = [await one.say(room_id, user, f"old of {user}") for user in CROWD[:5]]
+    await two.memberships.join(CAROL, room_id, ["one"])
+    two.history = History(two.db, two.receiver, SlowPlacer(two, room_id), Source(two.street), "two")
+    async with completing(two):
+        bodies = await two.bodies(CAROL, room_id)
+    assert [body for body in bodies if body.startswith("old")] == [f"old of {user}" for user in CROWD[:5]]
+    for event_id in old:
+        theirs, ours = await one.get(event_id), await two.get(event_id)
+        assert await one.state_before(theirs) == await two.state_before(ours)
