@@ -239,6 +239,7 @@ async def test_history_that_was_asked_for_while_the_room_was_partial_is_judged_b
     room_id = await crowded(one)
     old = [await one.say(room_id, user, f"old of {user}") for user in CROWD[:5]]
     await two.memberships.join(CAROL, room_id, ["one"])
+    two.completer._at_once = False  # but when the placer asks for it
     two.history = History(two.db, two.receiver, SlowPlacer(two, room_id), Source(two.street), "two")
     async with completing(two):
         bodies = await two.bodies(CAROL, room_id)
