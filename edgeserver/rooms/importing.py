@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
-from edgeserver.matrix import auth, errors
+from edgeserver.matrix import auth, canonical_json, errors
 from edgeserver.matrix.verdicts import Accepted
 from edgeserver.rooms.persist import Placement
 from edgeserver.rooms.placing import judge_by_auth_events, standing_of, topological
@@ -61,8 +59,13 @@ class Importer:
         await self._db.write(run)
 
     def _room(self, tx: Transaction, room_id: str, rules: RoomVersion) -> int:
+        """The room's number. Of a room that we are not in, the last word on its version counts: that of the server that lets us join."""
         room = rooms.get(tx, room_id)
-        return rooms.add(tx, room_id, rules) if room is None else room.number
+        if room is None:
+            return rooms.add(tx, room_id, rules)
+        if room.snapshot is None and room.rules is not rules:
+            rooms.set_version(tx, room.number, rules)
+        return room.number
 
     def _store(self, tx: Transaction, room: int, ordered: Sequence[Event]) -> None:
         for event in ordered:
@@ -84,7 +87,7 @@ class Importer:
         def run(tx: Transaction) -> None:
             number = self._room(tx, event.room_id, rules)
             room = rooms.by_number(tx, number)
-            self._out_of_band(tx, number, event, orjson.dumps(list(stripped)), joined=room.snapshot is not None)
+            self._out_of_band(tx, number, event, canonical_json.encode_loose(list(stripped)), joined=room.snapshot is not None)
 
         await self._db.write(run)
 

@@ -11,12 +11,13 @@ from urllib.parse import quote
 import orjson
 
 from edgeserver.matrix import canonical_json
-from edgeserver.matrix.event import Event
+from edgeserver.matrix.event import Event, referred_ids
 from edgeserver.matrix.room_versions import ROOM_VERSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from edgeserver.matrix.room_versions import RoomVersion
     from edgeserver.store.database import Transaction
 
 
@@ -59,7 +60,8 @@ _CHUNK = 500
 
 def _load(row: tuple[Any, ...]) -> StoredEvent:
     number, event_id, room, version, stream, before, after, standing, redacted_by, pdu = row
-    event = Event.from_pdu(orjson.loads(pdu), ROOM_VERSIONS[version], event_id=event_id)
+    rules = ROOM_VERSIONS[version]
+    event = Event.from_pdu(decode(pdu, rules), rules, event_id=event_id)
     return StoredEvent(number, room, event, stream, before, after, Standing(standing), redacted_by)
 
 
@@ -82,9 +84,15 @@ def insert(
 
 
 def encode(pdu: dict[str, Any]) -> bytes:
-    """A PDU as it is stored: canonical JSON, without `unsigned`, which belongs to whoever sent it."""
+    """A PDU as it is stored: canonical JSON (for an old room what is hashed there), without `unsigned`, which is its sender's."""
     kept = {name: value for name, value in pdu.items() if name != "unsigned"} if "unsigned" in pdu else pdu
-    return canonical_json.encode(kept)
+    return canonical_json.encode_lenient(kept)
+
+
+def decode(pdu: bytes, rules: RoomVersion) -> dict[str, Any]:
+    """A stored PDU, every number what it was."""
+    found: dict[str, Any] = orjson.loads(pdu) if rules.strict_canonical_json else canonical_json.decode_exact(pdu)
+    return found
 
 
 def place(
@@ -162,8 +170,11 @@ def depths(tx: Transaction, event_ids: Sequence[str]) -> dict[str, int]:
 
 def auth_edges(tx: Transaction, event_id: str) -> tuple[str, ...]:
     """The ids that the event cites as its auth events; none if it is not held."""
-    row = tx.one("SELECT pdu FROM events WHERE event_id = ?", (event_id,))
-    return () if row is None else tuple(orjson.loads(row[0])["auth_events"])
+    row = tx.one("SELECT e.pdu, r.version FROM events e JOIN rooms r ON r.room = e.room WHERE e.event_id = ?", (event_id,))
+    if row is None:
+        return ()
+    rules = ROOM_VERSIONS[row[1]]
+    return referred_ids(decode(row[0], rules)["auth_events"], rules)
 
 
 def ids_by_number(tx: Transaction, numbers: Iterable[int]) -> dict[int, str]:
