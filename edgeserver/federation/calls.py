@@ -128,7 +128,7 @@ class Calls:
     async def _v1_answer(self, server: str, ask: Ask) -> Any:
         response = await self._client.response(server, ask)
         try:
-            return canonical_json.decode(response.body)
+            return canonical_json.decode_exact(response.body)
         except canonical_json.CanonicalJSONError as error:
             raise BadAnswer(server, "the answer is not JSON") from error
 

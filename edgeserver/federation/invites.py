@@ -119,6 +119,16 @@ def _pending(tx: Transaction, room_id: str, user_id: str) -> Event | None:
     return None if stored is None else stored.event
 
 
+def told_version(state: Any) -> str:
+    """The room version of an invite that does not state it (PUT /v1/invite: version 1 or 2), as far as its shown state tells."""
+    for entry in state[:MAX_STATE] if isinstance(state, list) else []:
+        content = entry.get("content") if isinstance(entry, dict) and entry.get("type") == "m.room.create" else None
+        version = content.get("room_version") if isinstance(content, dict) else None
+        if isinstance(version, str) and version in SUPPORTED and SUPPORTED[version].events_name_themselves:
+            return version
+    return "1"
+
+
 def shown_state(state: Any, rules: RoomVersion, room_id: str) -> list[dict[str, Any]]:
     """The stripped state that came with an invite, or in answer to a knock.
 

@@ -219,8 +219,8 @@ class RemoteRooms:
             event_type="m.room.member",
             state_key=user_id,
             content={"membership": "leave"},
-            prev_events=[stored.event.event_id],
-            auth_events=[stored.event.event_id],
+            prev_events=draft.references([stored.event]),
+            auth_events=draft.references([stored.event]),
             depth=draft.depth_after([stored.event.depth], room.rules),
             origin_server_ts=self._now_ms(),
         )

@@ -116,7 +116,8 @@ class Resident:
             stored = events.get(tx, event_id)
             assert stored is not None
             assert stored.before is not None
-            return self._join_answer(tx, stored, omit_members=omit_members) | {"event": event.pdu}
+            (pdu,) = events.raw_pdus(tx, [event.event_id])
+            return self._join_answer(tx, stored, omit_members=omit_members) | {"event": orjson.Fragment(pdu)}
 
         return await self._db.read(read)
 

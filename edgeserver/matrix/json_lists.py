@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Any, Final, overload
 
-from edgeserver.matrix.canonical_json import CanonicalJSONError, decode
+from edgeserver.matrix.canonical_json import CanonicalJSONError, decode_exact
 
 _BLANK: Final = re.compile(r"[ \t\n\r]*")
 _DECODER: Final = json.JSONDecoder()
@@ -47,7 +47,7 @@ class JsonList(Sequence[Any]):
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
-        return decode(self._body[self._starts[index] : self._ends[index]])
+        return decode_exact(self._body[self._starts[index] : self._ends[index]])
 
 
 def decode_with_lists(body: bytes, names: frozenset[str]) -> dict[str, Any]:
@@ -73,13 +73,13 @@ def _members(text: str, body: bytes, names: frozenset[str]) -> dict[str, Any]:
         while True:
             _expect(text, at, '"')
             _, end = _DECODER.raw_decode(text, at)
-            name = decode(body[at:end])
+            name = decode_exact(body[at:end])
             at = _expect(text, _skip(text, end), ":")
             if name in names and text[at] == "[":
                 found[name], at = _elements(text, at, body)
             else:
                 _, end = _DECODER.raw_decode(text, at)
-                found[name], at = decode(body[at:end]), end
+                found[name], at = decode_exact(body[at:end]), end
             at = _skip(text, at)
             if text[at] == "}":
                 at += 1

@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from edgeserver import wakeups as topics
-from edgeserver.matrix import auth, errors
+from edgeserver.matrix import auth, canonical_json, errors
 from edgeserver.matrix.auth_events import CREATE, auth_types_of
 from edgeserver.matrix.verdicts import Accepted
 from edgeserver.rooms.outliers import Both
@@ -103,8 +101,13 @@ class Importer:
             partial_rooms.set_join(tx, room.number, events.numbers_by_id(tx, [join.event_id])[join.event_id])
 
     def _room(self, tx: Transaction, room_id: str, rules: RoomVersion) -> int:
+        """The room's number. Of a room that we are not in, the last word on its version counts: that of the server that lets us join."""
         room = rooms.get(tx, room_id)
-        return rooms.add(tx, room_id, rules) if room is None else room.number
+        if room is None:
+            return rooms.add(tx, room_id, rules)
+        if room.snapshot is None and room.rules is not rules:
+            rooms.set_version(tx, room.number, rules)
+        return room.number
 
     async def invite(self, rules: RoomVersion, event: Event, stripped: Sequence[Mapping[str, Any]]) -> None:
         """An invite to (or a knock by) a local user in a room that we need not be in. `stripped` is shown to the user."""
@@ -112,7 +115,7 @@ class Importer:
         def run(tx: Transaction) -> None:
             number = self._room(tx, event.room_id, rules)
             room = rooms.by_number(tx, number)
-            self._out_of_band(tx, number, event, orjson.dumps(list(stripped)), joined=room.snapshot is not None)
+            self._out_of_band(tx, number, event, canonical_json.encode_loose(list(stripped)), joined=room.snapshot is not None)
 
         await self._db.write(run)
 

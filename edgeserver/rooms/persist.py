@@ -241,12 +241,15 @@ def number_of(tx: Transaction, event: Event) -> int:
 
 
 def may_redact(tx: Transaction, redaction: Event, target: StoredEvent) -> bool:
-    """Whether an accepted redaction applies to this event (room versions 3 and on, "Handling redactions").
+    """Whether an accepted redaction applies to this event: both are of the same room, and it is not the create event.
 
-    Its sender has the power to redact, or is of the server that sent the event; both events are of the same room.
+    In room versions 1 and 2 the auth rules have weighed it already. From version 3 on ("Handling redactions") its sender
+    has the power to redact, or is of the server that sent the event.
     """
     if target.event.room_id != redaction.room_id or target.event.type == "m.room.create":
         return False
+    if redaction.rules.redaction_auth_by_event_id:
+        return True
     if domain_of(redaction.sender) == domain_of(target.event.sender):
         return True
     stored = events.get(tx, redaction.event_id)

@@ -17,6 +17,7 @@ from edgeserver.matrix.room_versions import ROOM_VERSIONS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from edgeserver.matrix.room_versions import RoomVersion
     from edgeserver.store.database import Transaction
 
 
@@ -59,7 +60,8 @@ _CHUNK = 500
 
 def _load(row: tuple[Any, ...]) -> StoredEvent:
     number, event_id, room, version, stream, before, after, standing, redacted_by, pdu = row
-    event = Event.from_pdu(orjson.loads(pdu), ROOM_VERSIONS[version], event_id=event_id)
+    rules = ROOM_VERSIONS[version]
+    event = Event.from_pdu(decode(pdu, rules), rules, event_id=event_id)
     return StoredEvent(number, room, event, stream, before, after, Standing(standing), redacted_by)
 
 
@@ -82,9 +84,15 @@ def insert(
 
 
 def encode(pdu: dict[str, Any]) -> bytes:
-    """A PDU as it is stored: canonical JSON, without `unsigned`, which belongs to whoever sent it."""
+    """A PDU as it is stored: canonical JSON (for an old room what is hashed there), without `unsigned`, which is its sender's."""
     kept = {name: value for name, value in pdu.items() if name != "unsigned"} if "unsigned" in pdu else pdu
-    return canonical_json.encode(kept)
+    return canonical_json.encode_lenient(kept)
+
+
+def decode(pdu: bytes, rules: RoomVersion) -> dict[str, Any]:
+    """A stored PDU, every number what it was."""
+    found: dict[str, Any] = orjson.loads(pdu) if rules.strict_canonical_json else canonical_json.decode_exact(pdu)
+    return found
 
 
 def place(

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import orjson
 
+from edgeserver.matrix import canonical_json
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.room_versions import ROOM_VERSIONS
 from edgeserver.store import migrations, state
@@ -266,7 +267,7 @@ def _told_memberships(tx: Transaction, numbers: Iterable[int]) -> dict[int, str]
     found: dict[int, str] = {}
     for number, row in _rows(tx, "SELECT event, pdu FROM events WHERE event IN", numbers).items():
         try:
-            found[number] = str(orjson.loads(row[1])["content"].get("membership", "leave"))
+            found[number] = str(canonical_json.decode_exact(row[1])["content"].get("membership", "leave"))
         except (ValueError, KeyError, TypeError, AttributeError):
             found[number] = "unreadable"
     return found

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from edgeserver.matrix import canonical_json
 from edgeserver.matrix.room_versions import ROOM_VERSIONS
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _room(row: tuple[Any, ...]) -> Room:
 
 def _membership(row: tuple[Any, ...]) -> Membership:
     user_id, room, room_id, membership, event, stream, forgotten, stripped = row
-    parsed = None if stripped is None else orjson.loads(stripped)
+    parsed = None if stripped is None else canonical_json.decode_exact(stripped)
     return Membership(user_id, room, room_id, membership, event, stream, bool(forgotten), parsed)
 
 
@@ -78,6 +79,11 @@ def by_number(tx: Transaction, number: int) -> Room:
 
 def add(tx: Transaction, room_id: str, rules: RoomVersion) -> int:
     return tx.insert("INSERT INTO rooms (room_id, version) VALUES (?, ?)", (room_id, rules.version))
+
+
+def set_version(tx: Transaction, room: int, rules: RoomVersion) -> None:
+    """A room of which only an invite was known is of another version than the inviting server told."""
+    tx.execute("UPDATE rooms SET version = ? WHERE room = ?", (rules.version, room))
 
 
 def move(tx: Transaction, room: int, heads: Sequence[str], snapshot: int) -> None:

@@ -27,24 +27,30 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote
 
 import pytest
-import trio
 
 from edgeserver.federation.resident import SMALL_ROOM
-from tests.interop.boxes import PASSWORD, federating_box, register, register_there, troubles
+from tests.interop.boxes import PASSWORD, register, register_there
+from tests.interop.lab_pair import (
+    BOX,
+    MEMBER,
+    SYNAPSE,
+    Lab,
+    Pair,
+    last_content,
+    paired_lab,
+    room_of_both,
+    same_state,
+    troubles_between,
+    unavailable,
+)
 from tests.interop.people import Person
-from tests.lab import netns, synapse
-from tests.lab.box import Box
-from tests.lab.ca import Authority
 from tests.lab.client import NioClient
-from tests.lab.dns import NameServer
 from tests.lab.rpc import RpcError
-from tests.lab.synapse import Synapse
 
-_ABSENT = synapse.unavailable() or netns.unavailable()
+_ABSENT = unavailable()
 
 pytestmark = [
     pytest.mark.interop,
@@ -52,95 +58,19 @@ pytestmark = [
     pytest.mark.skipif(_ABSENT is not None, reason=_ABSENT or ""),
 ]
 
-BOX, SYNAPSE = "one.fleet.test", "hills.test"
-MEMBER = "m.room.member"
 VERSIONS = ("12", "11", "10")
-
-
-@dataclass
-class Lab:
-    """The two servers, and the line between them."""
-
-    box: Box
-    synapse: Synapse
-    lan: netns.Bridge
-    space: netns.Namespace
-    alice: Person
-    bob: Person
-    directory: Path
-
-    def cut(self) -> None:
-        self.lan.cut(self.space)
-
-    def restore(self) -> None:
-        self.lan.restore(self.space)
-
-
-class Pair(NamedTuple):
-    """Who hosts the room and who comes to it."""
-
-    host: Person
-    guest: Person
-    version: str
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    directory = tmp_path_factory.mktemp("federation")
-    authority = Authority(directory / "ca")
-    with netns.Network() as net:
-        lan = net.bridge("lan", "10.77.0.0/24")
-        here, there, names = (net.namespace(label) for label in ("box", "hills", "names"))
-        for space in (names, here, there):
-            lan.join(space)
-            space.nameserver(names.address)
-        zone = {"*.fleet.test": {"A": [here.address]}, SYNAPSE: {"A": [there.address]}}
-        certificate = authority.issue("*.fleet.test")
-        box = federating_box(directory / "box", BOX, here.address, here.name, certificate, authority.certificate, names.address)
-        hills = Synapse(directory / "hills", authority, SYNAPSE, federation=(there.address, 8448), netns=there.name)
-        with NameServer(directory, zone, space=names):
-            try:
-                hills.begin()
-                box.start()
-                hills.wait_ready()
-                yield Lab(box, hills, lan, here, register(box, "alice"), register_there(hills, "bob"), directory)
-            finally:
-                box.stop()
-                hills.stop()
+    with paired_lab(tmp_path_factory.mktemp("federation")) as lab:
+        yield lab
 
 
 @pytest.fixture(params=[(version, host) for version in VERSIONS for host in ("B", "S")], ids=lambda one: f"v{one[0]}-{one[1]}")
 def pair(request: pytest.FixtureRequest, lab: Lab) -> Pair:
     version, host = request.param
-    return Pair(lab.alice, lab.bob, version) if host == "B" else Pair(lab.bob, lab.alice, version)
-
-
-async def _room_of_both(pair: Pair, **body: object) -> str:
-    """A public room that the guest has joined."""
-    room = await pair.host.create_room(pair.version, preset="public_chat", **body)
-    await pair.guest.join(room, pair.host.server_name)
-    await _hears_join(pair, room)
-    return room
-
-
-async def _hears_join(pair: Pair, room: str) -> None:
-    await pair.host.until("the guest's join", lambda: _last(pair.host, room).get("membership") == "join")
-
-
-async def _same_state(pair: Pair, room: str) -> dict[tuple[str, str], str]:
-    """Waits until both servers hold the same current state, and returns it."""
-    for _ in range(40):
-        one, other = await pair.host.state(room), await pair.guest.state(room)
-        if one == other:
-            return one
-        await trio.sleep(0.25)
-    raise AssertionError({key: (one.get(key), other.get(key)) for key in one.keys() | other.keys() if one.get(key) != other.get(key)})
-
-
-def _last(person: Person, room: str) -> dict:
-    """The content of the newest event that has come down."""
-    timeline = person.room(room).timeline
-    return dict(timeline[-1]["content"]) if timeline else {}
+    return lab.pair(version, host)
 
 
 def _body(event: dict) -> str:
@@ -165,7 +95,7 @@ async def test_an_invited_guest_joins_talks_and_leaves(pair: Pair) -> None:
     assert _body(await host.hears(room, answered)) == "Half."
     named = await host.set_state(room, "m.room.name", {"name": "The upper mill"})
     assert (await guest.hears(room, named))["content"]["name"] == "The upper mill"
-    await _same_state(pair, room)
+    await same_state(pair, room)
 
     await guest.ok("PUT", f"/rooms/{quote(room)}/typing/{quote(guest.user_id)}", {"typing": True, "timeout": 20_000})
     await host.until("typing", lambda: host.room(room).typing == [guest.user_id])
@@ -179,7 +109,7 @@ async def test_an_invited_guest_joins_talks_and_leaves(pair: Pair) -> None:
     seen = await host.ok("GET", f"/rooms/{quote(room)}/event/{quote(answered)}")
     assert seen["content"] == {}
     await guest.leave(room)
-    await host.until("the guest's leave", lambda: _last(host, room).get("membership") == "leave")
+    await host.until("the guest's leave", lambda: last_content(host, room).get("membership") == "leave")
     await host.say(room, "Alone again")
     await guest.until("left", lambda: guest.room(room).left)
     assert "Alone again" not in guest.room(room).texts()
@@ -197,7 +127,7 @@ async def test_a_guest_joins_by_alias_is_kicked_comes_back_and_is_banned(pair: P
     said = await guest.say(room, "Without the dog")
     assert _body(await host.hears(room, said)) == "Without the dog"
     await guest.hears(room, said)
-    await _same_state(pair, room)
+    await same_state(pair, room)
     await host.ok("POST", f"/rooms/{quote(room)}/ban", {"user_id": guest.user_id})
     await guest.until("the ban", lambda: guest.room(room).left)
     refused = await guest.request("POST", f"/_matrix/client/v3/join/{quote(room)}?via={host.server_name}&server_name={host.server_name}")
@@ -210,7 +140,7 @@ async def test_an_invite_is_declined_and_another_is_withdrawn(pair: Pair) -> Non
     await host.invite(room, guest.user_id)
     await guest.invited(room)
     await guest.leave(room)
-    await host.until("declined", lambda: _last(host, room).get("membership") == "leave")
+    await host.until("declined", lambda: last_content(host, room).get("membership") == "leave")
     await host.invite(room, guest.user_id)
     await guest.invited(room)
     await host.ok("POST", f"/rooms/{quote(room)}/kick", {"user_id": guest.user_id})
@@ -227,22 +157,22 @@ async def test_a_knock_is_taken_back_and_another_answered(pair: Pair) -> None:
 
     async def knock() -> None:
         await guest.ok("POST", f"/knock/{quote(room)}?via={host.server_name}&server_name={host.server_name}", {"reason": "It rains"})
-        await host.until("the knock", lambda: _last(host, room).get("membership") == "knock")
+        await host.until("the knock", lambda: last_content(host, room).get("membership") == "knock")
         shown = await guest.until("the own knock", lambda: guest.room(room).knock)
         assert {"m.room.create", "m.room.join_rules"} <= {event["type"] for event in shown}
 
     await knock()
-    assert _last(host, room)["reason"] == "It rains"
+    assert last_content(host, room)["reason"] == "It rains"
     if guest.server_name == BOX:
         await guest.leave(room)
-        await host.until("taken back", lambda: _last(host, room).get("membership") == "leave")
+        await host.until("taken back", lambda: last_content(host, room).get("membership") == "leave")
         await knock()
     await host.invite(room, guest.user_id)
     await guest.invited(room)
     await guest.join(room)
     said = await guest.say(room, "Dry at last")
     await host.hears(room, said)
-    await _same_state(pair, room)
+    await same_state(pair, room)
 
 
 async def test_a_restricted_room_admits_the_members_of_another(pair: Pair) -> None:
@@ -258,7 +188,7 @@ async def test_a_restricted_room_admits_the_members_of_another(pair: Pair) -> No
     await guest.join(hall, host.server_name)
     said = await guest.say(hall, "A fine hall")
     await host.hears(hall, said)
-    state = await _same_state(pair, hall)
+    state = await same_state(pair, hall)
     joined = await host.ok("GET", f"/rooms/{quote(hall)}/event/{quote(state[MEMBER, guest.user_id])}")
     assert joined["content"]["join_authorised_via_users_server"] == host.user_id
 
@@ -297,7 +227,7 @@ async def test_a_crowded_room_is_joined_without_its_members_and_made_whole(pair:
     await crowd[0].leave(room)
     joined = await guest.ok("GET", f"/rooms/{quote(room)}/joined_members")
     assert {one.user_id for one in (*crowd[1:], host, guest)} <= set(joined["joined"])
-    await _same_state(pair, room)
+    await same_state(pair, room)
 
 
 @dataclass
@@ -308,7 +238,7 @@ class _Side:
 
 async def test_what_both_say_while_the_line_is_cut_arrives_once_on_both_sides(pair: Pair, lab: Lab) -> None:
     host, guest, _ = pair
-    room = await _room_of_both(pair)
+    room = await room_of_both(pair)
     levels = await host.ok("GET", f"/rooms/{quote(room)}/state/m.room.power_levels/")
     levels["users"][guest.user_id] = 50
     await guest.hears(room, await host.set_state(room, "m.room.power_levels", levels))
@@ -332,7 +262,7 @@ async def test_what_both_say_while_the_line_is_cut_arrives_once_on_both_sides(pa
         assert [one for one in heard if one in side.said] == side.said
     final = await guest.say(room, "one again")
     await host.hears(room, final)
-    state = await _same_state(pair, room)
+    state = await same_state(pair, room)
     assert state["m.room.topic", ""] in topics
 
 
@@ -340,8 +270,8 @@ async def test_what_both_say_while_the_line_is_cut_arrives_once_on_both_sides(pa
 async def test_a_gap_is_closed_by_asking_for_the_missing_events(lab: Lab, host: str) -> None:
     """The host's server does not send what was said while the line was cut: the guest's has to ask for it."""
     people = (lab.alice, lab.bob) if host == "B" else (lab.bob, lab.alice)
-    pairs = {await _room_of_both(pair): pair for pair in (Pair(*people, version) for version in VERSIONS)}
-    long_gap = await _room_of_both(Pair(*people, "12"))
+    pairs = {await room_of_both(pair): pair for pair in (Pair(*people, version) for version in VERSIONS)}
+    long_gap = await room_of_both(Pair(*people, "12"))
     asked = _missing_asked(lab, host)
     lab.cut()
     far = [await people[0].say(long_gap, f"far {number}") for number in range(20)]
@@ -363,13 +293,13 @@ async def test_a_gap_is_closed_by_asking_for_the_missing_events(lab: Lab, host: 
             await pair.guest.hears(room, event_id)
         heard = [one["event_id"] for one in pair.guest.room(room).timeline if one["event_id"] in {*lost[room], newest}]
         assert heard == [*lost[room], newest]
-        await _same_state(pair, room)
+        await same_state(pair, room)
     assert _missing_asked(lab, host) >= asked + len(VERSIONS)
     await people[1].hears(long_gap, await people[0].say(long_gap, "after the long gap"))
     found = [event["event_id"] for event in await people[1].history(long_gap, limit=30)]
     assert [event_id for event_id in found if event_id in far] == far[::-1]
     assert len(found) == len(set(found))
-    await _same_state(Pair(*people, "12"), long_gap)
+    await same_state(Pair(*people, "12"), long_gap)
 
 
 def _empty_outbox(path: Path) -> None:
@@ -450,7 +380,7 @@ async def _until_read(sender: NioClient, device: NioClient, room: str) -> None:
 
 async def test_nothing_is_lost_when_the_box_is_killed_and_synapse_restarted(lab: Lab) -> None:
     pair = Pair(lab.alice, lab.bob, "12")
-    room = await _room_of_both(pair)
+    room = await room_of_both(pair)
     said: list[str] = []
     for number in range(4):
         said.append(await lab.alice.say(room, f"before {number}"))
@@ -470,24 +400,8 @@ async def test_nothing_is_lost_when_the_box_is_killed_and_synapse_restarted(lab:
             await person.hears(room, event_id)
         heard = [one["event_id"] for one in person.room(room).timeline]
         assert sorted(one for one in heard if one in said) == sorted(said)
-    await _same_state(pair, room)
-
-
-def _complaints(log: str) -> list[str]:
-    """The lines of Synapse's log that speak of us as a peer that does wrong, and its errors, but for one about itself."""
-    loud = re.compile(rf"^\S+ \S+ (?!synapse\.util\.metrics)\S+ (ERROR|CRITICAL) | WARNING .*{re.escape(BOX)}")
-    # The box was killed while Synapse answered; who is banned, or not in the lobby, is rightly refused.
-    expected = re.compile(r"already disconnected|/make_join/.*HttpResponseException\('403")
-    return [line for line in log.splitlines() if loud.search(line) and not expected.search(line)]
+    await same_state(pair, room)
 
 
 async def test_neither_log_tells_of_trouble(lab: Lab) -> None:
-    assert troubles(lab.box) == []
-    log = lab.synapse.program.log.read_text(errors="replace")
-    assert _complaints(log) == []
-    assert lab.synapse.rows("SELECT event_id, reason FROM rejections") == []
-    destination = lab.synapse.destination(BOX)
-    assert destination is not None
-    assert destination["retry_interval"] == 0
-    with contextlib.closing(sqlite3.connect(lab.directory / "box" / "data" / "edgeserver.db")) as database:
-        assert database.execute("SELECT event_id FROM events WHERE verdict = 2").fetchall() == []  # rejected
+    assert troubles_between(lab) == []
