@@ -242,7 +242,7 @@ async def test_history_that_was_asked_for_while_the_room_was_partial_is_judged_b
     two.completer._at_once = False  # but when the placer asks for it
     two.history = History(two.db, two.receiver, SlowPlacer(two, room_id), Source(two.street), "two")
     async with completing(two):
-        bodies = await two.bodies(CAROL, room_id)
+        bodies = await two.bodies(CAROL, room_id, limit=6)
     assert [body for body in bodies if body.startswith("old")] == [f"old of {user}" for user in CROWD[:5]]
     for event_id in old:
         theirs, ours = await one.get(event_id), await two.get(event_id)
