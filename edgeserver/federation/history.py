@@ -1,6 +1,6 @@
 """What other servers may read of our rooms: events, gaps, state and auth chains.
 
-GET /backfill, POST /get_missing_events, GET /state, /state_ids, /event, /event_auth.
+GET /backfill, POST /get_missing_events, GET /state, /state_ids, /event, /event_auth, /timestamp_to_event.
 Spec: server-server API, "Backfilling and retrieving missing events", "Retrieving events", "PDUs" (/event_auth).
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeserver.federation.participation import pdus_for, placed_event, shared_room
+from edgeserver.federation.participation import Filter, pdus_for, placed_event, shared_room
 from edgeserver.matrix.errors import NotFound
+from edgeserver.rooms.timestamps import first_seen
 from edgeserver.store import events, rooms, state
 from edgeserver.store.events import Standing
 
@@ -103,6 +104,22 @@ class History:
             if stored is None or stored.room != room.number:
                 raise NotFound("That event is not known here.")
             return [one.event.pdu for one in auth_chain_of(tx, [stored]).values()]
+
+        return await self._db.read(read)
+
+    async def timestamp_to_event(self, origin: str, room_id: str, ts: int, *, backwards: bool) -> StoredEvent:
+        """The event at or after (or at or before) `ts` (ms) that lies nearest, of those that we hold and that the server may see.
+
+        Nobody else is asked: the server asks whom it likes.
+        """
+
+        def read(tx: Transaction) -> StoredEvent:
+            room = shared_room(tx, room_id, origin)
+            filter_ = Filter(tx, origin)
+            found = first_seen(tx, room.number, ts, lambda part: [one for one in part if filter_.shows(one)], backwards=backwards)
+            if found is None:
+                raise NotFound(f"There is no event {'before' if backwards else 'after'} that time.")
+            return found
 
         return await self._db.read(read)
 

@@ -53,11 +53,11 @@ def placed_event(tx: Transaction, room: Room, event_id: str) -> StoredEvent:
 
 def pdus_for(tx: Transaction, found: Iterable[StoredEvent], server_name: str) -> list[dict[str, Any]]:
     """The events as that server may have them: redacted, those that it may not see."""
-    filter_ = _Filter(tx, server_name)
+    filter_ = Filter(tx, server_name)
     return [stored.event.pdu if filter_.shows(stored) else stored.event.redacted().pdu for stored in found]
 
 
-class _Filter:
+class Filter:
     """Judges many events; what a state says of a server is worked out once."""
 
     def __init__(self, tx: Transaction, server_name: str) -> None:

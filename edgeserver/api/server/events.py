@@ -1,4 +1,4 @@
-"""backfill, get_missing_events, state, state_ids, event and event_auth.
+"""backfill, get_missing_events, state, state_ids, event, event_auth and timestamp_to_event.
 
 Spec: server-server API, "Backfilling and retrieving missing events", "Retrieving events", "PDUs".
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeserver.api.endpoint import endpoint
 from edgeserver.api.server.authentication import origin_of
-from edgeserver.api.server.parameters import MAX_LIST, body_integer, body_strings, integer, required
+from edgeserver.api.server.parameters import MAX_LIST, body_integer, body_strings, direction, integer, required
 from edgeserver.matrix.errors import MissingParam
 
 if TYPE_CHECKING:
@@ -59,6 +59,12 @@ def routes(guard: Guard, history: History, server_name: str, now_ms: Callable[[]
         chain = await history.event_auth(origin_of(call), call.path["roomId"], call.path["eventId"])
         return {"auth_chain": chain}
 
+    async def timestamp_to_event(call: Call) -> dict[str, Any]:
+        required(call, "ts")
+        ts, backwards = integer(call, "ts", 0), direction(call)
+        found = await history.timestamp_to_event(origin_of(call), call.path["roomId"], ts, backwards=backwards)
+        return {"event_id": found.event.event_id, "origin_server_ts": found.event.origin_server_ts}
+
     return [
         *endpoint("GET", V1 + "/backfill/{roomId}", backfill, auth=guard),
         *endpoint("POST", V1 + "/get_missing_events/{roomId}", missing_events, auth=guard),
@@ -66,4 +72,5 @@ def routes(guard: Guard, history: History, server_name: str, now_ms: Callable[[]
         *endpoint("GET", V1 + "/state_ids/{roomId}", state_ids, auth=guard),
         *endpoint("GET", V1 + "/event/{eventId}", event, auth=guard),
         *endpoint("GET", V1 + "/event_auth/{roomId}/{eventId}", event_auth, auth=guard),
+        *endpoint("GET", V1 + "/timestamp_to_event/{roomId}", timestamp_to_event, auth=guard),
     ]

@@ -19,7 +19,7 @@ def integer(call: Call, name: str, default: int) -> int:
     text = call.query.get(name)
     if text is None:
         return default
-    if not text.lstrip("-").isdecimal() or len(text) > 16:
+    if not (text.isascii() and text.removeprefix("-").isdecimal()) or len(text) > 16:
         raise InvalidParam(f"{name} is not an integer.")
     return int(text)
 
@@ -30,6 +30,14 @@ def boolean(call: Call, name: str) -> bool:
     if text not in ("true", "false"):
         raise InvalidParam(f"{name} is neither true nor false.")
     return text == "true"
+
+
+def direction(call: Call) -> bool:
+    """Whether `dir` is `b`, backwards. Raises M_MISSING_PARAM, M_INVALID_PARAM."""
+    text = required(call, "dir")
+    if text not in ("f", "b"):
+        raise InvalidParam("dir is neither f nor b.")
+    return text == "b"
 
 
 def required(call: Call, name: str) -> str:
