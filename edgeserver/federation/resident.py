@@ -85,7 +85,7 @@ class Resident:
             event, _ = self._composer.draft(tx, room, user_id, "m.room.member", content, state_key=user_id)
             self._composer.authorise(tx, room, event)
             template = {name: value for name, value in event.pdu.items() if name not in ("hashes", "signatures")}
-            return {"event": template, "room_version": version}
+            return {"event": {**template, "origin": self._server_name}, "room_version": version}
 
         return await self._db.read(read)
 
