@@ -17,6 +17,15 @@ from tests.api.answer_schemas import faults, fits
 _DATA = json.loads((Path(__file__).parents[2] / "data" / "server_server_answers.json").read_text())
 OPERATIONS: dict[str, dict[str, Any]] = _DATA["operations"]
 PDUS: dict[str, dict[str, Any]] = _DATA["pdus"]
+NOT_MEANT = {
+    "PUT /_matrix/federation/v2/invite/{roomId}/{eventId}.event lacks origin",
+    "PUT /_matrix/federation/v2/invite/{roomId}/{eventId} body.event lacks origin",
+    "PUT /_matrix/federation/v2/send_join/{roomId}/{eventId} body lacks origin",
+    "PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId} body lacks origin",
+    "PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId} body lacks origin",
+}
+"""These schemas ask for a key that whole events of no room version have (`pdus`); Synapse leaves it out, too."""
+
 _PDU_LISTS = ("pdus", "auth_chain", "state", "events", "knock_room_state")
 
 
@@ -35,7 +44,7 @@ def faults_of_answer(operation: str, answer: Any, version: str | None = None) ->
     if version is not None:
         for pdu in _pdus_in(answer):
             found += faults_of_pdu(pdu, version, operation)
-    return found
+    return [one for one in found if one not in NOT_MEANT]
 
 
 def faults_of_pdu(pdu: Any, version: str, where: str) -> list[str]:
@@ -57,7 +66,7 @@ def faults_of_request(method: str, target: str, body: Any) -> list[str]:
         found += [f"{operation} has no body"] if body is None else faults(known["body"], body, f"{operation} body")
     elif body is not None:
         found.append(f"{operation} has a body")
-    return found
+    return [one for one in found if one not in NOT_MEANT]
 
 
 def _faults_of_path(operation: str, path: str) -> list[str]:
