@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgeserver.federation import acl
 from edgeserver.matrix.errors import Forbidden, NotFound
-from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.visibility import HISTORY_VISIBILITY, membership_of, visibility_of, visible_to_server
 from edgeserver.store import events, rooms, state
 from edgeserver.store.events import Standing
@@ -83,11 +82,6 @@ class Filter:
 
     def _memberships_at(self, snapshot: int) -> list[str]:
         if snapshot not in self._memberships:
-            numbers = [
-                number
-                for (_, user_id), number in state.of_type(self._tx, snapshot, "m.room.member").items()
-                if domain_of(user_id) == self._server_name
-            ]
-            members = events.many_by_number(self._tx, numbers).values()
+            members = state.members_of(self._tx, snapshot, self._server_name)
             self._memberships[snapshot] = [membership_of(member.event) for member in members]
         return self._memberships[snapshot]

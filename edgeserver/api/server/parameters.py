@@ -56,11 +56,11 @@ def body_integer(body: Mapping[str, Any], name: str, default: int) -> int:
     return value
 
 
-def body_strings(body: Mapping[str, Any], name: str) -> list[str]:
-    """A list of at most 100 strings of the body. Raises M_BAD_JSON."""
+def body_strings(body: Mapping[str, Any], name: str, limit: int = MAX_LIST) -> list[str]:
+    """A list of at most `limit` strings of the body. Raises M_BAD_JSON."""
     value = body.get(name, [])
-    if not isinstance(value, list) or len(value) > MAX_LIST or not all(isinstance(one, str) for one in value):
-        raise BadJson(f"{name} is not a list of at most {MAX_LIST} strings.")
+    if not isinstance(value, list) or len(value) > limit or not all(isinstance(one, str) for one in value):
+        raise BadJson(f"{name} is not a list of at most {limit} strings.")
     return value
 
 
