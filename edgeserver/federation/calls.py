@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 V1: Final = "/_matrix/federation/v1"
 V2: Final = "/_matrix/federation/v2"
 JOIN_TIMEOUT: Final = 300.0
+MAX_HIERARCHY: Final = 1024 * 1024
 
 Pdu = dict[str, Any]
 
@@ -180,7 +181,25 @@ class Calls:
         ask = Ask("GET", target, timeout=120.0, expected=20_000, max_answer=MAX_STATE_ANSWER)
         return _pdus(server, await self._client.json(server, ask), "auth_chain")
 
+    async def timestamp_to_event(self, server: str, room_id: str, ts: int, *, backwards: bool) -> tuple[str, int]:
+        """GET /timestamp_to_event: (event id, its origin_server_ts in ms)."""
+        target = path(V1 + "/timestamp_to_event", room_id, ts=ts, dir="b" if backwards else "f")
+        answer = await self._client.json(server, Ask("GET", target, priority=Priority.HISTORY, expected=200))
+        event_id, at = answer.get("event_id"), answer.get("origin_server_ts")
+        if not isinstance(event_id, str) or type(at) is not int:
+            raise BadAnswer(server, "the answer names no event and its time")
+        return event_id, at
+
     # Queries
+
+    async def hierarchy(self, server: str, room_id: str, *, suggested_only: bool) -> dict[str, Any]:
+        """GET /hierarchy: `{room, children, inaccessible_children}`."""
+        target = path(V1 + "/hierarchy", room_id, suggested_only="true" if suggested_only else "false")
+        ask = Ask("GET", target, priority=Priority.INTERACTIVE, timeout=20.0, expected=10_000, max_answer=MAX_HIERARCHY)
+        answer = await self._client.json(server, ask)
+        _dict(server, answer, "room")
+        _pdus(server, answer, "children")
+        return answer
 
     async def directory(self, server: str, alias: str) -> tuple[str, list[str]]:
         """GET /query/directory: (room id, servers that are in the room)."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgeserver.federation import acl
 from edgeserver.matrix.errors import Forbidden, NotFound, UnableDueToPartialState
-from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.visibility import HISTORY_VISIBILITY, membership_of, visibility_of, visible_to_server
 from edgeserver.store import events, rooms, state
 from edgeserver.store.events import Standing
@@ -56,11 +55,11 @@ def placed_event(tx: Transaction, room: Room, event_id: str) -> StoredEvent:
 
 def pdus_for(tx: Transaction, found: Iterable[StoredEvent], server_name: str) -> list[dict[str, Any]]:
     """The events as that server may have them: redacted, those that it may not see."""
-    filter_ = _Filter(tx, server_name)
+    filter_ = Filter(tx, server_name)
     return [stored.event.pdu if filter_.shows(stored) else stored.event.redacted().pdu for stored in found]
 
 
-class _Filter:
+class Filter:
     """Judges many events; what a state says of a server is worked out once."""
 
     def __init__(self, tx: Transaction, server_name: str) -> None:
@@ -91,11 +90,6 @@ class _Filter:
 
     def _memberships_at(self, snapshot: int) -> list[str]:
         if snapshot not in self._memberships:
-            numbers = [
-                number
-                for (_, user_id), number in state.of_type(self._tx, snapshot, "m.room.member").items()
-                if domain_of(user_id) == self._server_name
-            ]
-            members = events.many_by_number(self._tx, numbers).values()
+            members = state.members_of(self._tx, snapshot, self._server_name)
             self._memberships[snapshot] = [membership_of(member.event) for member in members]
         return self._memberships[snapshot]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from edgeserver.federation.history import auth_chain_ids
 from edgeserver.federation.participation import our_room
 from edgeserver.matrix import errors
 from edgeserver.matrix.draft import countersign
@@ -20,7 +19,7 @@ from edgeserver.matrix.pdu_checks import open_pdu
 from edgeserver.matrix.verdicts import Accepted, Dropped
 from edgeserver.rooms.membership import STRIPPED, authorising_user
 from edgeserver.rooms.placing import Task
-from edgeserver.store import events, rooms, state
+from edgeserver.store import auth_chain, events, rooms, state
 from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from edgeserver.store.state import StateKey
 
 HEROES = 5
+PART = 500
 SMALL_ROOM = 20
 """Up to so many members are never omitted: to fetch them afterwards costs more than to send them at once."""
 
@@ -90,7 +90,7 @@ class Resident:
             event, _ = self._composer.draft(tx, room, user_id, "m.room.member", content, state_key=user_id)
             self._composer.authorise(tx, room, event)
             template = {name: value for name, value in event.pdu.items() if name not in ("hashes", "signatures")}
-            return {"event": template, "room_version": version}
+            return {"event": {**template, "origin": self._server_name}, "room_version": version}
 
         return await self._db.read(read)
 
@@ -116,8 +116,7 @@ class Resident:
             stored = events.get(tx, event_id)
             assert stored is not None
             assert stored.before is not None
-            (pdu,) = events.raw_pdus(tx, [event.event_id])
-            return self._join_answer(tx, stored, omit_members=omit_members) | {"event": orjson.Fragment(pdu)}
+            return self._join_answer(tx, stored, omit_members=omit_members) | {"event": _raw(tx, [event.event_id])[0]}
 
         return await self._db.read(read)
 
@@ -129,13 +128,14 @@ class Resident:
         if omitted:
             heroes = _heroes(tx, join.before, whole)
             whole = {key: event_id for key, event_id in whole.items() if key[0] != "m.room.member" or key[1] in heroes}
-        chain = auth_chain_ids(tx, [join.event.event_id, *whole.values()])
+        chain = auth_chain.chain_ids(tx, [join.event.event_id, *whole.values()])
         if omitted:
-            chain -= set(whole.values())
+            told = set(whole.values())
+            chain = [event_id for event_id in chain if event_id not in told]
         return {
             "origin": self._server_name,
-            "state": [orjson.Fragment(pdu) for pdu in events.raw_pdus(tx, whole.values())],
-            "auth_chain": [orjson.Fragment(pdu) for pdu in events.raw_pdus(tx, sorted(chain))],
+            "state": _raw(tx, list(whole.values())),
+            "auth_chain": _raw(tx, chain),
             "members_omitted": omitted,
             "servers_in_room": rooms.servers(tx, join.room),
         }
@@ -206,6 +206,12 @@ def public_state(tx: Transaction, room: Room, inviter: str | None = None, *, who
         keys.append(("m.room.member", inviter))
     found = state.lookup_events(tx, room.snapshot, keys).values()
     return [stored.event.pdu if whole else stripped_event(stored.event) for stored in found]
+
+
+def _raw(tx: Transaction, event_ids: Sequence[str]) -> list[orjson.Fragment]:
+    """The events as they are stored: a whole room's as objects would take many times the memory."""
+    parts = [event_ids[start : start + PART] for start in range(0, len(event_ids), PART)]
+    return [orjson.Fragment(pdu) for part in parts for pdu in auth_chain.pdus(tx, part)]
 
 
 def _heroes(tx: Transaction, snapshot: int, whole: Mapping[StateKey, str]) -> set[str]:

@@ -56,6 +56,22 @@ class FederationSource:
         with _source_errors():
             return await self._calls.backfill(server, room_id, from_ids, limit)
 
+    async def timestamp_to_event(self, server: str, room_id: str, ts: int, *, backwards: bool) -> tuple[str, int]:
+        """See `rooms.timestamps.TimestampSource`."""
+        with _source_errors():
+            return await self._calls.timestamp_to_event(server, room_id, ts, backwards=backwards)
+
+
+class FederationSummaries:
+    """See `rooms.remote_summaries.SummarySource`."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def hierarchy(self, server: str, room_id: str, *, suggested_only: bool) -> dict[str, Any]:
+        with _source_errors():
+            return await self._calls.hierarchy(server, room_id, suggested_only=suggested_only)
+
 
 class FederationMedia:
     """See `media.remote.RemoteMedia`; everything that goes wrong is `MediaUnavailable`.

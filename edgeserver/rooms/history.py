@@ -181,10 +181,12 @@ class History:
             start = place(raw[0])
         return Page(chunk, start, end), list(dict.fromkeys(gaps))
 
-    async def backfill(self, room_id: str, from_ids: Sequence[str], limit: int) -> bool:
-        """Asks the room's servers for what comes before these events; True if anything new was stored."""
-        room, servers = await self._db.read(lambda tx: _room_and_servers(tx, room_id))
-        for server in [name for name in servers if name != self._server_name][:BACKFILL_SERVERS]:
+    async def backfill(self, room_id: str, from_ids: Sequence[str], limit: int, *, servers: Sequence[str] = ()) -> bool:
+        """Asks these of the room's servers (or those with most members) for the events and what comes before them; True if anything
+        new was stored.
+        """
+        room, known = await self._db.read(lambda tx: _room_and_servers(tx, room_id))
+        for server in [name for name in servers or known if name != self._server_name][:BACKFILL_SERVERS]:
             try:
                 pdus = await self._source.backfill(server, room_id, list(from_ids), min(limit, 100))
                 if await self._take_in(server, room, pdus):

@@ -231,31 +231,6 @@ def auth_chain_among(tx: Transaction, numbers: Iterable[int], wanted: Iterable[s
     return found
 
 
-def auth_edges_of(tx: Transaction, event_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The ids that each of the events cites as its auth events, for those that are held; in memory ids alone."""
-    names: dict[str, str] = {}
-    found: dict[str, tuple[str, ...]] = {}
-    wanted = list(dict.fromkeys(event_ids))
-    for start in range(0, len(wanted), _CHUNK):
-        part = wanted[start : start + _CHUNK]
-        marks = ",".join("?" * len(part))
-        for row in tx.execute(f"SELECT {_COLUMNS} WHERE e.event_id IN ({marks})", part):
-            event = _load(row).event
-            found[event.event_id] = tuple(names.setdefault(one, one) for one in event.auth_events)
-    return found
-
-
-def raw_pdus(tx: Transaction, event_ids: Iterable[str]) -> list[bytes]:
-    """The PDUs of those of the ids that are held, as canonical JSON, in any order."""
-    found: list[bytes] = []
-    wanted = list(dict.fromkeys(event_ids))
-    for start in range(0, len(wanted), _CHUNK):
-        part = wanted[start : start + _CHUNK]
-        marks = ",".join("?" * len(part))
-        found += [pdu for (pdu,) in tx.execute(f"SELECT pdu FROM events WHERE event_id IN ({marks})", part)]
-    return found
-
-
 def ids_by_number(tx: Transaction, numbers: Iterable[int]) -> dict[int, str]:
     found: dict[int, str] = {}
     wanted = list(dict.fromkeys(numbers))

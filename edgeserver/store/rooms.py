@@ -222,6 +222,17 @@ def server_is_in(tx: Transaction, room: int, server_name: str) -> bool:
     return row is not None
 
 
+def has_user_of(tx: Transaction, room: int, server_name: str, memberships: Sequence[str]) -> bool:
+    """Whether any user of that server has one of these memberships."""
+    marks = ",".join("?" * len(memberships))
+    row = tx.one(
+        f"SELECT 1 FROM memberships WHERE room = ? AND membership IN ({marks})"
+        " AND substr(user_id, instr(user_id, ':') + 1) = ? LIMIT 1",
+        (room, *memberships, server_name),
+    )
+    return row is not None
+
+
 def all_servers(tx: Transaction) -> list[str]:
     """Every server that shares a room with us (ours among them)."""
     return [name for (name,) in tx.all("SELECT DISTINCT server_name FROM room_servers")]

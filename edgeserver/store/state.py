@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from edgeserver.store.database import Row, Transaction
     from edgeserver.store.events import StoredEvent
 
+_FEW = 50
+"""So many keys are cheaper to look up one by one than to find among all of their type."""
+
 StateKey = tuple[str, str]
 """(event type, state key)"""
 
@@ -124,6 +127,36 @@ def whole(tx: Transaction, snapshot: int) -> dict[StateKey, int]:
         )
     )
     return _named(tx, numbers)
+
+
+def ids(tx: Transaction, snapshot: int) -> list[str]:
+    """The ids of the events of the whole state, without their keys: for states of any size."""
+    return [
+        event_id
+        for (event_id,) in tx.all(
+            f"{_CHAIN}, newest (key, height) AS (SELECT e.key, max(c.height) FROM chain c"
+            " JOIN snapshot_entries e ON e.snapshot = c.snapshot GROUP BY e.key)"
+            " SELECT v.event_id FROM newest n JOIN chain c ON c.height = n.height"
+            " JOIN snapshot_entries e ON e.snapshot = c.snapshot AND e.key = n.key JOIN events v ON v.event = e.event",
+            (snapshot,),
+        )
+    ]
+
+
+def members_of(tx: Transaction, snapshot: int, server_name: str) -> list[StoredEvent]:
+    """The m.room.member events of that server's users in a state."""
+    users = [
+        user_id
+        for (user_id,) in tx.all(
+            "SELECT state_key FROM state_keys WHERE type = 'm.room.member' AND substr(state_key, instr(state_key, ':') + 1) = ?"
+            " LIMIT ?",
+            (server_name, _FEW + 1),
+        )
+    ]
+    if len(users) <= _FEW:
+        return list(lookup_events(tx, snapshot, [("m.room.member", user_id) for user_id in users]).values())
+    found = {key: number for key, number in of_type(tx, snapshot, "m.room.member").items() if key[1].partition(":")[2] == server_name}
+    return list(events.many_by_number(tx, found.values()).values())
 
 
 def of_type(tx: Transaction, snapshot: int, event_type: str) -> dict[StateKey, int]:

@@ -43,6 +43,11 @@ class Internet:
         self._cut: set[frozenset[str]] = set()
         self._last: str | None = None
         self.requests = 0
+        self.targets: list[str] = []
+
+    def asked(self, part: str) -> int:
+        """How many requests had this in their path or query."""
+        return sum(part in target for target in self.targets)
 
     def plug(self, name: str, app: Any) -> None:
         self._apps[name] = app
@@ -69,6 +74,7 @@ class Internet:
 
     async def carry(self, origin: str, request: Request) -> Response:
         self.requests += 1
+        self.targets.append(request.target)
         await trio.sleep(self.delay)
         app = self._apps.get(request.authority)
         if app is None or frozenset((origin, request.authority)) in self._cut or self._chance.random() < self.loss:
