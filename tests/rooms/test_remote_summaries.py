@@ -78,6 +78,30 @@ async def test_a_tree_without_end_costs_so_many_requests_a_page_and_ends(one: Ho
     assert pages <= hierarchy.MAX_ROOMS // hierarchy.REQUESTS + 2
 
 
+async def test_the_room_that_spends_the_last_request_is_not_left_out(one: House) -> None:
+    """The server that tells of the space knows nothing of its children, so that the page's last request is spent on the way to one."""
+    below = [child(f"!{number}:evil", f"home{number}") for number in range(2 * hierarchy.REQUESTS)]
+    space = {"room": room("!s:evil", room_type="m.space", children_state=below), "children": [], "inaccessible_children": []}
+
+    class Half(Teller):
+        async def hierarchy(self, server: str, room_id: str, *, suggested_only: bool) -> dict[str, Any]:
+            found = await super().hierarchy(server, room_id, suggested_only=suggested_only)
+            if (server == "evil") != (room_id == "!s:evil"):
+                raise SourceFailed("no")
+            return found
+
+    def answer(room_id: str) -> dict[str, Any]:
+        return space if room_id == "!s:evil" else {"room": room(room_id), "children": [], "inaccessible_children": []}
+
+    walk = walking(one, Half(answer))
+    page = await walk.page(ALICE, "!s:evil", via=["evil"])
+    found = [each["room_id"] for each in page["rooms"]]
+    while "next_batch" in page:
+        page = await walk.page(ALICE, "!s:evil", since=page["next_batch"])
+        found += [each["room_id"] for each in page["rooms"]]
+    assert sorted(found) == sorted(["!s:evil", *(f"!{number}:evil" for number in range(2 * hierarchy.REQUESTS))])
+
+
 async def test_the_slowest_of_servers_end_a_page_but_not_the_walk(one: House, autojump_clock: trio.testing.MockClock) -> None:
     class Slow(Teller):
         async def hierarchy(self, server: str, room_id: str, *, suggested_only: bool) -> dict[str, Any]:
@@ -117,7 +141,6 @@ async def test_answers_are_kept_for_five_minutes_and_failures_for_one() -> None:
     assert [await asked(), await asked()] == [1, 0]
     clock.now += 60_000
     assert await asked() == 1
-    assert await remote.ask("!2:evil", ["evil"], Budget(0), suggested_only=False) is None
     for number in range(3 * KEPT):
         await remote.ask(f"!{number}:evil", ["evil"], Budget(1), suggested_only=False)
     assert len(remote._kept) == KEPT
