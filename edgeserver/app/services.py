@@ -34,6 +34,8 @@ from edgeserver.rooms.persist import Persister
 from edgeserver.rooms.placing import Placer
 from edgeserver.rooms.receive import Receiver
 from edgeserver.rooms.send import Composer
+from edgeserver.rooms.succession import move_names, succession
+from edgeserver.rooms.upgrade import RoomUpgrader
 from edgeserver.store import accounts as account_table
 from edgeserver.store import profiles as profile_table
 from edgeserver.store import rooms as room_table
@@ -57,6 +59,7 @@ from edgeserver.users.read_markers import ReadMarkers
 from edgeserver.users.receipts import Receipts
 from edgeserver.users.to_device import ToDevice
 from edgeserver.users.tokens import Tokens
+from edgeserver.users.upgraded_rooms import carry_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,6 +199,7 @@ class Rooms:
     receiver: Receiver
     importer: Importer
     creator: RoomCreator
+    upgrader: RoomUpgrader
     memberships: Memberships
     history: History
     directory: Directory
@@ -209,7 +213,14 @@ def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
         if written.event.type == "m.room.member" and written.is_news:
             users.device_lists.membership_changed(tx, written.room.number, written.event, written.number)
 
-    persister = Persister(ground.server_name, ground.wakeups, [users.unread.persisted, follow_members])
+    def follow_upgrades(tx: Transaction, written: Any) -> None:
+        found = succession(tx, written)
+        if found is not None:
+            move_names(tx, found.old, found.new)
+            for user_id in found.users:
+                carry_over(tx, ground.wakeups, user_id, found.old.room_id, found.new.room_id)
+
+    persister = Persister(ground.server_name, ground.wakeups, [users.unread.persisted, follow_members, follow_upgrades])
     composer = Composer(ground.db, persister, ground.server_name, ground.key, ground.now_ms)
     placer = Placer(ground.db, persister)
     receiver = Receiver(ground.db, placer, out.source, out.keyring)
@@ -243,6 +254,7 @@ def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
         receiver,
         importer,
         creator,
+        RoomUpgrader(ground.db, composer, creator, profile_table.member_fields),
         memberships,
         history,
         Directory(ground.db, ground.server_name, out.queries),

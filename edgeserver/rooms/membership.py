@@ -15,6 +15,7 @@ from edgeserver.matrix.identifiers import domain_of, is_user_id
 from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.matrix.verdicts import Accepted
 from edgeserver.rooms.placing import Task
+from edgeserver.rooms.succession import servers_towards
 from edgeserver.store import events, rooms, state
 
 if TYPE_CHECKING:
@@ -150,6 +151,8 @@ class Memberships:
             names += rooms.servers(tx, room.number)
         if ":" in room_id:
             names.append(domain_of(room_id))
+        if room is None or room.snapshot is None:
+            names += servers_towards(tx, user_id, room_id)
         return names
 
     async def leave(self, user_id: str, room_id: str, *, reason: str | None = None) -> None:
