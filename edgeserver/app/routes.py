@@ -70,12 +70,14 @@ def client_routes(
         ground.now_ms, standard_stages(users.accounts, lambda user_id: limiter.check("login_account", user_id))
     )
     policy = register.RegistrationPolicy(
-        open=config.accounts.registration == "open", with_token=config.accounts.registration == "token"
+        open=config.accounts.registration == "open",
+        with_token=config.accounts.registration == "token",
+        guests=config.accounts.guests,
     )
     found = [
         *versions.routes(UNSTABLE_FEATURES),
         *well_known.routes(base_url=config.http.public_url or None, server=config.http.well_known_server or None),
-        *register.routes(users.accounts, interactive, policy),
+        *register.routes(users.accounts, interactive, policy, tokens=users.tokens),
         *login.routes(users.accounts, users.tokens, users.devices, limiter=limiter),
         *account.routes(users.accounts, interactive),
         *devices.routes(users.devices, interactive),

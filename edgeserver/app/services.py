@@ -27,6 +27,7 @@ from edgeserver.federation.turns import Turns
 from edgeserver.matrix import errors
 from edgeserver.rooms.create import RoomCreator
 from edgeserver.rooms.directory import Directory, PublicRooms
+from edgeserver.rooms.guests import leave_where_unwanted
 from edgeserver.rooms.history import History
 from edgeserver.rooms.importing import Importer
 from edgeserver.rooms.membership import Memberships
@@ -220,7 +221,11 @@ def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
             for user_id in found.users:
                 carry_over(tx, ground.wakeups, user_id, found.old.room_id, found.new.room_id)
 
-    persister = Persister(ground.server_name, ground.wakeups, [users.unread.persisted, follow_members, follow_upgrades])
+    def follow_guest_access(tx: Transaction, written: Any) -> None:
+        leave_where_unwanted(tx, composer, written)
+
+    hooks = [users.unread.persisted, follow_members, follow_upgrades, follow_guest_access]
+    persister = Persister(ground.server_name, ground.wakeups, hooks)
     composer = Composer(ground.db, persister, ground.server_name, ground.key, ground.now_ms)
     placer = Placer(ground.db, persister)
     receiver = Receiver(ground.db, placer, out.source, out.keyring)
