@@ -41,7 +41,7 @@ from edgeserver.api.client import (
     well_known,
 )
 from edgeserver.api.client import media as client_media
-from edgeserver.api.server import authentication, boxes, events, membership, queries, transactions
+from edgeserver.api.server import authentication, boxes, events, membership, queries, third_party_invites, transactions
 from edgeserver.api.server import keys as server_keys
 from edgeserver.api.server import media as server_media
 from edgeserver.api.server import users as server_users
@@ -122,6 +122,7 @@ def server_routes(
         *server_keys.routes(out.keyring, out.notary, ground.now_ms),
         *transactions.routes(guard, inward.inbound),
         *membership.routes(guard, inward.resident, inward.invites),
+        *third_party_invites.routes(guard, inward.third_party_invites),
         *events.routes(guard, inward.history, ground.server_name, ground.now_ms),
         *queries.routes(
             guard, ground.db, ground.server_name, __version__, users.profiles, rooms.public_rooms, users.openid.user_of

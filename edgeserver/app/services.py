@@ -23,6 +23,7 @@ from edgeserver.federation.peer_keys import PeerKeyRoutes
 from edgeserver.federation.resident import Resident
 from edgeserver.federation.sender import Sender
 from edgeserver.federation.source import FederationKeys, FederationMedia, FederationQueries, FederationSource
+from edgeserver.federation.third_party_invites import KeyValidity, ThirdPartyInvites
 from edgeserver.federation.turns import Turns
 from edgeserver.matrix import errors
 from edgeserver.rooms.create import RoomCreator
@@ -102,6 +103,7 @@ class Out:
     queries: FederationQueries
     keys: FederationKeys
     media: FederationMedia
+    key_validity: KeyValidity
     joining: Turns
 
 
@@ -119,7 +121,17 @@ def outward(ground: Ground, peers: Peers, web: InternetWeb | None, notaries: lis
     peers.on_return(keyring.route_returned)
     notary = Notary(ground.db, keyring, server_name=ground.server_name, now_ms=ground.now_ms)
     media = FederationMedia(calls, web)
-    return Out(calls, keyring, notary, FederationSource(calls), FederationQueries(calls), FederationKeys(calls), media, Turns())
+    return Out(
+        calls,
+        keyring,
+        notary,
+        FederationSource(calls),
+        FederationQueries(calls),
+        FederationKeys(calls),
+        media,
+        KeyValidity(web),
+        Turns(),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +210,7 @@ class Rooms:
     composer: Composer
     placer: Placer
     receiver: Receiver
+    remote: RemoteRooms
     importer: Importer
     creator: RoomCreator
     upgrader: RoomUpgrader
@@ -257,6 +270,7 @@ def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
         composer,
         placer,
         receiver,
+        remote,
         importer,
         creator,
         RoomUpgrader(ground.db, composer, creator, profile_table.member_fields),
@@ -275,6 +289,7 @@ class In:
     history: FederationHistory
     resident: Resident
     invites: Invites
+    third_party_invites: ThirdPartyInvites
     sender: Sender
 
 
@@ -309,5 +324,15 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -
         FederationHistory(ground.db),
         Resident(ground.db, rooms.composer, rooms.placer, rooms.receiver, server_name=ground.server_name, key=ground.key),
         invites,
+        ThirdPartyInvites(
+            ground.db,
+            rooms.composer,
+            rooms.placer,
+            out.calls,
+            rooms.remote,
+            out.key_validity,
+            server_name=ground.server_name,
+            profile=profile_table.member_fields,
+        ),
         sender,
     )
