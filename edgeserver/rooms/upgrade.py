@@ -3,13 +3,16 @@
 Client-server API, "Room Upgrades", server behaviour. Everything happens in one transaction: the new room with its
 state, the tombstone, the aliases, the directory, the old room's levels. A box that loses its power in the midst of it
 has the old room as it was, and the client asks again; had it been done in steps, a crash would leave a room whose
-aliases point into nothing, or two successors. The price is that other writers wait, in proportion to the bans alone.
+aliases point into nothing, or two successors.
 
-A client whose answer was lost asks again: it is told of the room that its first request made.
+What grows without bound are the bans alone, a millisecond or two each while all other writers wait. After the first
+`BANS_AT_ONCE` they go over in transactions of their own. A client whose answer was lost asks again: it is told of the
+room that its first request made, and bans that a crash has left behind go over then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +25,7 @@ from edgeserver.rooms.succession import move_names, predecessor_of, replacement_
 from edgeserver.store import rooms, state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from edgeserver.matrix.event import Event
     from edgeserver.matrix.room_versions import RoomVersion
@@ -31,8 +34,12 @@ if TYPE_CHECKING:
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.rooms import Room
 
+Ban = tuple[str, Mapping[str, Any]]
+"""A banned user and the content of the ban."""
+
 CANONICAL_ALIAS = "m.room.canonical_alias"
 BODY = "This room has been replaced"
+BANS_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +71,22 @@ class RoomUpgrader:
         Raises M_NOT_FOUND for a room that is not known here, M_FORBIDDEN if the user is not in it or may not send its
         tombstone, M_INVALID_ROOM_STATE if the old room's state makes no room of the new version.
         """
-        return await self._db.write(lambda tx: self._upgrade(tx, user_id, room_id, wanted))
+        new_id, left = await self._db.write(lambda tx: self._upgrade(tx, user_id, room_id, wanted))
+        while left:
+            part, left = left[:BANS_AT_ONCE], left[BANS_AT_ONCE:]
+            await self._db.write(lambda tx, part=part: self._ban(tx, user_id, new_id, part))  # type: ignore[misc]
+        return new_id
 
-    def _upgrade(self, tx: Transaction, user_id: str, room_id: str, wanted: Upgrade) -> str:
+    def _upgrade(self, tx: Transaction, user_id: str, room_id: str, wanted: Upgrade) -> tuple[str, list[Ban]]:
+        """The new room's id, and the bans that are left to carry over."""
         if rooms.get(tx, room_id) is None:
             raise errors.NotFound("That room is not known here.")
         old = self._composer.joined_room(tx, room_id, user_id)
+        carried = upgraded_state.read(tx, old)
+        bans = [(banned, content) for banned, content in carried.bans.items() if banned != user_id]
         done = self._done_before(tx, user_id, old, wanted)
         if done is not None:
-            return done
-        carried = upgraded_state.read(tx, old)
+            return done.room_id, [ban for ban in bans if rooms.membership(tx, ban[0], done.number) is None]
         new_id = self._creator.new_room_id(wanted.rules)
         tombstone = None
         if new_id is not None:  # the new room names the tombstone, and that the new room: possible where an id is no hash
@@ -86,12 +99,19 @@ class RoomUpgrader:
             raise errors.InvalidRoomState(f"The room's state makes no room of version {wanted.rules.version}. {error.error}") from error
         if tombstone is None:
             self._bury(tx, user_id, old, new.room_id)
+        self._ban(tx, user_id, new.room_id, bans[:BANS_AT_ONCE])
         self._move_names(tx, user_id, old, new)
         self._settle_levels(tx, user_id, new, upgraded_state.final_levels(carried, wanted.rules, user_id, wanted.additional_creators))
         self._quieten(tx, user_id, old)
-        return new.room_id
+        return new.room_id, bans[BANS_AT_ONCE:]
 
-    def _done_before(self, tx: Transaction, user_id: str, old: Room, wanted: Upgrade) -> str | None:
+    def _ban(self, tx: Transaction, user_id: str, room_id: str, bans: Sequence[Ban]) -> None:
+        room = rooms.get(tx, room_id)
+        assert room is not None
+        for banned, content in bans:
+            self._try(tx, user_id, room, "m.room.member", content, banned)
+
+    def _done_before(self, tx: Transaction, user_id: str, old: Room, wanted: Upgrade) -> Room | None:
         """The room that this very request made when it was made first."""
         stone = _event(tx, old, TOMBSTONE)
         replacement = None if stone is None or stone.sender != user_id else rooms.get(tx, replacement_of(stone) or "")
@@ -103,7 +123,7 @@ class RoomUpgrader:
         if wanted.rules.privileged_creators and creators(create) != {user_id, *wanted.additional_creators}:
             return None
         membership = rooms.membership(tx, user_id, replacement.number)
-        return replacement.room_id if membership is not None and membership.membership == "join" else None
+        return replacement if membership is not None and membership.membership == "join" else None
 
     # The old room
 
@@ -140,9 +160,6 @@ class RoomUpgrader:
         self._send(tx, user_id, room, POWER_LEVELS[0], levels)
         for (event_type, state_key), stated in upgraded_state.transferred(carried, wanted.rules).items():
             self._send(tx, user_id, room, event_type, stated, state_key)
-        for banned, stated in carried.bans.items():
-            if banned != user_id:
-                self._try(tx, user_id, room, "m.room.member", stated, banned)
         return rooms.by_number(tx, room.number)
 
     def _settle_levels(self, tx: Transaction, user_id: str, new: Room, levels: Mapping[str, Any]) -> None:

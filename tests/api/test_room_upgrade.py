@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from edgeserver.rooms.upgrade import BANS_AT_ONCE
 from edgeserver.store import rooms
+from edgeserver.store.database import Transaction
 from tests.api.rooms_house import Place, open_place
 from tests.rooms.house import ALICE, BOB, CAROL, DAVE
 
@@ -183,6 +185,36 @@ async def test_who_asks_again_because_the_answer_was_lost_is_told_of_the_same_ro
         assert second != first
         assert await upgraded(place, room_id, "12", additional_creators=[BOB]) == second
         assert await upgraded(place, room_id, "12") not in (first, second)
+
+
+async def test_more_bans_than_are_carried_at_once_go_over_all_the_same_and_a_repeat_brings_those_that_a_crash_left(
+    tmp_path: Path,
+) -> None:
+    async with open_place(tmp_path) as place:
+        everybody = [f"@u{number:03}:x" for number in range(BANS_AT_ONCE + 3)]
+        bans = [{"type": "m.room.member", "state_key": one, "content": {"membership": "ban"}} for one in everybody[3:]]
+        room_id = await place.alice.create(room_version="11", initial_state=bans)
+        for one in everybody[:3]:
+            await place.house.memberships.ban(ALICE, room_id, one)
+        before = place.house.db.commits
+        new_id = await upgraded(place, room_id, "12")
+        assert place.house.db.commits == before + 2
+        after = await contents(place, new_id)
+        assert sorted(key[1] for key, content in after.items() if content.get("membership") == "ban") == everybody
+
+        # As a crash between the two would leave it; meanwhile somebody was pardoned.
+        def crash(tx: Transaction) -> None:
+            room = rooms.get(tx, new_id)
+            assert room is not None
+            rooms.drop_membership(tx, everybody[-1], room.number)
+
+        await place.house.db.write(crash)
+        await place.alice.ok("POST", "rooms", new_id, "unban", json={"user_id": everybody[0]})
+        written = len(place.house.written)
+        assert await upgraded(place, room_id, "12") == new_id
+        assert [one.event.state_key for one in place.house.written[written:]] == [everybody[-1]]
+        assert await place.house.membership(new_id, everybody[-1]) == "ban"
+        assert await place.house.membership(new_id, everybody[0]) == "leave"
 
 
 async def test_who_may_not_send_a_tombstone_may_not_upgrade_and_nothing_is_left_of_the_attempt(tmp_path: Path) -> None:
