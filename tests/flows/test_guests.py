@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
+from edgeserver.api.control import person
 from edgeserver.api.guests import GUESTS_MAY
 from tests.asgi import AsgiClient
 from tests.flows.world import BoxInWorld, Person, World, until
@@ -179,3 +180,11 @@ async def test_a_guest_who_registers_keeps_name_rooms_and_session(tmp_path, auto
         assert (again.status, again.json["errcode"]) == (403, "M_FORBIDDEN")
         await alice.ok("PUT", f"/rooms/{quote(room_id)}/state/m.room.guest_access", {"guest_access": "forbidden"})
         assert guest.user_id in (await alice.ok("GET", f"/rooms/{quote(room_id)}/joined_members"))["joined"]
+
+
+async def test_the_operator_sees_who_is_a_guest(tmp_path, autojump_clock):
+    async with World(tmp_path) as world:
+        a = await world.box("a", OPEN)
+        guest, alice = await guest_of(a), await a.person("alice")
+        told = {one["user_id"]: one["guest"] for one in map(person, await a.box.users.accounts.people())}
+        assert (told[guest.user_id], told[alice.user_id]) == (True, False)
