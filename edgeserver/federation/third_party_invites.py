@@ -87,7 +87,8 @@ class KeyValidity:
             host, port = parts.hostname, parts.port or 443
         except ValueError:
             raise errors.Forbidden("The key's validity URL is malformed.") from None
-        if parts.scheme != "https" or not host or parts.username is not None or len(url) > MAX_URL or not url.isascii():
+        is_plain = len(url) <= MAX_URL and all("!" <= char <= "~" for char in url)
+        if parts.scheme != "https" or not host or parts.username is not None or not is_plain:
             raise errors.Forbidden("The key's validity URL is not an https URL.")
         if self._web is None:
             raise unknown

@@ -55,6 +55,9 @@ async def test_a_key_is_valid_when_its_server_says_so() -> None:
         (Web({"valid": True}), "https://[/", 403),
         (Web({"valid": True}), "https://id.example/" + "x" * 2048, 403),
         (Web({"valid": True}), "file:///etc/passwd", 403),
+        (Web({"valid": True}), "https://id.example/a b", 403),
+        (Web({"valid": True}), "https://id.example/a\r\nX: y", 403),
+        (Web({"valid": True}), "https://id.example/\u00e9", 403),
     ],
 )
 async def test_a_key_is_not_valid_by_any_other_answer(web: Any, url: str, status: int) -> None:

@@ -9,8 +9,10 @@ import pytest
 import trio
 
 from edgeserver.federation.errors import PeerError
+from edgeserver.matrix.errors import MatrixError
 from edgeserver.matrix.signatures import SigningKey, encode_base64, sign_json
 from tests.asgi import Answer, AsgiClient
+from tests.faults.test_bodies import Junk
 from tests.flows.world import BoxInWorld, Person, World, until
 
 IDENTITY, OTHER = SigningKey(b"i" * 32, "ed25519:0"), SigningKey(b"o" * 32, "ed25519:0")
@@ -222,3 +224,46 @@ async def test_an_offer_is_state_that_takes_the_power_to_invite(tmp_path, autoju
         path = f"/rooms/{quote(room_id)}/state/m.room.third_party_invite/x"
         assert (await bob.request("PUT", path, {"display_name": "d", "public_key": public(IDENTITY)})).status == 403
         await alice.ok("PUT", path, {"display_name": "d", "public_key": public(IDENTITY)})
+
+
+async def test_no_proof_whatever_its_shape_makes_the_box_fail(tmp_path, autojump_clock):
+    """Junk in every place of a request that is well-formed otherwise; what is not refused is ignored."""
+    async with World(tmp_path) as world:
+        a = await world.box("a", NO_LIMITS)
+        alice, junk = await a.person("alice"), Junk(7)
+        carol = await a.person("carol")
+        room_id = await alice.create_room()
+        await offer(alice, room_id)
+        exchanged: set[int] = set()
+        bound: set[int] = set()
+        for number in range(300):
+            await _offer_junk(alice, room_id, junk, number)
+            proof: dict[str, Any] = signed(carol.user_id)
+            content: dict[str, Any] = {"membership": "invite", "third_party_invite": {"signed": proof}}
+            event = {"type": "m.room.member", "room_id": room_id, "sender": alice.user_id, "state_key": carol.user_id, "content": content}
+            where = junk.chance.choice([event, content, content["third_party_invite"], proof, proof["signatures"]])
+            for key in junk.chance.sample([*where, "new"], 1):
+                where[key] = junk.value()
+            proof["org.example"] = junk.value() if number % 3 == 0 else "x"
+            try:
+                await a.box.inward.third_party_invites.exchange("b.test", room_id, event)
+            except MatrixError as error:
+                exchanged.add(error.status)
+            invite = {**pending(alice, room_id, carol.user_id, proof), junk.chance.choice(["mxid", "room_id", "sender", "x"]): junk.value()}
+            try:
+                await a.box.inward.third_party_invites.bound({"mxid": carol.user_id, "invites": [invite, junk.value()]})
+            except MatrixError as error:
+                bound.add(error.status)
+        assert exchanged <= {400, 403, 404}
+        assert bound <= {502, 504}
+        assert ("m.room.member", carol.user_id) not in await alice.state(room_id)
+
+
+async def _offer_junk(person: Person, room_id: str, junk: Junk, number: int) -> None:
+    """Now and then the offer itself is junk, too."""
+    if number % 10 == 5:
+        path = f"/rooms/{quote(room_id)}/state/m.room.third_party_invite/{quote(TOKEN, safe='')}"
+        answer = await person.request("PUT", path, {"public_key": junk.value(), "public_keys": junk.value(), "display_name": junk.value()})
+        assert answer.status < 500
+    elif number % 10 == 6:
+        await offer(person, room_id)
