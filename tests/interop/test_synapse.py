@@ -354,18 +354,22 @@ async def test_each_visibility_of_history_shows_a_guest_what_it_says(pair: Pair)
         "invited": ["invited", "joined"],
         "joined": ["joined"],
     }
-    for setting, expected in shown.items():
+    rooms = {}
+    for setting in shown:
         state = [{"type": "m.room.history_visibility", "state_key": "", "content": {"history_visibility": setting}}]
-        room = await host.create_room(version, preset="private_chat", initial_state=state)
+        rooms[setting] = room = await host.create_room(version, preset="private_chat", initial_state=state)
         await host.say(room, "before")
         await host.invite(room, guest.user_id)
         await host.say(room, "invited")
+    for room in rooms.values():
         await guest.invited(room)
         await guest.join(room)
-        await guest.hears(room, await host.say(room, "joined"))
+    last = {room: await host.say(room, "joined") for room in rooms.values()}
+    for setting, room in rooms.items():
+        await guest.hears(room, last[room])
         found = await guest.history(room, limit=20)
         bodies = [event["content"]["body"] for event in reversed(found) if "body" in event["content"]]
-        assert bodies == expected, (setting, version, host.server_name)
+        assert bodies == shown[setting], setting
 
 
 @dataclass
