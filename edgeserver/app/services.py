@@ -20,6 +20,7 @@ from edgeserver.federation.key_fetch import KeyFetcher
 from edgeserver.federation.keyring import Keyring
 from edgeserver.federation.notary import Notary
 from edgeserver.federation.peer_keys import PeerKeyRoutes
+from edgeserver.federation.policy import FederationPolicy
 from edgeserver.federation.resident import Resident
 from edgeserver.federation.sender import Sender
 from edgeserver.federation.source import FederationKeys, FederationMedia, FederationQueries, FederationSource
@@ -32,6 +33,7 @@ from edgeserver.rooms.importing import Importer
 from edgeserver.rooms.membership import Memberships
 from edgeserver.rooms.persist import Persister
 from edgeserver.rooms.placing import Placer
+from edgeserver.rooms.policy import PolicyGate
 from edgeserver.rooms.receive import Receiver
 from edgeserver.rooms.send import Composer
 from edgeserver.store import accounts as account_table
@@ -210,9 +212,10 @@ def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
             users.device_lists.membership_changed(tx, written.room.number, written.event, written.number)
 
     persister = Persister(ground.server_name, ground.wakeups, [users.unread.persisted, follow_members])
-    composer = Composer(ground.db, persister, ground.server_name, ground.key, ground.now_ms)
     placer = Placer(ground.db, persister)
-    receiver = Receiver(ground.db, placer, out.source, out.keyring)
+    policy = PolicyGate(ground.db, placer, FederationPolicy(out.calls), ground.server_name, Turns())
+    composer = Composer(ground.db, persister, ground.server_name, ground.key, ground.now_ms, policy)
+    receiver = Receiver(ground.db, placer, out.source, out.keyring, policy)
     importer = Importer(ground.db, persister, ground.wakeups)
     remote = RemoteRooms(
         ground.db,

@@ -46,6 +46,8 @@ class Checking(Protocol):
 
     async def checked(self, found: Sequence[Event]) -> list[Event | Dropped]: ...
 
+    async def judged_by_policy(self, room: int, event: Event) -> tuple[Event, str | None]: ...
+
 
 class Resident:
     """Drafts membership events for other servers' users and takes in the signed ones. Every method raises
@@ -158,6 +160,9 @@ class Resident:
         (checked,) = await self._checks.checked([event])
         if isinstance(checked, Dropped) or checked.pdu != event.pdu:
             raise errors.InvalidParam("The event's signature or hash is wrong.")
+        event, not_recommended = await self._checks.judged_by_policy(room.number, event)
+        if not_recommended is not None:
+            raise errors.Forbidden(f"The room does not allow it: {not_recommended}.")
         verdict = await self._placer.place(Task(room.number, event, deliver=True))
         if not isinstance(verdict, Accepted):
             raise errors.Forbidden(f"The room does not allow it: {verdict.why}.")
