@@ -22,9 +22,10 @@ from edgeserver.store import events, rooms, state
 from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from edgeserver.matrix.event import Event
+    from edgeserver.matrix.room_versions import RoomVersion
     from edgeserver.matrix.signatures import SigningKey
     from edgeserver.matrix.verdicts import Verdict
     from edgeserver.rooms.send import Composer
@@ -45,6 +46,8 @@ class Checking(Protocol):
     """What verifies signatures and hashes; see `rooms.receive.Receiver`."""
 
     async def checked(self, found: Sequence[Event]) -> list[Event | Dropped]: ...
+
+    async def opened(self, pdus: Iterable[Any], room_id: str, rules: RoomVersion) -> dict[str, Event]: ...
 
     async def judged_by_policy(self, room: int, event: Event) -> tuple[Event, str | None]: ...
 
