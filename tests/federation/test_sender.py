@@ -152,3 +152,21 @@ async def test_a_backlog_of_one_room_is_paced_for_peers_that_answer_before_they_
         assert (await b.bodies(room))[-1] == "119"
         assert all(later - earlier > 1 for earlier, later in pairwise(times))
         nursery.cancel_scope.cancel()
+
+
+async def test_small_batches_of_one_room_are_paced_as_large_ones_are(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with servers("a.test", "b.test") as (a, b), trio.open_nursery() as nursery:
+        room = await a.room("@alice:a.test")
+        await b.members.join("@bob:b.test", room, ["a.test"])
+        for number in range(48):
+            await a.say(room, "@alice:a.test", f"{number} " + "long " * 12_000)  # eight of them make a transaction
+        a.web.requests.clear()
+        a.web.times.clear()
+        nursery.start_soon(a.sender.run)
+        await trio.sleep(60)
+        found = zip(a.web.times, a.web.requests, strict=True)
+        sent = [(at, len(orjson.loads(one.body)["pdus"])) for at, one in found if "/send/" in one.target]
+        assert sum(count for _, count in sent) == 48
+        assert sent[0][1] < 10
+        assert sent[-1][0] - sent[0][0] > 0.5
+        nursery.cancel_scope.cancel()
