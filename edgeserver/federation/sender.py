@@ -78,6 +78,7 @@ class _Lane:
     server_name: str
     poked: bool = False
     heard: bool = False
+    under_way: bool = False
     wake: trio.Event = field(default_factory=trio.Event)
     batch: list[Pending] = field(default_factory=list)
     most: int = MAX_PDUS + MAX_EDUS
@@ -156,7 +157,7 @@ class Sender:
             names |= set(self._failing) | set(await self._db.read(self._neighbours))
         for name in sorted(names - {self._server_name}, key=lambda name: (self._failing_for(name), name)):
             lane = self._open(nursery, name)
-            lane.poked = True
+            lane.poked |= name not in returned or not lane.under_way  # who is heard of while it has a request of ours needs no other
             lane.heard |= name in returned
             lane.hurry()
 
@@ -198,7 +199,11 @@ class Sender:
             lane.batch = lane.batch or await self._next_batch(lane, destination)
             if not lane.batch and not poked:
                 return False
-            sent = await self._deliver(lane, destination)
+            lane.under_way = True
+            try:
+                sent = await self._deliver(lane, destination)
+            finally:
+                lane.under_way = False
         if sent:
             await self._pace(lane, sent)
         return True

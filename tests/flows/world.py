@@ -42,6 +42,8 @@ class Internet:
         self._apps: dict[str, Any] = {}
         self._cut: set[frozenset[str]] = set()
         self.requests = 0
+        self.asked: list[tuple[str, str, str, bool]] = []
+        """Of every request: who made it, of whom, method and path, whether it was signed."""
 
     def plug(self, name: str, app: Any) -> None:
         self._apps[name] = app
@@ -64,6 +66,8 @@ class Internet:
 
     async def carry(self, origin: str, request: Request) -> Response:
         self.requests += 1
+        signed = any(name.lower() == "authorization" for name, _ in request.headers)
+        self.asked.append((origin, request.authority, f"{request.method} {request.target.partition('?')[0]}", signed))
         await trio.sleep(self.delay)
         app = self._apps.get(request.authority)
         if app is None or frozenset((origin, request.authority)) in self._cut or self._chance.random() < self.loss:
