@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from edgeserver.federation.peers import Way
+    from edgeserver.federation.slots import Ticket
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.outbox import Destination, Pending
     from edgeserver.wakeups import Wakeups
@@ -79,6 +80,7 @@ class _Lane:
     poked: bool = False
     heard: bool = False
     under_way: bool = False
+    queueing: trio.CancelScope = field(default_factory=trio.CancelScope)
     wake: trio.Event = field(default_factory=trio.Event)
     batch: list[Pending] = field(default_factory=list)
     most: int = MAX_PDUS + MAX_EDUS
@@ -119,6 +121,7 @@ class Sender:
         self._ways_to = ways_to
         self._lanes: dict[str, _Lane] = {}
         self._failing: dict[str, int] = {}
+        self._answering: set[str] = set()
         self._returned: set[str | None] = set()
         self._slots = Slots()
 
@@ -155,16 +158,20 @@ class Sender:
         names = {name for name in returned if name is not None}
         if None in returned:
             names |= set(self._failing) | set(await self._db.read(self._neighbours))
-        for name in sorted(names - {self._server_name}, key=lambda name: (self._failing_for(name), name)):
+        for name in sorted(names - {self._server_name}, key=lambda name: (self._doubt(name), name)):
             lane = self._open(nursery, name)
             lane.poked |= name not in returned or not lane.under_way  # who is heard of while it has a request of ours needs no other
-            lane.heard |= name in returned
+            if name in returned:
+                lane.heard = True
+                lane.queueing.cancel()
             lane.hurry()
 
-    def _failing_for(self, server_name: str) -> int:
-        """For how long the peer has failed, in ms; 0 if it has not."""
+    def _doubt(self, server_name: str) -> int:
+        """-1 for a peer that has answered, 0 if nothing is known of it, else for how long it has failed, in ms."""
         since = self._failing.get(server_name)
-        return 0 if since is None else max(1, self._now_ms() - since)
+        if since is None:
+            return -1 if server_name in self._answering else 0
+        return max(1, self._now_ms() - since)
 
     def _open(self, nursery: trio.Nursery, server_name: str) -> _Lane:
         lane = self._lanes.get(server_name)
@@ -194,19 +201,26 @@ class Sender:
         destination = await self._destination(lane.server_name)
         await self._pause(lane, destination)
         poked, lane.poked = lane.poked, False
-        heard, lane.heard = lane.heard, False
-        async with self._slots.slot(nursery, 0 if heard else self._failing_for(lane.server_name)):
+        ticket = await self._slot(nursery, lane)
+        try:
             lane.batch = lane.batch or await self._next_batch(lane, destination)
             if not lane.batch and not poked:
                 return False
             lane.under_way = True
-            try:
-                sent = await self._deliver(lane, destination)
-            finally:
-                lane.under_way = False
+            sent = await self._deliver(lane, destination)
+        finally:
+            lane.under_way = False
+            ticket.give_back()
         if sent:
             await self._pace(lane, sent)
         return True
+
+    async def _slot(self, nursery: trio.Nursery, lane: _Lane) -> Ticket:
+        """Waits for a slot; who is heard of meanwhile waits among those that answer."""
+        while True:
+            heard, lane.heard = lane.heard, False
+            with trio.CancelScope() as lane.queueing:
+                return await self._slots.take(nursery, -1 if heard else self._doubt(lane.server_name))
 
     async def _next_batch(self, lane: _Lane, destination: Destination) -> list[Pending]:
         """The oldest rows, as many as a transaction and the line may carry."""
@@ -301,6 +315,7 @@ class Sender:
         if was_failing:
             log.info("%s can be reached again", destination.server_name)
         self._failing.pop(destination.server_name, None)
+        self._answering.add(destination.server_name)
 
     async def _failed(self, lane: _Lane, destination: Destination, error: FederationError) -> None:
         """Notes the failure, and until when to wait. What cannot be of use later is given up, so are the oldest of too many rows."""
@@ -314,6 +329,7 @@ class Sender:
 
         await self._db.write(record)
         lane.batch = [row for row in lane.batch if row.edu is None or row.edu["edu_type"] not in outbox.PASSING]
+        self._answering.discard(destination.server_name)
         self._failing.setdefault(destination.server_name, destination.failing_since or now)
 
     async def _pace(self, lane: _Lane, sent: Sequence[Pending]) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 QUICK: Final = 16
 SLOW: Final = 24
@@ -53,37 +49,40 @@ class _Places:
 
 
 @dataclass(slots=True, eq=False)
-class _Ticket:
+class Ticket:
+    """A slot that is held."""
+
     holds: _Places
     moving: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def give_back(self) -> None:
+        self.moving.cancel()
+        self.holds.give_back()
 
 
 class Slots:
     """Two kinds of slots.
 
-    Who is expected to answer gets a quick slot, and if it turns out slow, a slow one in exchange as soon as there is one. Who
-    has failed before gets a slow one, those that have failed for the shortest time first. So peers that hang, up to `SLOW` of them
-    at a time, keep quick slots for no longer than `PATIENCE`; of more, each holds one up no longer than its first time-out.
+    Who is expected to answer gets a quick slot, those first that are known to, and if it turns out slow, a slow one in exchange as
+    soon as there is one. Who has failed before gets a slow one, those first that have failed for the shortest time. So peers that
+    hang, up to `SLOW` of them at a time, keep quick slots for no longer than `PATIENCE`; of more, each keeps one for its first time-out.
     """
 
     def __init__(self) -> None:
         self._quick = _Places(QUICK)
         self._slow = _Places(SLOW)
 
-    @asynccontextmanager
-    async def slot(self, nursery: trio.Nursery, failing_for: int) -> AsyncIterator[None]:
-        """One request's time. `nursery` outlives it; `failing_for`: since when the peer has failed, in any unit, 0 if it has not."""
-        ticket = _Ticket(self._slow if failing_for else self._quick)
-        await ticket.holds.take(failing_for)
-        if not failing_for:
+    async def take(self, nursery: trio.Nursery, doubt: int) -> Ticket:
+        """Waits for a slot for one request. `nursery` outlives it; `doubt`: -1 for a peer that is known to answer, 0 if nothing is
+        known, else for how long it has failed, in any unit. Whoever has the ticket gives it back.
+        """
+        ticket = Ticket(self._slow if doubt > 0 else self._quick)
+        await ticket.holds.take(doubt)
+        if doubt <= 0:
             nursery.start_soon(self._exchange_when_slow, ticket)
-        try:
-            yield
-        finally:
-            ticket.moving.cancel()
-            ticket.holds.give_back()
+        return ticket
 
-    async def _exchange_when_slow(self, ticket: _Ticket) -> None:
+    async def _exchange_when_slow(self, ticket: Ticket) -> None:
         with ticket.moving:
             await trio.sleep(PATIENCE)
             await self._slow.take(0)

@@ -176,6 +176,26 @@ async def test_peers_that_were_there_until_lately_hear_of_us_first(bench: Bench,
     assert all(bench.calls.numbers(name) == [2] for name in lately)
 
 
+async def test_a_peer_that_is_heard_of_is_not_kept_waiting_by_those_that_hang(
+    bench: Bench, nursery: trio.Nursery, autojump_clock: Clock
+) -> None:
+    gone = [f"dead{number}.test" for number in range(100)]
+    bench.calls.hanging.update([*gone, "back.test"])
+    await bench.queue(1, to=("back.test",))
+    nursery.start_soon(bench.sender.run)
+    await trio.sleep(10 * HOUR)
+    await bench.queue(1, to=tuple(gone))
+    await trio.sleep(1)
+    bench.peers.internet_changed(False)
+    bench.peers.internet_changed(True)  # everybody is tried at once
+    await trio.sleep(100)
+    assert len(bench.calls.under_way) == 40
+    bench.calls.hanging.discard("back.test")
+    bench.sender.heard_from("back.test")
+    await trio.sleep(90)  # the next slot that is free
+    assert bench.calls.numbers("back.test") == [1]
+
+
 # Away for long
 
 
