@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -30,10 +31,13 @@ class Signer:
         self.policy = policy
         self.silent = False
         self.tries = 0
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def sign(self, server: str, pdu: dict[str, Any]) -> dict[str, Any]:
         await trio.lowlevel.checkpoint()
         self.tries += 1
+        if self.meanwhile is not None:
+            await self.meanwhile()
         if self.silent:
             raise PolicyServerSilent(server)
         status, answer = self.policy.answer(pdu)
@@ -231,3 +235,45 @@ async def test_memberships_are_signed_too(one: House, two: House, three: House, 
 
 def _is_signed(event: Event, policy: PolicyServer) -> bool:
     return policy_server.has_signed(event, policy_server.PolicyServer(policy.name, policy.policy["public_keys"]["ed25519"]))
+
+
+@pytest.mark.parametrize("key", ["", "k", "ü" * 43, "A" * 5000])
+async def test_a_key_that_is_none_lets_nothing_through_but_the_way_out(
+    one: House, two: House, three: House, policy: PolicyServer, key: str
+) -> None:
+    room = await guarded_room(one, two, three, policy)
+    await one.set(room, ALICE, "m.room.policy", {"via": "three", "public_keys": {"ed25519": key}})
+    guard(one, policy)
+    with pytest.raises(errors.MatrixError, match="did not sign the event by its key"):
+        await one.say(room, ALICE, "fish")
+    [verdict] = await two.tell(one, await two.say(room, CAROL, "bread"))
+    assert isinstance(verdict, SoftFailed)
+    await one.set(room, ALICE, "m.room.policy", {})
+    assert await one.say(room, ALICE, "fish")
+
+
+async def test_a_homeserver_that_is_the_policy_server_keeps_its_signature_beside_the_other(
+    one: House, two: House, three: House, policy: PolicyServer
+) -> None:
+    room = await guarded_room(one, two, three, policy)
+    guard(one, policy)
+    [verdict] = await three.tell(one, said := await three.say(room, POLLY, "I watch"))
+    assert isinstance(verdict, Accepted)
+    assert set((await one.get(said)).event.pdu["signatures"]["three"]) == {"ed25519:1", policy_server.KEY_ID}
+
+
+async def test_an_event_that_meets_a_changed_room_after_it_was_signed_is_judged_anew(
+    one: House, two: House, three: House, policy: PolicyServer
+) -> None:
+    room = await guarded_room(one, two, three, policy)
+    await one.memberships.join(BOB, room)
+    signer = guard(one, policy)
+
+    async def ban() -> None:
+        signer.meanwhile = None
+        await one.memberships.ban(ALICE, room, BOB)
+
+    signer.meanwhile = ban
+    with pytest.raises(errors.Forbidden):
+        await one.say(room, BOB, "too late")
+    assert "too late" not in await one.bodies(ALICE, room)
