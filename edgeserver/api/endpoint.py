@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import trio
 from starlette.datastructures import Headers, QueryParams
@@ -34,6 +34,7 @@ MAX_BODY = 1024 * 1024
 """Bytes of a JSON body that an endpoint reads unless it says otherwise."""
 DISCARDED = 64 * 1024 * 1024
 DISCARD_SECONDS = 10.0
+_UNREAD: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Call:
 
     __slots__ = (
         "_body",
+        "_decoded",
         "_max_body",
         "_receive",
         "_requester",
@@ -84,6 +86,7 @@ class Call:
         self._receive = receive
         self._max_body = max_body
         self._body: bytes | None = None
+        self._decoded: Any = _UNREAD
         self._unread = True
         self._requester: Requester | None = None
         self.behind_proxy = False
@@ -171,13 +174,22 @@ class Call:
         body = await self.body()
         if optional and not body.strip():
             return {}
-        try:
-            value = canonical_json.decode(body)
-        except canonical_json.CanonicalJSONError as error:
-            raise errors.NotJson from error
+        value = await self.decoded()
         if type(value) is not dict:
             raise errors.BadJson("The body must be a JSON object.")
         return value
+
+    async def decoded(self) -> Any:
+        """The body as any JSON value, read once: who authenticates a request may have looked at it before its handler does.
+
+        Raises M_NOT_JSON.
+        """
+        if self._decoded is _UNREAD:
+            try:
+                self._decoded = canonical_json.decode_exact(await self.body())
+            except canonical_json.CanonicalJSONError as error:
+                raise errors.NotJson from error
+        return self._decoded
 
     async def gone(self) -> None:
         """Returns when the client has gone away. The body must have been read."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from starlette.responses import Response
 
+from edgeserver.matrix import canonical_json
 from edgeserver.matrix.errors import LimitExceeded, MatrixError, Unknown
 from edgeserver.store.database import StoreError
 
@@ -30,7 +31,10 @@ class JsonResponse(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        return orjson.dumps(content)
+        try:
+            return orjson.dumps(content)
+        except TypeError:  # an event of an old room may hold an integer of more than 64 bits
+            return canonical_json.encode_loose(content)
 
 
 def error_response(error: MatrixError, headers: Mapping[str, str] | None = None) -> Response:

@@ -11,9 +11,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
-from edgeserver.matrix import errors, identifiers
+from edgeserver.matrix import canonical_json, errors, identifiers
 from edgeserver.matrix.errors import MatrixError
 
 if TYPE_CHECKING:
@@ -108,7 +106,7 @@ class UserInteractive:
         if len(self._sessions) >= SESSIONS:
             del self._sessions[next(iter(self._sessions))]
         session_id = secrets.token_urlsafe(12)
-        kept = body if len(orjson.dumps(body)) <= MAX_KEPT_BODY else {}
+        kept = body if len(canonical_json.encode_loose(body)) <= MAX_KEPT_BODY else {}
         session = self._sessions[session_id] = _Session(user_id, operation, kept, now + LIFETIME_MS)
         return session_id, session
 

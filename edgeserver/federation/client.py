@@ -80,7 +80,7 @@ class FederationClient:
         """The JSON object that a server answers with 200."""
         response = await self.response(server_name, ask)
         try:
-            answer = canonical_json.decode(response.body)
+            answer = canonical_json.decode_exact(response.body)
         except canonical_json.CanonicalJSONError as error:
             raise BadAnswer(server_name, f"the answer to {ask.target} is not JSON") from error
         if not isinstance(answer, dict):
@@ -95,7 +95,7 @@ class FederationClient:
         if server_name == self._server_name:
             raise PeerUnreachable(server_name, "that is this server")
         try:
-            body = b"" if ask.content is None else canonical_json.encode(ask.content)
+            body = b"" if ask.content is None else canonical_json.encode_lenient(ask.content)
         except canonical_json.CanonicalJSONError as error:
             raise PeerUnreachable(server_name, f"the request cannot be signed: {error}") from error
         may_be_done = False

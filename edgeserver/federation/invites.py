@@ -115,3 +115,12 @@ def _pending(tx: Transaction, room_id: str, user_id: str) -> Event | None:
     stored = events.by_number(tx, membership.event)
     return None if stored is None else stored.event
 
+
+def told_version(state: Any) -> str:
+    """The room version of an invite that does not state it (PUT /v1/invite: version 1 or 2), as far as its shown state tells."""
+    for entry in state[: shown_state.MAX_STATE] if isinstance(state, list) else []:
+        content = entry.get("content") if isinstance(entry, dict) and entry.get("type") == "m.room.create" else None
+        version = content.get("room_version") if isinstance(content, dict) else None
+        if isinstance(version, str) and version in SUPPORTED and SUPPORTED[version].events_name_themselves:
+            return version
+    return "1"

@@ -114,7 +114,7 @@ class GatewayFront:
         try:
             claim = signatures.parse_authorization(request.header("authorization") or "")
             key = await self._key(claim.origin, claim.key_id) if server_names.is_valid(claim.origin) else None
-            content = canonical_json.decode(request.body) if request.body else None
+            content = canonical_json.decode_exact(request.body) if request.body else None
             if key is not None:
                 signatures.verify_request(claim, request.method, request.target, request.authority, key, content)
         except (signatures.SignatureError, canonical_json.CanonicalJSONError):

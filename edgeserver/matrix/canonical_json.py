@@ -6,11 +6,18 @@ orjson writes exactly this form once it is given the right values, so the work h
 floats, integers out of range, lone surrogates, NaN, and nesting that would exhaust a stack. A key that occurs twice in
 an object is not refused on input: the last one counts, everywhere, since only the decoded value is ever hashed, judged
 or passed on.
+
+Room versions 1 to 5 do not enforce that form (rooms/v1, "Canonical JSON"), and what other servers sign there is what
+Python's json module writes: floats in its notation, integers of any length. orjson has neither, so such values, and
+they alone, take the standard library's way (`decode_exact`, `encode_lenient`).
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+import json
+import math
+import re
+from typing import Any, Final, NoReturn
 
 import orjson
 
@@ -22,6 +29,10 @@ MIN_INTEGER: Final = -MAX_INTEGER
 
 _STRICT = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 _LOOSE = orjson.OPT_SORT_KEYS
+_BEYOND_64_BITS: Final = float(2**63)
+"""From here on a float that orjson read may have been an integer. Those from 2^63 on that fit 64 bits it keeps."""
+_BEYOND_DOUBLE = re.compile(rb"[0-9]{300}")
+"""Integers that are too long for a float even orjson takes for an error."""
 
 
 class CanonicalJSONError(ValueError):
@@ -51,6 +62,23 @@ def decode(data: bytes | bytearray | memoryview | str) -> Any:
     return value
 
 
+def decode_exact(data: bytes | str) -> Any:
+    """As `decode`, and integers of more than 64 bits, which `decode` makes floats, stay what they are.
+
+    For whatever may hold a PDU of room versions 1 to 5: its hash would be another one. NaN and infinity are refused,
+    and integers of more than 4300 digits.
+    """
+    try:
+        value = decode(data)
+    except CanonicalJSONError:
+        if _BEYOND_DOUBLE.search(data.encode(errors="replace") if isinstance(data, str) else data) is None:
+            raise
+        value = _decode_slowly(data)
+        _python_form(value)  # refuses what only this reader lets through: lone surrogates, too many levels
+        return value
+    return _decode_slowly(data) if _may_be_rounded(value) else value
+
+
 def encode(value: Any) -> bytes:
     """The canonical bytes of `value`.
 
@@ -76,12 +104,28 @@ def encode_checked(value: Any) -> bytes:
         raise CanonicalJSONError(str(error)) from error
 
 
+def encode_lenient(value: Any) -> bytes:
+    """The bytes of a value that are hashed and signed in room versions 1 to 5; the canonical ones where it has those.
+
+    Floats and integers out of range are written as Python's json module does, as everybody else's servers do.
+    Raises CanonicalJSONError for what JSON cannot say: NaN, infinity, and whatever else `encode` refuses.
+    """
+    try:
+        check(value)
+    except NumberError:
+        return _python_form(value)
+    return encode_checked(value)
+
+
 def encode_loose(value: Any) -> bytes:
-    """As `encode`, but floats and 64-bit integers are written as they are: room versions 1 to 5 allowed them."""
+    """Any JSON value in few bytes, keys sorted, floats and integers of any size included: to be stored, not signed.
+
+    Read it with `decode_exact` if it may hold integers of more than 64 bits.
+    """
     try:
         return orjson.dumps(value, option=_LOOSE)
-    except TypeError as error:
-        raise CanonicalJSONError(str(error)) from error
+    except TypeError:  # an integer of more than 64 bits, or no JSON value
+        return _python_form(value)
 
 
 def check(value: Any) -> None:
@@ -110,6 +154,62 @@ def check(value: Any) -> None:
         if not deeper:
             return
         level = deeper
+    raise CanonicalJSONError(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _may_be_rounded(value: Any) -> bool:
+    """Whether there is a float that may have been an integer of more than 64 bits."""
+    kind = type(value)
+    if kind is float:
+        return not -_BEYOND_64_BITS < value < _BEYOND_64_BITS
+    pending = [value] if kind is dict or kind is list else []
+    for container in pending:  # grows while it is walked
+        for member in container.values() if type(container) is dict else container:
+            kind = type(member)
+            if kind is str or kind is int:
+                continue
+            if kind is dict or kind is list:
+                pending.append(member)
+            elif kind is float and not -_BEYOND_64_BITS < member < _BEYOND_64_BITS:
+                return True
+    return False
+
+
+def _decode_slowly(data: bytes | str) -> Any:
+    try:
+        return json.loads(data if isinstance(data, str) else str(data, "utf-8"), parse_float=_finite, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise CanonicalJSONError("not valid JSON") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text[:20]} is not a JSON number")
+
+
+def _python_form(value: Any) -> bytes:
+    """As Python's json module writes it, keys sorted, without blanks, in UTF-8."""
+    _check_keys(value)
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode()
+    except (TypeError, ValueError) as error:  # UnicodeEncodeError is a ValueError: a lone surrogate
+        raise CanonicalJSONError(str(error)) from error
+
+
+def _check_keys(value: Any) -> None:
+    """Refuses keys that are no strings, which the json module would make strings, and too many levels."""
+    level: list[Any] = [(value,)]
+    for _ in range(MAX_DEPTH + 1):
+        members = [member for container in level for member in (container.values() if isinstance(container, dict) else container)]
+        level = [member for member in members if isinstance(member, (dict, list, tuple))]
+        if any(type(key) is not str for container in level if isinstance(container, dict) for key in container):
+            raise CanonicalJSONError("a key is not a string")
+        if not level:
+            return
     raise CanonicalJSONError(f"nested deeper than {MAX_DEPTH} levels")
 
 

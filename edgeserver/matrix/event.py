@@ -62,9 +62,6 @@ class Event:
             if not (rules.room_id_is_create_hash and pdu["type"] == _CREATE):
                 raise KeyError("room_id")
             room_id = "!" + event_id[1:]
-        prev_events, auth_events = pdu["prev_events"], pdu["auth_events"]
-        if rules.event_format is EventFormat.V1:
-            prev_events, auth_events = [ref[0] for ref in prev_events], [ref[0] for ref in auth_events]
         return cls(
             event_id,
             room_id,
@@ -74,8 +71,8 @@ class Event:
             pdu["content"],
             pdu["depth"],
             pdu["origin_server_ts"],
-            tuple(prev_events),
-            tuple(auth_events),
+            referred_ids(pdu["prev_events"], rules),
+            referred_ids(pdu["auth_events"], rules),
             pdu,
             rules,
         )
@@ -104,13 +101,18 @@ class Event:
         return hash(self.event_id)
 
 
+def referred_ids(references: list[Any], rules: RoomVersion) -> tuple[str, ...]:
+    """The ids in a PDU's `prev_events` or `auth_events`."""
+    return tuple([ref[0] for ref in references] if rules.events_name_themselves else references)
+
+
 def content_hash(pdu: Mapping[str, Any]) -> str:
     """The hash over the whole event that `hashes.sha256` must state: unpadded standard base64.
 
     Spec: server-server API, "Calculating the content hash for an event".
     """
     covered = {key: value for key, value in pdu.items() if key not in _NOT_HASHED}
-    return encode_base64(hashlib.sha256(_encode(covered)).digest())
+    return encode_base64(hashlib.sha256(canonical_json.encode_lenient(covered)).digest())
 
 
 def signed_bytes(pdu: Mapping[str, Any], rules: RoomVersion) -> bytes:
@@ -120,7 +122,7 @@ def signed_bytes(pdu: Mapping[str, Any], rules: RoomVersion) -> bytes:
     """
     kept = redact(pdu, rules)
     kept.pop("signatures", None)
-    return _encode(kept)
+    return canonical_json.encode_lenient(kept)
 
 
 def reference_hash(pdu: Mapping[str, Any], rules: RoomVersion) -> bytes:
@@ -130,20 +132,12 @@ def reference_hash(pdu: Mapping[str, Any], rules: RoomVersion) -> bytes:
 
 def event_id_of(pdu: Mapping[str, Any], rules: RoomVersion) -> str:
     """The id of the event: stated by the PDU in room versions 1 and 2, its reference hash from 3 on."""
-    if rules.event_format is EventFormat.V1:
+    if rules.events_name_themselves:
         return str(pdu["event_id"])
     digest = reference_hash(pdu, rules)
     if rules.event_format is EventFormat.V3:
         return "$" + encode_base64(digest)
     return "$" + urlsafe_b64encode(digest)[:-1].decode("ascii")
-
-
-def _encode(value: dict[str, Any]) -> bytes:
-    """Canonical bytes of a PDU. Room versions before 6 knew floats, so a PDU that fails here may still be of one."""
-    try:
-        return canonical_json.encode(value)
-    except canonical_json.NumberError:
-        return canonical_json.encode_loose(value)
 
 
 def client_event(

@@ -79,7 +79,8 @@ def is_too_large(pdu: Mapping[str, Any], rules: RoomVersion) -> bool:
     fields = (pdu.get("type"), pdu.get("state_key"))
     if any(isinstance(field, str) and not identifiers.fits(field, limit) for field in fields):
         return True
-    return len(canonical_json.encode_checked(pdu)) > rules.limits.pdu_bytes
+    encode = canonical_json.encode_checked if rules.strict_canonical_json else canonical_json.encode_lenient
+    return len(encode(pdu)) > rules.limits.pdu_bytes
 
 
 def check_hash(event: Event) -> bool:
@@ -99,7 +100,7 @@ def required_signatures(event: Event) -> tuple[RequiredSignature, ...]:
     if not (membership == "invite" and "third_party_invite" in event.content):
         servers.append(identifiers.domain_of(event.sender))
     # Room versions 1 and 2: the server that named the event.
-    if event.rules.event_format is EventFormat.V1:
+    if event.rules.events_name_themselves:
         servers.append(identifiers.domain_of(event.event_id))
     # Restricted joins: the server of the user who authorises it.
     authoriser = event.content.get("join_authorised_via_users_server")
@@ -177,14 +178,14 @@ def _check_room_id(pdu: dict[str, Any], rules: RoomVersion) -> None:
 
 def _check_references(pdu: dict[str, Any], rules: RoomVersion) -> None:
     is_event_id = _IS_EVENT_ID[rules.event_format]
-    if rules.event_format is EventFormat.V1 and not identifiers.is_event_id(pdu.get("event_id")):
+    if rules.events_name_themselves and not (isinstance(pdu.get("event_id"), str) and is_event_id(pdu["event_id"])):
         raise _Malformed("event_id is not an event id")
     for name, limit in (("prev_events", rules.limits.prev_events), ("auth_events", rules.limits.auth_events)):
         references = pdu.get(name)
         if not isinstance(references, list) or len(references) > limit:
             raise _Malformed(f"{name} is not a list of at most {limit} events")
         for reference in references:
-            if rules.event_format is EventFormat.V1:
+            if rules.events_name_themselves:
                 if not (isinstance(reference, list) and len(reference) == 2 and isinstance(reference[1], dict)):
                     raise _Malformed(f"{name} holds something that is not an event id with hashes")
                 reference = reference[0]
@@ -198,7 +199,7 @@ def _check_size(pdu: dict[str, Any], rules: RoomVersion) -> None:
             canonical_json.check(pdu)
             size = len(canonical_json.encode_checked(pdu))
         else:
-            size = len(canonical_json.encode_loose(pdu))
+            size = len(canonical_json.encode_lenient(pdu))
     except canonical_json.CanonicalJSONError as error:
         raise _Malformed(str(error)) from error
     if size > rules.limits.pdu_bytes:

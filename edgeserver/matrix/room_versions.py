@@ -68,6 +68,8 @@ class Limits:
     prev_events: int = 20
     auth_events: int = 10
     depth: int = 2**53 - 1
+    drafted_depth: int = 2**53 - 1
+    """What our own events do not exceed, even where more is allowed: widespread servers take no PDU that does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class RoomVersion:
     redacts_in_content: bool
     """`redacts` is a key of an m.room.redaction's content, not of the event (v11)."""
     strict_canonical_json: bool
-    """Floats and integers outside ±(2^53 - 1) make an event invalid (v6)."""
+    """Floats and integers outside ±(2^53 - 1) make an event invalid (v6); before, they are hashed as Python writes them."""
     enforce_key_validity: bool
     """A signing key must have been valid at the event's origin_server_ts (v5)."""
     state_resolution: StateResolution
@@ -106,6 +108,11 @@ class RoomVersion:
     auth_events_exclude_create: bool
     """The room id names the create event, so `auth_events` must not (v12, MSC4291)."""
     limits: Limits = Limits()
+
+    @property
+    def events_name_themselves(self) -> bool:
+        """Whether a PDU states its id, and is referred to by it and its reference hash (v1, v2)."""
+        return self.event_format is EventFormat.V1
 
     @property
     def room_id_is_create_hash(self) -> bool:
@@ -200,10 +207,8 @@ ROOM_VERSIONS: Final[Mapping[str, RoomVersion]] = MappingProxyType(
 )
 """Every version whose rules are known, by its identifier in `m.room.create`."""
 
-SUPPORTED: Final[Mapping[str, RoomVersion]] = MappingProxyType(
-    {version: rules for version, rules in ROOM_VERSIONS.items() if rules.strict_canonical_json}
-)
-"""The versions (6 to 12) of rooms that are created, joined and served here."""
+SUPPORTED: Final[Mapping[str, RoomVersion]] = ROOM_VERSIONS
+"""The versions of rooms that are created, joined and served here: all."""
 
 DEFAULT: Final = V12
 """The version of a new room when nobody asked for another (spec: rooms, "Feature matrix", as of v1.16)."""

@@ -137,7 +137,7 @@ def sign_request(
 
     `uri` is the path and query as they go over the wire, `content` the JSON body, None where there is none.
     """
-    signed = canonical_json.encode(_request_json(method, uri, origin, destination, content))
+    signed = canonical_json.encode_lenient(_request_json(method, uri, origin, destination, content))
     return format_authorization(XMatrix(origin, destination, key.key_id, encode_base64(key.sign(signed))))
 
 
@@ -151,21 +151,25 @@ def verify_request(
 ) -> None:
     """Check the signature of a request that came in for us, `destination`, against the origin's key.
 
-    Some servers sign floats (in messages to devices) as they are: that form is tried, too.
+    `content` is the body as `canonical_json.decode_exact` reads it: events of old rooms may hold floats and integers of
+    any size, and so may messages to devices. Floats that are whole numbers have a canonical form, too, which is tried
+    after the one that other servers write.
     Raises SignatureError, also if the header says that the request is for another server.
     """
     if authorization.destination is not None and authorization.destination != destination:
         raise SignatureError("the request is for another server")
     request = _request_json(method, uri, authorization.origin, destination, content)
-    failure = SignatureError("the request has no canonical form")
-    for encode in (canonical_json.encode, canonical_json.encode_loose):
-        try:
-            return verify(encode(request), authorization.signature, verify_key)
-        except canonical_json.CanonicalJSONError:
-            continue
-        except SignatureError as error:
-            failure = error
-    raise failure
+    try:
+        signed = canonical_json.encode_lenient(request)
+    except canonical_json.CanonicalJSONError as error:
+        raise SignatureError("the request has no canonical form") from error
+    try:
+        verify(signed, authorization.signature, verify_key)
+    except SignatureError:
+        other = _canonical_or_none(request)
+        if other in (None, signed):
+            raise
+        verify(other, authorization.signature, verify_key)
 
 
 def format_authorization(authorization: XMatrix) -> str:
@@ -209,6 +213,13 @@ def _request_json(
     if content is not None:
         request["content"] = content
     return request
+
+
+def _canonical_or_none(value: Mapping[str, Any]) -> bytes | None:
+    try:
+        return canonical_json.encode(value)
+    except canonical_json.CanonicalJSONError:
+        return None
 
 
 def _signed_part(obj: Mapping[str, Any]) -> bytes:

@@ -10,7 +10,7 @@ from collections import ChainMap
 from typing import TYPE_CHECKING
 
 from edgeserver.matrix.auth import check
-from edgeserver.matrix.auth_events import auth_types_of
+from edgeserver.matrix.auth_events import POWER_LEVELS, auth_types_of
 from edgeserver.matrix.verdicts import Accepted
 
 if TYPE_CHECKING:
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from edgeserver.matrix.auth_events import StateKey
     from edgeserver.matrix.event import Event
 
-_AUTH_PASSES = ("m.room.power_levels", "m.room.join_rules", "m.room.member")
+_AUTH_PASSES: tuple[Callable[[StateKey], bool], ...] = (
+    lambda key: key == POWER_LEVELS,
+    lambda key: key[0] == "m.room.join_rules",
+    lambda key: key[0] == "m.room.member",
+)
+"""The conflicts that are resolved before all others, in this order. Power levels are those under the empty state key alone:
+so Synapse has it, which nearly every room of this version has in it; the spec does not say.
+"""
 
 
 def resolve_v1(state_maps: Sequence[Mapping[StateKey, str]], fetch: Callable[[str], Event | None]) -> dict[StateKey, str]:
@@ -33,8 +40,8 @@ def resolve_v1(state_maps: Sequence[Mapping[StateKey, str]], fetch: Callable[[st
             candidates.setdefault(key, set()).add(event_id)
     resolved = {key: next(iter(ids)) for key, ids in candidates.items() if len(ids) == 1}
     conflicts = {key: _oldest_first(ids, fetch) for key, ids in candidates.items() if len(ids) > 1}
-    for event_type in _AUTH_PASSES:
-        one_pass = [key for key, events in conflicts.items() if key[0] == event_type and events]
+    for belongs in _AUTH_PASSES:
+        one_pass = [key for key, events in conflicts.items() if belongs(key) and events]
         resolved.update({key: _resolve_auth_event(key, conflicts.pop(key), resolved, fetch) for key in one_pass})
     others = {key: _resolve_other(events, resolved, fetch) for key, events in conflicts.items() if events}
     return resolved | others

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeserver.matrix import auth, errors
 from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS, auth_types_for
-from edgeserver.matrix.draft import complete, depth_after, template
+from edgeserver.matrix.draft import complete, depth_after, references, template
 from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.matrix.verdicts import Accepted
 from edgeserver.rooms.persist import Placement
 from edgeserver.store import events, rooms, state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from edgeserver.matrix.event import Event
+    from edgeserver.matrix.room_versions import RoomVersion
     from edgeserver.matrix.signatures import SigningKey
     from edgeserver.rooms.persist import PersistedEvent, Persister
     from edgeserver.rooms.policy import PolicyGate
@@ -177,8 +178,8 @@ class Composer:
             content=content,
             state_key=state_key,
             redacts=redacts,
-            prev_events=cited,
-            auth_events=[ids[number] for number in numbers],
+            prev_events=_references(tx, room.rules, cited),
+            auth_events=_references(tx, room.rules, [ids[number] for number in numbers]),
             depth=depth_after(heads.values(), room.rules),
             origin_server_ts=self._now_ms() if origin_server_ts is None else origin_server_ts,
         )
@@ -195,6 +196,14 @@ class Composer:
             raise errors.Forbidden(f"The room does not allow it: {verdict.why}.")
         if event.redacts is not None:
             _check_redaction(tx, event, event.redacts, PowerLevels(event.rules, known.get(CREATE), known.get(POWER_LEVELS)))
+
+
+def _references(tx: Transaction, rules: RoomVersion, event_ids: Sequence[str]) -> list[Any]:
+    """How an event of ours refers to these, which are held."""
+    if not rules.events_name_themselves:
+        return list(event_ids)
+    found = events.many(tx, event_ids)
+    return references(found[event_id].event for event_id in event_ids)
 
 
 def _check_redaction(tx: Transaction, event: Event, redacts: str, levels: PowerLevels) -> None:

@@ -30,7 +30,7 @@ def get(tx: Transaction, user_id: str, room_id: str, kind: str) -> dict[str, Any
     row = tx.one("SELECT content FROM account_data WHERE user_id = ? AND room_id = ? AND type = ?", (user_id, room_id, kind))
     if room_id == "" and kind == PUSH_RULES:
         return _push_rules(user_id, b"{}" if row is None else row[0])
-    return None if row is None else canonical_json.decode(row[0])
+    return None if row is None else canonical_json.decode_exact(row[0])
 
 
 def ruleset(tx: Transaction, user_id: str) -> Ruleset:
@@ -45,7 +45,7 @@ def put_ruleset(tx: Transaction, user_id: str, rules: Ruleset) -> bool:
 
 
 def _push_rules(user_id: str, departures: bytes) -> dict[str, Any]:
-    return {"global": push_rules.with_departures(user_id, canonical_json.decode(departures))}
+    return {"global": push_rules.with_departures(user_id, canonical_json.decode_exact(departures))}
 
 
 def put(tx: Transaction, user_id: str, room_id: str, kind: str, content: dict[str, Any]) -> bool:
@@ -85,7 +85,7 @@ def of_room(tx: Transaction, user_id: str, room_id: str) -> list[Item]:
 
 
 def _item(user_id: str, room_id: str, kind: str, content: bytes, stream: int) -> Item:
-    whole = _push_rules(user_id, content) if kind == PUSH_RULES and room_id == "" else canonical_json.decode(content)
+    whole = _push_rules(user_id, content) if kind == PUSH_RULES and room_id == "" else canonical_json.decode_exact(content)
     return Item(room_id, kind, whole, stream)
 
 
@@ -104,4 +104,4 @@ def put_filter(tx: Transaction, user_id: str, definition: dict[str, Any], keep: 
 
 def get_filter(tx: Transaction, user_id: str, filter_id: int) -> dict[str, Any] | None:
     row = tx.one("SELECT filter FROM filters WHERE user_id = ? AND filter_id = ?", (user_id, filter_id))
-    return None if row is None else canonical_json.decode(row[0])
+    return None if row is None else canonical_json.decode_exact(row[0])

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from edgeserver.matrix import canonical_json
+
 if TYPE_CHECKING:
     from edgeserver.store.database import Transaction
 
@@ -31,7 +33,7 @@ def newest(tx: Transaction, server_name: str, *, before_ms: int) -> int:
     reached, after = orjson.loads(row[0]) if row else (0, 0)
     pdus = tx.all("SELECT pdu FROM events WHERE event > ? ORDER BY event DESC LIMIT ?", (after, _LOOKED_AT))
     for (data,) in pdus:
-        pdu = orjson.loads(data)
+        pdu = canonical_json.decode_exact(data)
         sender, sent = pdu.get("sender"), pdu.get("origin_server_ts")
         if isinstance(sender, str) and sender.partition(":")[2] == server_name and type(sent) is int and sent < before_ms:
             reached = max(reached, sent)

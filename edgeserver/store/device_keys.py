@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-
 from edgeserver.matrix import canonical_json
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ def user_keys(tx: Transaction, user_id: str) -> UserKeys:
     """All that is held of one user's public keys."""
     rows = tx.all("SELECT device_id, keys, display_name FROM device_keys WHERE user_id = ?", (user_id,))
     return UserKeys(
-        {device_id: (orjson.loads(keys), name) for device_id, keys, name in rows},
+        {device_id: (canonical_json.decode_exact(keys), name) for device_id, keys, name in rows},
         cross_signing_keys(tx, user_id),
         signatures_of(tx, user_id),
     )
@@ -56,7 +54,7 @@ def user_keys(tx: Transaction, user_id: str) -> UserKeys:
 def device_keys(tx: Transaction, user_id: str, device_id: str) -> dict[str, Any] | None:
     """The identity keys of one device, as they were uploaded."""
     row = tx.one("SELECT keys FROM device_keys WHERE user_id = ? AND device_id = ?", (user_id, device_id))
-    return None if row is None else orjson.loads(row[0])
+    return None if row is None else canonical_json.decode_exact(row[0])
 
 
 def device_ids(tx: Transaction, user_id: str) -> list[str]:
@@ -72,7 +70,7 @@ def set_device_keys(
     row = tx.one("SELECT keys, display_name FROM device_keys WHERE user_id = ? AND device_id = ?", (user_id, device_id))
     if row is not None and row == (encoded, display_name):
         return False
-    if row is not None and orjson.loads(row[0]).get("keys") != keys.get("keys"):
+    if row is not None and canonical_json.decode_exact(row[0]).get("keys") != keys.get("keys"):
         remove_signatures(tx, user_id, device_id)
     tx.execute(
         "INSERT OR REPLACE INTO device_keys (user_id, device_id, keys, display_name) VALUES (?,?,?,?)",
@@ -109,7 +107,7 @@ def one_time_key(
         " WHERE user_id = ? AND device_id = ? AND algorithm = ? AND key_id = ?",
         (user_id, device_id, algorithm, key_id),
     )
-    return None if row is None else (orjson.loads(row[0]), bool(row[1]))
+    return None if row is None else (canonical_json.decode_exact(row[0]), bool(row[1]))
 
 
 def add_one_time_key(tx: Transaction, user_id: str, device_id: str, algorithm: str, key_id: str, key: Any) -> None:
@@ -150,7 +148,7 @@ def claim(tx: Transaction, user_id: str, device_id: str, algorithm: str) -> tupl
             "  AND claimed IS NOT NULL ORDER BY claimed DESC LIMIT 1 OFFSET ?)",
             (*device, *device, KEPT_CLAIMED),
         )
-        return row[1], orjson.loads(row[2])
+        return row[1], canonical_json.decode_exact(row[2])
     row = tx.one(
         "SELECT key_id, key, used FROM fallback_keys WHERE user_id = ? AND device_id = ? AND algorithm = ?", device
     )
@@ -161,7 +159,7 @@ def claim(tx: Transaction, user_id: str, device_id: str, algorithm: str) -> tupl
             "UPDATE fallback_keys SET used = ? WHERE user_id = ? AND device_id = ? AND algorithm = ?",
             (tx.stream(), *device),
         )
-    return row[0], orjson.loads(row[1])
+    return row[0], canonical_json.decode_exact(row[1])
 
 
 def one_time_key_counts(tx: Transaction, user_id: str, device_id: str) -> dict[str, int]:
@@ -199,7 +197,7 @@ def claims_since(tx: Transaction, user_id: str, device_id: str, since: int) -> b
 def cross_signing_keys(tx: Transaction, user_id: str) -> dict[str, dict[str, Any]]:
     """Usage (master, self_signing, user_signing) → key, as uploaded."""
     rows = tx.all("SELECT usage, key FROM cross_signing_keys WHERE user_id = ?", (user_id,))
-    return {usage: orjson.loads(key) for usage, key in rows}
+    return {usage: canonical_json.decode_exact(key) for usage, key in rows}
 
 
 def public_key(tx: Transaction, user_id: str, usage: str) -> str | None:

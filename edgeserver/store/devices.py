@@ -70,7 +70,7 @@ def seen(tx: Transaction, rows: Iterable[tuple[str, str, int, str]]) -> None:
 def pushers(tx: Transaction, user_id: str) -> list[dict[str, Any]]:
     """A user's pushers, as GET /pushers gives them."""
     rows = tx.all("SELECT pusher FROM pushers WHERE user_id = ? ORDER BY app_id, pushkey", (user_id,))
-    return [canonical_json.decode(row[0]) for row in rows]
+    return [canonical_json.decode_exact(row[0]) for row in rows]
 
 
 def set_pusher(tx: Transaction, user_id: str, device_id: str | None, pusher: dict[str, Any]) -> None:

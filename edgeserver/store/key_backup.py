@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from edgeserver.matrix import canonical_json
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ _BACKUP = "SELECT version, algorithm, auth_data, etag, keys, deleted FROM backup
 
 def _backup(row: tuple[Any, ...]) -> Backup:
     version, algorithm, auth_data, etag, count, deleted = row
-    return Backup(version, algorithm, orjson.loads(auth_data), etag, count, bool(deleted))
+    return Backup(version, algorithm, canonical_json.decode_exact(auth_data), etag, count, bool(deleted))
 
 
 def version(tx: Transaction, user_id: str, number: int) -> Backup | None:

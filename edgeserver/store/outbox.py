@@ -20,7 +20,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
+from edgeserver.matrix import canonical_json
+from edgeserver.matrix.room_versions import ROOM_VERSIONS
+from edgeserver.store import events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -76,7 +78,7 @@ def queue_edu(
     names = list(server_names)
     if not names:
         return
-    stream, body = tx.stream(), orjson.dumps(content)
+    stream, body = tx.stream(), canonical_json.encode_loose(content)
     for name in names:
         number = destination_number(tx, name)
         if key is not None:
@@ -92,19 +94,20 @@ def queue_edu(
 def pending(tx: Transaction, destination: int, *, pdus: int = 50, edus: int = 100) -> list[Pending]:
     """The next rows for a destination, oldest first, as many as fit one transaction."""
     rows = tx.all(
-        "SELECT o.stream, e.pdu, r.room_id, o.edu_type, o.edu FROM outbox o LEFT JOIN events e ON e.event = o.event"
+        "SELECT o.stream, e.pdu, r.room_id, r.version, o.edu_type, o.edu FROM outbox o LEFT JOIN events e ON e.event = o.event"
         " LEFT JOIN rooms r ON r.room = e.room WHERE o.destination = ? ORDER BY o.stream LIMIT ?",
         (destination, pdus + edus),
     )
     found: list[Pending] = []
     counts = [0, 0]
-    for stream, pdu, room_id, edu_type, edu in rows:
+    for stream, pdu, room_id, version, edu_type, edu in rows:
         is_edu = pdu is None
         counts[is_edu] += 1
         if counts[0] > pdus or counts[1] > edus:
             break
-        content = {"edu_type": edu_type, "content": orjson.loads(edu)} if is_edu else None
-        found.append(Pending(stream, None if is_edu else orjson.loads(pdu), room_id, content))
+        content = {"edu_type": edu_type, "content": canonical_json.decode_exact(edu)} if is_edu else None
+        event = None if is_edu else events.decode(pdu, ROOM_VERSIONS[version])
+        found.append(Pending(stream, event, room_id, content))
     return found
 
 

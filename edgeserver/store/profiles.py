@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def profile(tx: Transaction, user_id: str) -> dict[str, Any]:
     """All fields of one of our users, decoded."""
     rows = tx.all("SELECT field, value FROM profiles WHERE user_id = ? ORDER BY field", (user_id,))
-    return {field: canonical_json.decode(value) for field, value in rows}
+    return {field: canonical_json.decode_exact(value) for field, value in rows}
 
 
 def member_fields(tx: Transaction, user_id: str) -> dict[str, Any]:

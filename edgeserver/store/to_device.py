@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
+from edgeserver.matrix import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,7 @@ def add(tx: Transaction, user_id: str, device_id: str, message: Mapping[str, Any
     stream = tx.stream()
     tx.execute(
         "INSERT INTO to_device (stream, user_id, device_id, message) VALUES (?,?,?,?)",
-        (stream, user_id, device_id, orjson.dumps(message)),
+        (stream, user_id, device_id, canonical_json.encode_loose(message)),
     )
     tx.execute(
         "DELETE FROM to_device WHERE user_id = ? AND device_id = ? AND stream <= (SELECT stream FROM to_device"
@@ -43,7 +43,7 @@ def pending(
         " ORDER BY stream LIMIT ?",
         (user_id, device_id, since, upto, limit),
     )
-    return [(stream, orjson.loads(message)) for stream, message in rows]
+    return [(stream, canonical_json.decode_exact(message)) for stream, message in rows]
 
 
 def has_acknowledged(tx: Transaction, user_id: str, device_id: str, upto: int) -> bool:

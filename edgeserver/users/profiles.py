@@ -169,7 +169,7 @@ def _matches(people: Iterable[tuple[str, str | None, str | None]], wanted: str) 
 
 
 def _text(encoded: str | None) -> str:
-    value = None if encoded is None else canonical_json.decode(encoded)
+    value = None if encoded is None else canonical_json.decode_exact(encoded)
     return value if type(value) is str else ""
 
 

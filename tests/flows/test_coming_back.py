@@ -30,10 +30,10 @@ async def test_a_box_that_comes_back_makes_one_signed_request_to_each_peer(tmp_p
             await person.say(room, f"{person.user_id} has missed you")
         await trio.sleep(3 * 3600)
         world.internet.heal()
-        world.internet.asked.clear()
+        world.internet.signed.clear()
         home.box.peers.internet_changed(True)
         await trio.sleep(60)
-        sent = [(whom, signed) for who, whom, what, signed in world.internet.asked if who == "home.test" and "/send/" in what]
+        sent = [(whom, signed) for who, whom, what, signed in world.internet.signed if who == "home.test" and "/send/" in what]
         assert sorted(sent) == [(box.server_name, True) for box in others]
         assert len(await alice.texts(room)) == len(people) + has_news  # for whoever heard of us has sent what waited
 

@@ -91,8 +91,8 @@ async def test_an_update_that_was_lost_is_healed_by_the_next(tmp_path: Path, aut
         await alice.ok("POST", "/keys/upload", {"device_keys": changed})
         world.internet.heal()
         await told_of(bob, alice)
-        before = len(world.internet.asked)
+        before = len(world.internet.signed)
         shown = (await seen(bob, alice))["device_keys"][alice.user_id]
         assert shown[its]["algorithms"] == ["m.megolm.v1.aes-sha2"]
-        asked = [what for who, _, what, _ in world.internet.asked[before:] if who == "b.test" and "/user/devices/" in what]
+        asked = [what for who, _, what, _ in world.internet.signed[before:] if who == "b.test" and "/user/devices/" in what]
         assert len(asked) == 1

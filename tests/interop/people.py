@@ -109,7 +109,7 @@ class Person:
         return str((await self.ok("PUT", path, content))["event_id"])
 
     async def redact(self, room_id: str, event_id: str) -> str:
-        path = f"/rooms/{quote(room_id)}/redact/{quote(event_id)}/{next(self._txns)}"
+        path = f"/rooms/{quote(room_id)}/redact/{quote(event_id, safe='')}/{next(self._txns)}"
         return str((await self.ok("PUT", path, {"reason": "mistaken"}))["event_id"])
 
     async def state(self, room_id: str) -> dict[tuple[str, str], str]:

@@ -3,13 +3,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeserver.matrix import canonical_json
-from edgeserver.matrix.draft import complete, countersign, depth_after, template
+from edgeserver.matrix.draft import complete, countersign, depth_after, references, template
 from edgeserver.matrix.errors import BadJson, TooLarge
-from edgeserver.matrix.event import Event, event_id_of
+from edgeserver.matrix.event import Event, event_id_of, reference_hash
+from edgeserver.matrix.identifiers import domain_of, is_domain_event_id
 from edgeserver.matrix.pdu_checks import check_format, check_hash, check_signatures, open_pdu
-from edgeserver.matrix.room_versions import SUPPORTED, V1, V2, V6, V10, V11, V12
-from edgeserver.matrix.signatures import SigningKey
-from edgeserver.matrix.verdicts import ACCEPTED
+from edgeserver.matrix.room_versions import SUPPORTED, V1, V2, V3, V4, V5, V6, V10, V11, V12
+from edgeserver.matrix.signatures import SigningKey, encode_base64
+from edgeserver.matrix.verdicts import ACCEPTED, Dropped
 from tests.matrix.test_canonical_json import text, values
 
 KEY = SigningKey(bytes(32), "ed25519:1")
@@ -17,13 +18,14 @@ KEYS = {("one.example", KEY.key_id): KEY.verify_key}
 
 
 def proto(rules, **changes):
+    named = rules.events_name_themselves
     fields = {
         "room_id": "!" + "r" * 43 if rules.room_id_is_create_hash else "!r:one.example",
         "sender": "@a:one.example",
         "event_type": "m.room.message",
         "content": {"body": "hello"},
-        "prev_events": ["$" + "p" * 43],
-        "auth_events": ["$" + "a" * 43],
+        "prev_events": [["$p:one.example", {"sha256": "p" * 43}]] if named else ["$" + "p" * 43],
+        "auth_events": [["$a:two.example", {"sha256": "a" * 43}]] if named else ["$" + "a" * 43],
         "depth": 3,
         "origin_server_ts": 1_700_000_000_000,
     }
@@ -124,10 +126,48 @@ def test_what_is_too_large_is_refused_as_such(changes):
     assert raised.value.status == 413
 
 
-def test_versions_whose_events_name_themselves_are_not_drafted():
-    for rules in (V1, V2):
-        with pytest.raises(ValueError, match="versions 1 and 2"):
-            proto(rules)
+@pytest.mark.parametrize("rules", [V1, V2])
+def test_an_event_of_the_first_versions_is_named_by_the_server_that_makes_it(rules):
+    event = made(rules, unsigned={"age": 1})
+    assert event.event_id == event.pdu["event_id"]
+    assert is_domain_event_id(event.event_id)
+    assert domain_of(event.event_id) == "one.example"
+    answered = {**proto(rules), "event_id": "$theirs:two.example"}
+    assert complete(answered, rules, "one.example", KEY) == event == made(rules)
+    others = [made(rules, content={"body": "hi"}), made(rules, origin_server_ts=1), made(rules, prev_events=[])]
+    assert len({event, *others}) == 4
+
+
+def test_events_refer_to_others_as_their_version_does():
+    named, hashed = made(V1), made(V6)
+    pair = [named.event_id, {"sha256": encode_base64(reference_hash(named.pdu, V1))}]
+    assert references([named, named.redacted()]) == [pair, pair]
+    assert references([hashed]) == [hashed.event_id]
+    assert made(V1, prev_events=references([named])).prev_events == (named.event_id,)
+
+
+@pytest.mark.parametrize("reference", ["$p:x", ["$p:x"], ["$p", {}], ["$p:x", {}, {}], [5, {}], ["$p:x", "hash"]])
+def test_a_reference_of_the_first_versions_is_an_id_with_hashes(reference):
+    with pytest.raises(BadJson):
+        made(V1, prev_events=[reference])
+
+
+@given(st.sampled_from([V1, V2, V3, V4, V5]), st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**400), 10**400))
+@settings(max_examples=60, deadline=None)
+def test_old_rooms_take_any_number_and_keep_it(rules, number):
+    event = made(rules, content={"n": [number]})
+    received = open_pdu(canonical_json.decode_exact(canonical_json.encode_lenient(event.pdu)), rules)
+    assert isinstance(received, Event)
+    (read,) = received.content["n"]
+    assert (type(read), repr(read)) == (type(number), repr(number))
+    assert check_hash(received)
+    assert check_signatures(received, KEYS) == ACCEPTED
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_old_rooms_take_no_number_that_json_does_not_have(number):
+    with pytest.raises(BadJson):
+        made(V1, content={"n": number})
 
 
 def test_a_countersigned_event_is_the_same_event_with_both_signatures():
@@ -145,3 +185,11 @@ def test_an_event_is_one_deeper_than_the_deepest_before_it():
     assert depth_after([], V11) == 1
     assert depth_after([3, 9, 4], V11) == 10
     assert depth_after([2**53 - 1], V11) == 2**53 - 1
+
+
+def test_no_event_of_ours_is_deeper_than_every_server_takes_but_deeper_ones_of_others_are_taken_in_old_rooms():
+    assert depth_after([2**63 - 1], V1) == 2**53 - 1
+    named = {"prev_events": [["$p:x", {}]], "auth_events": [], "event_id": "$e:one.example"}
+    deep = {**made(V1).pdu, **named, "depth": 2**63 - 1}
+    assert check_format(deep, V1) == ACCEPTED
+    assert isinstance(check_format({**deep, "depth": 2**63}, V1), Dropped)

@@ -32,9 +32,9 @@ def versions_with(rule):
     return {int(version) for version, rules in ROOM_VERSIONS.items() if getattr(rules, rule)}
 
 
-def test_all_versions_are_known_and_6_to_12_served():
+def test_all_versions_are_known_and_served():
     assert list(ROOM_VERSIONS) == [str(n) for n in range(1, 13)]
-    assert list(SUPPORTED) == [str(n) for n in range(6, 13)]
+    assert list(SUPPORTED) == [str(n) for n in range(1, 13)]
     assert all(rules.version == version for version, rules in ROOM_VERSIONS.items())
     assert DEFAULT is ROOM_VERSIONS["12"]
 

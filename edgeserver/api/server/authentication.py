@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgeserver.matrix import canonical_json, server_names, signatures
-from edgeserver.matrix.errors import Forbidden, NotJson, Unauthorized
+from edgeserver.matrix import server_names, signatures
+from edgeserver.matrix.errors import Forbidden, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -73,13 +73,7 @@ def origin_of(call: Call) -> str:
 
 
 async def _content(call: Call) -> Any:
-    body = await call.body()
-    if not body:
-        return None
-    try:
-        return canonical_json.decode(body)
-    except canonical_json.CanonicalJSONError as error:
-        raise NotJson from error
+    return await call.decoded() if await call.body() else None
 
 
 def _target(call: Call) -> str:

@@ -12,6 +12,7 @@ from edgeserver.api.endpoint import endpoint
 from edgeserver.api.responses import JsonResponse
 from edgeserver.api.server.authentication import origin_of
 from edgeserver.api.server.parameters import body_object, boolean
+from edgeserver.federation.invites import told_version
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,7 +58,7 @@ def routes(guard: Guard, resident: Resident, invites: Invites) -> list[Route]:
         event = await call.json()
         unsigned = event.get("unsigned")
         state = unsigned.get("invite_room_state") if isinstance(unsigned, dict) else None
-        return {"event": await invites.take(*_named(call), event, "1", state)}
+        return {"event": await invites.take(*_named(call), event, told_version(state), state)}
 
     found: list[Route] = []
     for membership in ("join", "leave", "knock"):

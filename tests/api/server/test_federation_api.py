@@ -11,6 +11,7 @@ from edgeserver.api.endpoint import Call, endpoint
 from edgeserver.api.server.authentication import ServerGuard, origin_of
 from edgeserver.federation.client import Ask
 from edgeserver.federation.errors import PeerError
+from edgeserver.federation.resident import SMALL_ROOM
 from edgeserver.matrix import signatures
 from edgeserver.matrix.signatures import SigningKey
 from tests.asgi import AsgiClient, section_application
@@ -138,6 +139,8 @@ async def test_send_join_refuses_what_is_not_that_join() -> None:
 async def test_a_join_may_leave_the_members_out() -> None:
     async with servers("a.test", "b.test") as (a, b):
         room = await a.room("@alice:a.test", room_version="11", name="Hall")
+        for number in range(SMALL_ROOM):
+            await a.members.join(f"@user{number}:a.test", room)
         proto, rules = await b.remote._template("a.test", room, BOB, "join")
         join = b.remote._complete("a.test", proto, {"membership": "join"}, rules)
         answer = await b.calls.send_join("a.test", room, join.event_id, join.pdu, omit_members=True)
