@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -37,14 +38,15 @@ NOTIFICATION_DEFAULT: Final = 50
 
 _IMPLICIT_CREATOR_LEVEL = 100
 _LARGEST = 2**53 - 1
-_INTEGER_STRING = re.compile(r"\s*([+-]?)0*([0-9]{1,16})\s*", re.ASCII)
+_LARGEST_BEFORE_V10 = int(sys.float_info.max)
+_INTEGER_STRING = re.compile(r"\s*([+-]?)0*([0-9]{1,309})\s*", re.ASCII)
 
 
 def parse_level(value: object, rules: RoomVersion) -> int | None:
     """A level as the room version reads it; None if the value is none.
 
-    Since v10 only an integer is a level. Before, a string that holds one is too, and a float is cut at its decimal
-    point. Every level lies within ±(2^53 - 1).
+    Since v10 only an integer within ±(2^53 - 1) is a level. Before, a string that holds an integer is too, and a float
+    is cut at its decimal point; there a level may be as great as a float may.
     """
     if isinstance(value, bool):
         return None
@@ -61,7 +63,8 @@ def parse_level(value: object, rules: RoomVersion) -> int | None:
         level = int(value)
     else:
         return None
-    return level if -_LARGEST <= level <= _LARGEST else None
+    largest = _LARGEST if rules.integer_power_levels else _LARGEST_BEFORE_V10
+    return level if -largest <= level <= largest else None
 
 
 def creators(create: Event) -> frozenset[str]:

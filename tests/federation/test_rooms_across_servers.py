@@ -5,10 +5,16 @@ from __future__ import annotations
 import pytest
 import trio
 
+from edgeserver.federation.calls import V1, path
+from edgeserver.federation.client import Ask
+from edgeserver.matrix import canonical_json
 from edgeserver.matrix.errors import MatrixError
-from edgeserver.store import outbox
+from edgeserver.matrix.event import Event
+from edgeserver.matrix.room_versions import ROOM_VERSIONS
+from edgeserver.store import events, outbox, rooms
 from edgeserver.store.database import Transaction
-from tests.federation.rig import servers
+from tests.federation.rig import Server, servers
+from transports.exchange import Request, Response
 
 
 async def test_a_user_joins_a_room_of_another_server_and_messages_flow_both_ways(autojump_clock: trio.testing.MockClock) -> None:
@@ -28,13 +34,112 @@ async def test_a_user_joins_a_room_of_another_server_and_messages_flow_both_ways
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("version", ["6", "10", "11", "12"])
+@pytest.mark.parametrize("version", ROOM_VERSIONS)
 async def test_rooms_of_every_version_can_be_joined(version: str) -> None:
     async with servers("a.test", "b.test") as (a, b):
         room = await a.room("@alice:a.test", room_version=version)
         await b.members.join("@bob:b.test", room, ["a.test"])
         assert await b.membership(room, "@bob:b.test") == "join"
         assert await b.membership(room, "@alice:a.test") == "join"
+        assert await a.state_ids(room) == await b.state_ids(room)
+
+
+@pytest.mark.parametrize("version", ["1", "2", "3", "5"])
+async def test_events_of_old_rooms_arrive_with_every_number_that_they_hold(autojump_clock: trio.testing.MockClock, version: str) -> None:
+    numbers = [1.0, -0.0, 1e16, 2**60, 2**70, -(10**400)]
+    async with servers("a.test", "b.test") as (a, b), trio.open_nursery() as nursery:
+        room = await a.room("@alice:a.test", room_version=version)
+        await b.members.join("@bob:b.test", room, ["a.test"])
+        await a.composer.send(room, "@alice:a.test", "org.example", {"n": numbers}, state_key="")
+        await trio.sleep(1)
+        a.web.cut.add("b.test")
+        sent = [await a.composer.send(room, "@alice:a.test", "m.room.message", {"body": "x", "n": [n]}) for n in numbers]
+        a.web.cut.clear()
+        for server in (a, b):
+            nursery.start_soon(server.sender.run)
+        await trio.sleep(10)
+        held = await b.db.read(lambda tx: events.many(tx, sent))
+        assert [repr(held[one].event.content["n"][0]) for one in sent] == list(map(repr, numbers))
+        (gap,) = await b.calls.missing_events("a.test", room, [sent[1]], [sent[3]], 1, 0)
+        assert repr(gap["content"]["n"]) == repr([numbers[2]])
+        state, _ = await b.calls.state("a.test", room, sent[0])
+        assert repr(next(one["content"]["n"] for one in state if one["type"] == "org.example")) == repr(numbers)
+        assert await a.state_ids(room) == await b.state_ids(room)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("version", "shown", "told"), [("1", True, "1"), ("2", True, "2"), ("2", False, "1")])
+async def test_an_invite_of_the_first_versions_may_come_by_the_first_form_of_the_endpoint(version: str, shown: bool, told: str) -> None:
+    """That form does not tell the version. If it cannot be guessed, it is corrected when the user joins."""
+    async with servers("a.test", "b.test") as (a, b):
+        room = await a.room("@alice:a.test", room_version=version, preset="private_chat")
+        invite = await drafted_invite(a, room, "@bob:b.test")
+        create = [one.pdu for one in await state_events(a, room) if one.type == "m.room.create"]
+        unsigned = {"invite_room_state": create if shown else []}
+        ask = Ask("PUT", path(V1 + "/invite", room, invite.event_id), {**invite.pdu, "unsigned": unsigned})
+        status, answer = canonical_json.decode((await a.client.response("b.test", ask)).body)
+        assert status == 200
+        assert answer["event"]["event_id"] == invite.event_id
+        assert answer["event"]["signatures"].keys() == {"a.test", "b.test"}
+        assert await version_at(b, room) == told
+        await a.members.invite("@alice:a.test", room, "@bob:b.test")
+        await b.members.join("@bob:b.test", room)
+        assert await version_at(b, room) == version
+
+
+async def test_an_invite_goes_by_the_first_form_to_a_server_that_knows_no_other() -> None:
+    async with servers("a.test", "b.test") as (a, b):
+        whole = b.web.servers["b.test"]
+
+        async def without_v2(request: Request, gone: trio.Event) -> Response:
+            if request.target.startswith("/_matrix/federation/v2/invite/"):
+                return Response(404, (("content-type", "application/json"),), b'{"errcode":"M_UNRECOGNIZED","error":"?"}')
+            return await whole(request, gone)
+
+        b.web.servers["b.test"] = without_v2
+        for version in ("1", "2"):
+            room = await a.room("@alice:a.test", room_version=version, preset="private_chat")
+            await a.members.invite("@alice:a.test", room, "@bob:b.test")
+            assert await b.membership(room, "@bob:b.test") == "invite"
+            assert await version_at(b, room) == version
+            await b.members.join("@bob:b.test", room)
+            assert await a.membership(room, "@bob:b.test") == "join"
+        room = await a.room("@alice:a.test", room_version="3", preset="private_chat")
+        with pytest.raises(MatrixError):
+            await a.members.invite("@alice:a.test", room, "@bob:b.test")
+
+
+async def test_a_version_that_an_inviting_server_made_up_does_not_outlast_the_join() -> None:
+    async with servers("a.test", "b.test") as (a, b):
+        room = await a.room("@alice:a.test", room_version="4")
+        invite = await drafted_invite(a, room, "@bob:b.test")
+        await a.calls.invite("b.test", room, invite.event_id, invite.pdu, "5", [])
+        assert await version_at(b, room) == "5"
+        await b.members.join("@bob:b.test", room, ["a.test"])
+        assert await version_at(b, room) == "4"
+        await a.calls.invite("b.test", room, invite.event_id, invite.pdu, "5", [])
+        assert await version_at(b, room) == "4"
+
+
+async def drafted_invite(server: Server, room_id: str, target: str) -> Event:
+    def draft(tx: Transaction) -> Event:
+        room = rooms.get(tx, room_id)
+        assert room is not None
+        return server.composer.draft(tx, room, "@alice:a.test", "m.room.member", {"membership": "invite"}, state_key=target)[0]
+
+    return await server.db.read(draft)
+
+
+async def state_events(server: Server, room_id: str) -> list[Event]:
+    ids = await server.state_ids(room_id)
+    held = await server.db.read(lambda tx: events.many(tx, ids.values()))
+    return [one.event for one in held.values()]
+
+
+async def version_at(server: Server, room_id: str) -> str:
+    room = await server.db.read(lambda tx: rooms.get(tx, room_id))
+    assert room is not None
+    return room.rules.version
 
 
 async def test_a_join_tries_the_next_server_when_one_is_out_of_reach() -> None:
@@ -55,9 +160,10 @@ async def test_a_join_that_is_refused_tells_the_client_of_the_refusal() -> None:
         assert (refused.value.status, refused.value.errcode) == (403, "M_FORBIDDEN")
 
 
-async def test_an_invite_is_countersigned_and_can_be_declined() -> None:
+@pytest.mark.parametrize("version", ["1", "2", "3", "12"])
+async def test_an_invite_is_countersigned_and_can_be_declined(version: str) -> None:
     async with servers("a.test", "b.test") as (a, b):
-        room = await a.room("@alice:a.test", preset="private_chat", name="Den")
+        room = await a.room("@alice:a.test", room_version=version, preset="private_chat", name="Den")
         await a.members.invite("@alice:a.test", room, "@bob:b.test")
         assert await b.membership(room, "@bob:b.test") == "invite"
         await b.members.leave("@bob:b.test", room)
@@ -65,9 +171,10 @@ async def test_an_invite_is_countersigned_and_can_be_declined() -> None:
         assert await b.membership(room, "@bob:b.test") == "leave"
 
 
-async def test_an_invite_can_be_declined_while_its_server_is_gone() -> None:
+@pytest.mark.parametrize("version", ["1", "3", "12"])
+async def test_an_invite_can_be_declined_while_its_server_is_gone(version: str) -> None:
     async with servers("a.test", "b.test") as (a, b):
-        room = await a.room("@alice:a.test", preset="private_chat")
+        room = await a.room("@alice:a.test", room_version=version, preset="private_chat")
         await a.members.invite("@alice:a.test", room, "@bob:b.test")
         a.web.cut.add("a.test")
         await b.members.leave("@bob:b.test", room)
@@ -118,9 +225,10 @@ async def test_a_knock_is_taken_back_refused_and_answered(autojump_clock: trio.t
         nursery.cancel_scope.cancel()
 
 
-async def test_a_room_without_knocking_refuses_a_knock() -> None:
+@pytest.mark.parametrize("version", ["1", "6", "12"])
+async def test_a_room_without_knocking_refuses_a_knock(version: str) -> None:
     async with servers("a.test", "b.test") as (a, b):
-        room = await a.room("@alice:a.test", preset="private_chat")
+        room = await a.room("@alice:a.test", room_version=version, preset="private_chat")
         with pytest.raises(MatrixError) as refused:
             await b.members.knock("@bob:b.test", room, ["a.test"])
         assert refused.value.errcode == "M_FORBIDDEN"

@@ -155,7 +155,8 @@ class TownRoom:
         users = dict.fromkeys(moderators, 50)
         if not self.rules.privileged_creators:
             users[creator] = 100
-        return {"users": users, "users_default": 0, "events": {"m.room.name": 50, "m.room.power_levels": 100}, "state_default": 50, "ban": 50}
+        events = {"m.room.name": 50, "m.room.power_levels": 100}
+        return {"users": users, "users_default": 0, "events": events, "state_default": 50, "ban": 50}
 
     def _profile(self, user_id: str, membership: str = "join") -> dict[str, Any]:
         number = self._random.randrange(10**6)
@@ -171,7 +172,8 @@ class TownRoom:
         for number, user_id in enumerate([*gone, *others]):
             self._at(state, user_id, "m.room.member", self._profile(user_id), user_id)
             if number and number % every == 0:
-                self._at(state, creator, "m.room.power_levels", self._levels(creator, self.users[1 : 1 + min(number // every, MODERATORS)]), "")
+                moderators = self.users[1 : 1 + min(number // every, MODERATORS)]
+                self._at(state, creator, "m.room.power_levels", self._levels(creator, moderators), "")
         for user_id in gone:
             self._at(state, user_id, "m.room.member", {"membership": "leave"}, user_id)
         for user_id in self._random.sample(others, int(len(others) * PROFILE_CHANGES)):
@@ -254,7 +256,8 @@ def forks(room: TownRoom, text: Callable[[], str], chance: random.Random, branch
         made = []
         for number in range(branches):
             branch = room.main.fork()
-            yield from _disagree(room, branch, creator, banned, [chance.choice(others) for _ in range(length - 2)], turn * branches + number)
+            renamed = [chance.choice(others) for _ in range(length - 2)]
+            yield from _disagree(branch, creator, banned, renamed, turn * branches + number)
             made.append(branch)
         room.main = made[0]
         for branch in made[1:]:
@@ -265,7 +268,7 @@ def forks(room: TownRoom, text: Callable[[], str], chance: random.Random, branch
             yield room.main.event(banned, "m.room.member", {"membership": "join"}, banned)
 
 
-def _disagree(room: TownRoom, branch: Branch, creator: str, banned: str, others: Sequence[str], turn: int) -> Iterable[Event]:
+def _disagree(branch: Branch, creator: str, banned: str, others: Sequence[str], turn: int) -> Iterable[Event]:
     """One branch of a fork: an event of power on every other one, then memberships and a topic."""
     if turn % 2:
         yield branch.event(creator, "m.room.member", {"membership": "ban"}, banned)

@@ -83,10 +83,87 @@ def test_an_integer_too_great_for_64_bits_is_seen_although_it_decodes_to_a_float
         canonical_json.check(canonical_json.decode(b"[18446744073709551616]"))
 
 
-def test_the_loose_form_writes_floats_and_64_bit_integers_as_they_are():
+def test_the_loose_form_writes_any_number():
     assert canonical_json.encode_loose({"b": 1.5, "a": 2**63}) == b'{"a":9223372036854775808,"b":1.5}'
+    assert canonical_json.encode_loose({"b": 1.5, "a": 2**70}) == b'{"a":1180591620717411303424,"b":1.5}'
     with pytest.raises(CanonicalJSONError):
         canonical_json.encode_loose({"a": "\ud800"})
+
+
+numbers = integers | st.integers(-(10**400), 10**400) | st.floats(allow_nan=False, allow_infinity=False)
+values_of_old_rooms = st.recursive(
+    st.none() | st.booleans() | numbers | text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def exactly(value):
+    """Tells 1 from 1.0 and from True, and 0.0 from -0.0."""
+    return json.dumps(value, sort_keys=True)
+
+
+@given(values_of_old_rooms)
+@settings(max_examples=200)
+def test_old_rooms_sign_any_number_as_python_writes_it_and_read_it_back_exactly(value):
+    data = canonical_json.encode_lenient(value)
+    assert data == reference(value)
+    assert exactly(canonical_json.decode_exact(data)) == exactly(value)
+    assert exactly(canonical_json.decode_exact(canonical_json.encode_loose(value))) == exactly(value)
+    assert exactly(canonical_json.decode_exact(data.decode())) == exactly(value)
+
+
+@pytest.mark.parametrize(
+    ("written", "form"),
+    [
+        (b"[1E5,1e16,1e-7,0.1,-0.0,2.50]", b"[100000.0,1e+16,1e-07,0.1,-0.0,2.5]"),
+        (b"[18446744073709551615,18446744073709551616]", b"[18446744073709551615,18446744073709551616]"),
+        (b"[-9223372036854775808, -9223372036854775809]", b"[-9223372036854775808,-9223372036854775809]"),
+        (b"[1e19,10000000000000000000]", b"[1e+19,10000000000000000000]"),
+        (b"[" + b"7" * 400 + b"]", b"[" + b"7" * 400 + b"]"),
+    ],
+)
+def test_numbers_keep_what_they_are(written, form):
+    assert canonical_json.encode_lenient(canonical_json.decode_exact(written)) == form
+
+
+@pytest.mark.parametrize("long", ["7" * 20, "7" * 400])
+@pytest.mark.parametrize(
+    "other", ["NaN", "Infinity", "-Infinity", "1e400", "1e", "7" * 5000, '"\\ud800"', "01", "[" * 200 + "]" * 200, "\ufeff"]
+)
+def test_beside_a_long_number_everything_else_is_refused_that_is_refused_elsewhere(long, other):
+    for data in (f"[{long},{other}]", f"[{other},{long}]"):
+        with pytest.raises(CanonicalJSONError):
+            canonical_json.decode_exact(data.encode())
+        with pytest.raises(CanonicalJSONError):
+            canonical_json.decode_exact(data)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_beside_a_long_number_are_decoded_or_refused_with_the_one_error(data):
+    try:
+        value = canonical_json.decode_exact(b"[" + b"7" * 400 + b"," + data)
+    except CanonicalJSONError:
+        return
+    canonical_json.encode_lenient(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), "\ud800", {"a": {1: 2}}, {1: 2}, {"a": {1, 2}}, [b"bytes"], object(), [[{"a": [{True: 1}]}]]],
+)
+def test_what_json_cannot_say_is_refused_beside_a_float_too(value):
+    for encode in (canonical_json.encode_lenient, canonical_json.encode_loose):
+        for whole in ([0.5, value, 2**70], {"a": 2**70, "b": value, "c": 0.5}):
+            with pytest.raises(CanonicalJSONError):
+                encode(whole)
+
+
+def test_old_rooms_nest_no_deeper():
+    deepest = canonical_json.decode(nested(MAX_DEPTH - 1))
+    assert canonical_json.encode_lenient([deepest, 1.5]) == b"[" + nested(MAX_DEPTH - 1) + b",1.5]"
+    with pytest.raises(CanonicalJSONError):
+        canonical_json.encode_lenient([[deepest], 1.5])
 
 
 @pytest.mark.parametrize("value", [{"a": "\ud800"}, {"\udfff": 1}, {1: 2}, {"a": {1, 2}}, [b"bytes"], object()])

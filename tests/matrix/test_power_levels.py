@@ -34,8 +34,9 @@ def test_a_level_is_an_integer_since_v10() -> None:
     ("value", "level"),
     [("100", 100), ("000100", 100), ("+100", 100), ("-100", -100), (" 100 ", 100), ("\t -007\n", -7)]
     + [("0" * 5000 + "1", 1), (50.57, 50), (-0.5, 0), (5.114698e4, 51146)]
-    + [(text, None) for text in ("", "-", "1.5", "1e3", "1_0", "0x1", "٣", "+-1", "1 0", "9" * 5000, "9007199254740992")]
-    + [(value, None) for value in (math.inf, math.nan, 1e300, True, None, {}, [1])],
+    + [(text, None) for text in ("", "-", "1.5", "1e3", "1_0", "0x1", "٣", "+-1", "1 0", "9" * 5000, "9" * 309)]
+    + [(2**70, 2**70), (-(2**70), -(2**70)), (1e300, int(1e300)), ("9007199254740992", 2**53), ("1" + "0" * 308, 10**308)]
+    + [(value, None) for value in (math.inf, math.nan, 10**309, True, None, {}, [1])],
 )
 def test_strings_and_floats_were_levels_before(value: object, level: int | None) -> None:
     assert parse_level(value, V9) == level

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -102,6 +104,26 @@ def test_a_request_that_was_changed_or_is_for_somebody_else_is_refused():
     ]:
         with pytest.raises(SignatureError):
             signatures.verify_request(seen, *arguments, KEY.verify_key, content)
+
+
+@pytest.mark.parametrize("number", [1.5, 2.0, 1e16, -0.0, 2**60, 2**70, 10**400])
+def test_a_request_with_an_event_of_an_old_room_is_signed_as_python_writes_its_numbers(number):
+    content = {"pdus": [{"content": {"n": number}}]}
+    request = {"content": content, "destination": "two.example", "method": REQUEST[0], "origin": "one.example", "uri": REQUEST[1]}
+    written = json.dumps(request, separators=(",", ":"), sort_keys=True).encode()
+    header = signatures.sign_request(*REQUEST, "one.example", "two.example", KEY, content)
+    seen = parse_authorization(header)
+    assert seen.signature == signatures.encode_base64(KEY.sign(written))
+    signatures.verify_request(seen, *REQUEST, "two.example", KEY.verify_key, content)
+    with pytest.raises(SignatureError):
+        signatures.verify_request(seen, *REQUEST, "two.example", KEY.verify_key, {"pdus": [{"content": {"n": 3.5}}]})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_request_with_what_is_no_number_has_no_signature(number):
+    seen = parse_authorization(signatures.sign_request(*REQUEST, "one.example", "two.example", KEY, {}))
+    with pytest.raises(SignatureError):
+        signatures.verify_request(seen, *REQUEST, "two.example", KEY.verify_key, {"n": number})
 
 
 def test_a_request_without_a_body_is_signed_without_content_and_destination_may_be_missing_from_the_header():

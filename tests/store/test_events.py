@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeserver.store import events, outbox, rooms
+from edgeserver.matrix.event import Event, content_hash
+from edgeserver.matrix.room_versions import ROOM_VERSIONS
+from edgeserver.store import clock_floor, events, outbox, profiles, rooms, to_device
 from edgeserver.store.database import Database, Transaction, open_database
 from edgeserver.store.events import Place, Standing, transaction_key
 from tests.store.places import ROOM, RULES, make_event, make_room, store
@@ -37,6 +39,47 @@ async def test_an_event_is_stored_without_unsigned_and_read_back_as_it_was(db: D
         assert set(events.many(tx, ["$a", "$b", "$a"])) == {"$a"}
         assert events.numbers_by_id(tx, ["$a"]) == {"$a": number}
         assert events.ids_by_number(tx, [number]) == {number: "$a"}
+
+    await db.write(run)
+
+
+NUMBERS = [1.0, -0.0, 1e16, 2**60, 2**70, -(2**64), 10**400]
+
+
+async def test_numbers_of_an_old_room_stay_what_they_are_wherever_its_events_go(db: Database) -> None:
+    rules = ROOM_VERSIONS["1"]
+    pdu = {**make_event("e").pdu, "event_id": "$e:test", "content": {"n": NUMBERS}, "auth_events": [["$a:test", {"sha256": "h"}]]}
+    event = Event.from_pdu(pdu, rules)
+
+    def run(tx: Transaction) -> None:
+        number = store(tx, rooms.add(tx, ROOM, rules), event, 1)
+        outbox.queue_pdu(tx, ["x"], number, tx.stream())
+        stored = events.get(tx, "$e:test")
+        (waiting,) = outbox.pending(tx, outbox.destination_number(tx, "x"))
+        assert stored is not None
+        assert waiting.pdu is not None
+        for found in (stored.event.pdu, waiting.pdu):
+            assert repr(found["content"]["n"]) == repr(NUMBERS)
+            assert content_hash(found) == content_hash(pdu)
+        assert events.auth_edges(tx, "$e:test") == stored.event.auth_events == ("$a:test",)
+        assert clock_floor.newest(tx, "test", before_ms=2) == 1
+
+    await db.write(run)
+
+
+async def test_what_is_stored_for_devices_and_users_may_hold_any_number(db: Database) -> None:
+    content = {"n": NUMBERS}
+
+    def run(tx: Transaction) -> None:
+        to_device.add(tx, "@a:test", "D", {"type": "m.x", "sender": "@b:test", "content": content})
+        ((_, message),) = to_device.pending(tx, "@a:test", "D", 0, 2**40, 5)
+        assert repr(message["content"]) == repr(content)
+        outbox.queue_edu(tx, ["x"], "m.direct_to_device", content)
+        (waiting,) = outbox.pending(tx, outbox.destination_number(tx, "x"))
+        assert waiting.edu is not None
+        assert repr(waiting.edu["content"]) == repr(content)
+        profiles.set_field(tx, "@a:test", "org.example.n", content)
+        assert repr(profiles.profile(tx, "@a:test")) == repr({"org.example.n": content})
 
     await db.write(run)
 

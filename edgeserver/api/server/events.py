@@ -29,15 +29,18 @@ PART = 50
 V1 = "/_matrix/federation/v1"
 
 
-def streamed(lists: Mapping[str, Sequence[str]], pdus: Callable[[Sequence[str]], Awaitable[list[bytes]]]) -> Response:
+def streamed(lists: Mapping[str, Sequence[str]], pdus: Callable[[Sequence[str]], Awaitable[list[bytes]]]) -> StreamingResponse:
     """A JSON object of lists of events, by their ids. A part of them is held at a time, however many there are."""
 
     async def body() -> AsyncIterator[bytes]:
         opening = b'{"'
         for name, event_ids in lists.items():
             yield opening + name.encode() + b'":['
+            separator = b""
             for start in range(0, len(event_ids), PART):
-                yield (b"," if start else b"") + b",".join(await pdus(event_ids[start : start + PART]))
+                if part := await pdus(event_ids[start : start + PART]):
+                    yield separator + b",".join(part)
+                    separator = b","
             opening = b'],"'
         yield b"]}"
 
