@@ -21,6 +21,7 @@ from edgeserver.federation.key_fetch import KeyFetcher
 from edgeserver.federation.keyring import Keyring
 from edgeserver.federation.notary import Notary
 from edgeserver.federation.peer_keys import PeerKeyRoutes
+from edgeserver.federation.policy import FederationPolicy
 from edgeserver.federation.resident import Resident
 from edgeserver.federation.sender import Sender
 from edgeserver.federation.source import FederationKeys, FederationMedia, FederationQueries, FederationSource, FederationSummaries
@@ -38,6 +39,7 @@ from edgeserver.rooms.membership import Memberships
 from edgeserver.rooms.outliers import OutlierIntake
 from edgeserver.rooms.persist import Persister
 from edgeserver.rooms.placing import Placer
+from edgeserver.rooms.policy import PolicyGate
 from edgeserver.rooms.receive import Receiver
 from edgeserver.rooms.remote_state import RemoteState
 from edgeserver.rooms.remote_summaries import RemoteSummaries
@@ -252,9 +254,10 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
 
     hooks = [users.unread.persisted, follow_members, follow_upgrades, follow_guest_access]
     persister = Persister(ground.server_name, ground.wakeups, hooks)
-    composer = Composer(ground.db, persister, ground.server_name, ground.key, ground.now_ms)
     placer = Placer(ground.db, persister)
-    receiver = Receiver(ground.db, placer, out.source, out.keyring)
+    policy = PolicyGate(ground.db, placer, FederationPolicy(out.calls), ground.server_name, Turns())
+    composer = Composer(ground.db, persister, ground.server_name, ground.key, ground.now_ms, policy)
+    receiver = Receiver(ground.db, placer, out.source, out.keyring, policy)
     outliers = OutlierIntake(ground.db, persister, out.keyring)
     importer = Importer(ground.db, persister, outliers, ground.wakeups)
     remote_state = RemoteState(ground.db, out.source, outliers)

@@ -197,6 +197,7 @@ class Memberships:
             await self._change(room_id, sender, target, {**profile, **content})
             return
         event, stripped, create = await self._db.read(lambda tx: self._draft(tx, room_id, sender, target, content))
+        event = await self._composer.signed_by_policy(room_id, event)
         signed = await self._remote.invite(event, stripped, create)
         room = await self._db.read(lambda tx: rooms.get(tx, room_id))
         assert room is not None
@@ -255,8 +256,8 @@ class Memberships:
             content = await self._db.read(lambda tx: {**self._profile(tx, user_id), "membership": "join"})
             try:
                 await self._change(one.room_id, user_id, user_id, content)
-            except errors.Forbidden:
-                continue  # a room that forbids it is no reason to refuse the profile
+            except errors.MatrixError:
+                continue  # a room that forbids it, or its policy server, is no reason to refuse the profile
 
     async def _change(
         self,
@@ -283,7 +284,7 @@ class Memberships:
             if stands is None or stands.event.sender != sender or stands.event.content != content:
                 self._composer.compose(tx, room, sender, "m.room.member", content, state_key=target)
 
-        await self._db.write(run)
+        await self._composer.write(room_id, sender, run, lambda tx, event, number: None)
 
 
 def stripped_state(tx: Transaction, room: Room, inviter: str | None = None) -> list[dict[str, Any]]:
