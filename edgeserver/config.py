@@ -104,6 +104,13 @@ class Federation:
         False, "Lab switch: allow private and loopback addresses for federation and other outgoing requests by DNS."
     )
     nameservers: list[str] = option([], "Name servers to ask instead of the system's.")
+    partial_joins: bool = option(
+        True, "Join rooms of other servers without their members, which are fetched in the background: large rooms are usable in seconds."
+    )
+    metered: bool = option(
+        False,
+        "The line is paid by volume: the members of such rooms are fetched only when somebody asks for them (apps do in encrypted rooms).",
+    )
     verify_ordinary_keys_by: list[str] = option([], "Notaries to ask for other servers' keys when they cannot be asked themselves.")
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 OUTBOX = "topic:outbox"
+PARTIAL_ROOMS = "topic:partial rooms"
 
 
 class Listener:

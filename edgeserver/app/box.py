@@ -121,6 +121,7 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
                 ("the notes of when devices were seen", box.users.tokens.run),
                 ("typing notifications", box.users.typing.run),
                 ("the lines", box.links.run),
+                ("the completion of rooms", box.rooms.completer.run),
                 ("the note of the time", _note_time, ground),
             ):
                 nursery.start_soon(lasting, what, *task)
@@ -186,7 +187,10 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
         await rooms.memberships.profile_changed(user_id)
 
     users = services.users(ground, out, profile_changed, inline=wires.inline)
-    rooms = services.rooms(ground, out, users)
+    rooms = services.rooms(
+        ground, out, users, partial_joins=config.federation.partial_joins, metered=config.federation.metered
+    )
+    peers.on_return(rooms.completer.route_returned)
     inward = services.inward(ground, out, users, rooms, peers)
     media = await open_repository(config, ground, out, inline=wires.inline)
     syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms)

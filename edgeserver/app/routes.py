@@ -30,8 +30,10 @@ from edgeserver.api.client import (
     room_events,
     room_membership,
     room_reading,
+    spaces,
     sync,
     third_party,
+    timestamps,
     to_device,
     typing,
     user_directory,
@@ -40,7 +42,7 @@ from edgeserver.api.client import (
     well_known,
 )
 from edgeserver.api.client import media as client_media
-from edgeserver.api.server import authentication, boxes, events, membership, queries, transactions
+from edgeserver.api.server import authentication, boxes, events, hierarchy, membership, queries, transactions
 from edgeserver.api.server import keys as server_keys
 from edgeserver.api.server import media as server_media
 from edgeserver.api.server import users as server_users
@@ -96,7 +98,9 @@ def client_routes(
         *room_directory.routes(rooms.directory, rooms.public_rooms, ground.server_name),
         *room_events.routes(ground.db, rooms.composer, rooms.memberships, rooms.directory),
         *room_membership.routes(ground.db, rooms.memberships, rooms.directory),
-        *room_reading.routes(ground.db, rooms.history, ground.now_ms),
+        *room_reading.routes(ground.db, rooms.history, ground.now_ms, rooms.completer.until_whole),
+        *timestamps.routes(rooms.timestamps),
+        *spaces.routes(rooms.hierarchy, rooms.summaries, rooms.directory),
         *typing.routes(users.typing),
         *receipts.routes(users.receipts, users.read_markers),
         *read_markers.routes(users.read_markers),
@@ -119,6 +123,7 @@ def server_routes(
         *transactions.routes(guard, inward.inbound),
         *membership.routes(guard, inward.resident, inward.invites),
         *events.routes(guard, inward.history, ground.server_name, ground.now_ms),
+        *hierarchy.routes(guard, inward.spaces),
         *queries.routes(
             guard, ground.db, ground.server_name, __version__, users.profiles, rooms.public_rooms, users.openid.user_of
         ),

@@ -12,6 +12,7 @@ from edgeserver.app.lasting import contained
 from edgeserver.federation.calls import Calls
 from edgeserver.federation.client import FederationClient
 from edgeserver.federation.edus import EduHandlers, Edus
+from edgeserver.federation.hierarchy import SpaceHierarchy
 from edgeserver.federation.history import History as FederationHistory
 from edgeserver.federation.inbound import Inbound
 from edgeserver.federation.invites import Invites
@@ -22,18 +23,24 @@ from edgeserver.federation.notary import Notary
 from edgeserver.federation.peer_keys import PeerKeyRoutes
 from edgeserver.federation.resident import Resident
 from edgeserver.federation.sender import Sender
-from edgeserver.federation.source import FederationKeys, FederationMedia, FederationQueries, FederationSource
+from edgeserver.federation.source import FederationKeys, FederationMedia, FederationQueries, FederationSource, FederationSummaries
 from edgeserver.federation.turns import Turns
 from edgeserver.matrix import errors
+from edgeserver.rooms.completing import Completer
 from edgeserver.rooms.create import RoomCreator
 from edgeserver.rooms.directory import Directory, PublicRooms
+from edgeserver.rooms.hierarchy import Hierarchy, RoomSummaries
 from edgeserver.rooms.history import History
 from edgeserver.rooms.importing import Importer
 from edgeserver.rooms.membership import Memberships
+from edgeserver.rooms.outliers import OutlierIntake
 from edgeserver.rooms.persist import Persister
 from edgeserver.rooms.placing import Placer
 from edgeserver.rooms.receive import Receiver
+from edgeserver.rooms.remote_state import RemoteState
+from edgeserver.rooms.remote_summaries import RemoteSummaries
 from edgeserver.rooms.send import Composer
+from edgeserver.rooms.timestamps import Timestamps
 from edgeserver.store import accounts as account_table
 from edgeserver.store import profiles as profile_table
 from edgeserver.store import rooms as room_table
@@ -98,6 +105,7 @@ class Out:
     queries: FederationQueries
     keys: FederationKeys
     media: FederationMedia
+    summaries: FederationSummaries
     joining: Turns
 
 
@@ -115,7 +123,17 @@ def outward(ground: Ground, peers: Peers, web: InternetWeb | None, notaries: lis
     peers.on_return(keyring.route_returned)
     notary = Notary(ground.db, keyring, server_name=ground.server_name, now_ms=ground.now_ms)
     media = FederationMedia(calls, web)
-    return Out(calls, keyring, notary, FederationSource(calls), FederationQueries(calls), FederationKeys(calls), media, Turns())
+    return Out(
+        calls,
+        keyring,
+        notary,
+        FederationSource(calls),
+        FederationQueries(calls),
+        FederationKeys(calls),
+        media,
+        FederationSummaries(calls),
+        Turns(),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +216,16 @@ class Rooms:
     creator: RoomCreator
     memberships: Memberships
     history: History
+    timestamps: Timestamps
     directory: Directory
     public_rooms: PublicRooms
+    completer: Completer
+    hierarchy: Hierarchy
+    summaries: RoomSummaries
 
 
-def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
-    """The one write path and what leads to it."""
+def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metered: bool) -> Rooms:
+    """The one write path and what leads to it. `metered`: members that a join left out are fetched only when asked for."""
 
     def follow_members(tx: Transaction, written: Any) -> None:
         if written.event.type == "m.room.member" and written.is_news:
@@ -213,7 +235,9 @@ def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
     composer = Composer(ground.db, persister, ground.server_name, ground.key, ground.now_ms)
     placer = Placer(ground.db, persister)
     receiver = Receiver(ground.db, placer, out.source, out.keyring)
-    importer = Importer(ground.db, persister, ground.wakeups)
+    outliers = OutlierIntake(ground.db, persister, out.keyring)
+    importer = Importer(ground.db, persister, outliers, ground.wakeups)
+    remote_state = RemoteState(ground.db, out.source, outliers)
     remote = RemoteRooms(
         ground.db,
         out.calls,
@@ -224,6 +248,7 @@ def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
         key=ground.key,
         now_ms=ground.now_ms,
         joining=out.joining,
+        partial=partial_joins,
     )
     creator = RoomCreator(
         ground.db,
@@ -237,6 +262,7 @@ def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
     )
     memberships = Memberships(ground.db, composer, placer, importer, remote, ground.server_name, profile_table.member_fields)
     history = History(ground.db, receiver, placer, out.source, ground.server_name)
+    elsewhere = RemoteSummaries(out.summaries, ground.server_name, ground.now_ms)
     return Rooms(
         composer,
         placer,
@@ -245,8 +271,12 @@ def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
         creator,
         memberships,
         history,
+        Timestamps(ground.db, history, out.source, ground.server_name),
         Directory(ground.db, ground.server_name, out.queries),
         PublicRooms(ground.db, ground.server_name, out.queries),
+        Completer(ground.db, persister, remote_state, ground.wakeups, ground.server_name, at_once=not metered),
+        Hierarchy(ground.db, elsewhere, lambda: secrets.token_urlsafe(12)),
+        RoomSummaries(ground.db, elsewhere),
     )
 
 
@@ -256,6 +286,7 @@ class In:
 
     inbound: Inbound
     history: FederationHistory
+    spaces: SpaceHierarchy
     resident: Resident
     invites: Invites
     sender: Sender
@@ -290,6 +321,7 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -
     return In(
         Inbound(ground.db, rooms.receiver, Edus(ground.db, handlers), invites, joining=out.joining, now_ms=ground.now_ms),
         FederationHistory(ground.db),
+        SpaceHierarchy(ground.db),
         Resident(ground.db, rooms.composer, rooms.placer, rooms.receiver, server_name=ground.server_name, key=ground.key),
         invites,
         sender,

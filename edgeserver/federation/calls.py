@@ -13,6 +13,7 @@ from edgeserver.federation.client import MAX_STATE_ANSWER, Ask
 from edgeserver.federation.errors import BadAnswer, PeerError
 from edgeserver.federation.multipart import Media, decode_media
 from edgeserver.matrix import canonical_json
+from edgeserver.matrix.json_lists import JsonList, decode_with_lists
 from transports.exchange import Priority
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 V1: Final = "/_matrix/federation/v1"
 V2: Final = "/_matrix/federation/v2"
 JOIN_TIMEOUT: Final = 300.0
+MAX_HIERARCHY: Final = 1024 * 1024
 
 Pdu = dict[str, Any]
 
@@ -69,7 +71,7 @@ class Calls:
         return _dict(server, answer, "event"), version if isinstance(version, str) else None
 
     async def send_join(self, server: str, room_id: str, event_id: str, pdu: Pdu, *, omit_members: bool = False) -> dict[str, Any]:
-        """PUT /v2/send_join: the whole answer; `state` and `auth_chain` are lists of PDUs."""
+        """PUT /v2/send_join: the whole answer; `state` and `auth_chain` are lists of PDUs that are decoded one by one."""
         query = {"omit_members": "true"} if omit_members else {}
         ask = Ask(
             "PUT",
@@ -80,10 +82,18 @@ class Calls:
             100_000,
             MAX_STATE_ANSWER,
         )
-        answer = await self._client.json(server, ask)
-        _pdus(server, answer, "state")
-        _pdus(server, answer, "auth_chain")
+        answer = await self._large_answer(server, ask, "state", "auth_chain")
+        _long_list(server, answer, "state")
+        _long_list(server, answer, "auth_chain")
         return answer
+
+    async def _large_answer(self, server: str, ask: Ask, *lists: str) -> dict[str, Any]:
+        """An answer whose long lists are left undecoded (`JsonList`)."""
+        response = await self._client.response(server, ask)
+        try:
+            return decode_with_lists(response.body, frozenset(lists))
+        except canonical_json.CanonicalJSONError as error:
+            raise BadAnswer(server, f"the answer to {ask.target} is not a JSON object") from error
 
     async def send_leave(self, server: str, room_id: str, event_id: str, pdu: Pdu) -> None:
         """PUT /v2/send_leave."""
@@ -158,12 +168,12 @@ class Calls:
         answer = await self._client.json(server, ask)
         return _ids(server, answer, "pdu_ids"), _ids(server, answer, "auth_chain_ids")
 
-    async def state(self, server: str, room_id: str, event_id: str) -> tuple[list[Any], list[Any]]:
-        """GET /state: (the state before the event, its auth chain)."""
+    async def state(self, server: str, room_id: str, event_id: str) -> tuple[Sequence[Any], Sequence[Any]]:
+        """GET /state: (the state before the event, its auth chain), PDUs that are decoded one by one."""
         target = path(V1 + "/state", room_id, event_id=event_id)
         ask = Ask("GET", target, timeout=JOIN_TIMEOUT, expected=100_000, max_answer=MAX_STATE_ANSWER)
-        answer = await self._client.json(server, ask)
-        return _pdus(server, answer, "pdus"), _pdus(server, answer, "auth_chain")
+        answer = await self._large_answer(server, ask, "pdus", "auth_chain")
+        return _long_list(server, answer, "pdus"), _long_list(server, answer, "auth_chain")
 
     async def event_auth(self, server: str, room_id: str, event_id: str) -> list[Any]:
         """GET /event_auth: the event's auth chain."""
@@ -171,7 +181,25 @@ class Calls:
         ask = Ask("GET", target, timeout=120.0, expected=20_000, max_answer=MAX_STATE_ANSWER)
         return _pdus(server, await self._client.json(server, ask), "auth_chain")
 
+    async def timestamp_to_event(self, server: str, room_id: str, ts: int, *, backwards: bool) -> tuple[str, int]:
+        """GET /timestamp_to_event: (event id, its origin_server_ts in ms)."""
+        target = path(V1 + "/timestamp_to_event", room_id, ts=ts, dir="b" if backwards else "f")
+        answer = await self._client.json(server, Ask("GET", target, priority=Priority.HISTORY, expected=200))
+        event_id, at = answer.get("event_id"), answer.get("origin_server_ts")
+        if not isinstance(event_id, str) or type(at) is not int:
+            raise BadAnswer(server, "the answer names no event and its time")
+        return event_id, at
+
     # Queries
+
+    async def hierarchy(self, server: str, room_id: str, *, suggested_only: bool) -> dict[str, Any]:
+        """GET /hierarchy: `{room, children, inaccessible_children}`."""
+        target = path(V1 + "/hierarchy", room_id, suggested_only="true" if suggested_only else "false")
+        ask = Ask("GET", target, priority=Priority.INTERACTIVE, timeout=20.0, expected=10_000, max_answer=MAX_HIERARCHY)
+        answer = await self._client.json(server, ask)
+        _dict(server, answer, "room")
+        _pdus(server, answer, "children")
+        return answer
 
     async def directory(self, server: str, alias: str) -> tuple[str, list[str]]:
         """GET /query/directory: (room id, servers that are in the room)."""
@@ -248,6 +276,13 @@ def _dict(server: str, answer: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _pdus(server: str, answer: Mapping[str, Any], name: str) -> list[Any]:
     value = answer.get(name)
     if not isinstance(value, list):
+        raise BadAnswer(server, f"{name} is not a list")
+    return value
+
+
+def _long_list(server: str, answer: Mapping[str, Any], name: str) -> JsonList:
+    value = answer.get(name)
+    if not isinstance(value, JsonList):
         raise BadAnswer(server, f"{name} is not a list")
     return value
 

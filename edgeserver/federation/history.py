@@ -1,6 +1,6 @@
 """What other servers may read of our rooms: events, gaps, state and auth chains.
 
-GET /backfill, POST /get_missing_events, GET /state, /state_ids, /event, /event_auth.
+GET /backfill, POST /get_missing_events, GET /state, /state_ids, /event, /event_auth, /timestamp_to_event.
 Spec: server-server API, "Backfilling and retrieving missing events", "Retrieving events", "PDUs" (/event_auth).
 """
 
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeserver.federation.participation import pdus_for, placed_event, shared_room
+from edgeserver.federation.participation import Filter, pdus_for, placed_event, shared_room
 from edgeserver.matrix.errors import NotFound
-from edgeserver.store import events, rooms, state
+from edgeserver.rooms.timestamps import first_seen
+from edgeserver.store import auth_chain, events, rooms, state
 from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class History:
         """The events named and those before them, at most `limit`, the newest first."""
 
         def read(tx: Transaction) -> Pdus:
-            room = shared_room(tx, room_id, origin)
+            room = shared_room(tx, room_id, origin, whole=False)
             found = _walk_back(tx, room.number, list(from_ids)[:MAX_WALK], min(max(limit, 1), MAX_BACKFILL))
             return pdus_for(tx, found, origin)
 
@@ -49,10 +50,10 @@ class History:
         """The events between `earliest` and `latest`, both left out: at most `limit`, the oldest first."""
 
         def read(tx: Transaction) -> Pdus:
-            room = shared_room(tx, room_id, origin)
+            room = shared_room(tx, room_id, origin, whole=False)
             known = _in_timeline(tx, room.number, list(latest)[:MAX_WALK])
             starts = [prev for stored in known for prev in stored.event.prev_events]
-            stop = {*list(earliest)[:MAX_WALK], *latest}
+            stop = {*earliest, *latest}
             bound = min(max(limit, 1), MAX_MISSING)
             found = _walk_back(tx, room.number, starts, bound, stop=stop, min_depth=min_depth)
             return pdus_for(tx, reversed(found), origin)
@@ -65,57 +66,54 @@ class History:
         def read(tx: Transaction) -> tuple[list[str], list[str]]:
             stored = placed_event(tx, shared_room(tx, room_id, origin), event_id)
             assert stored.before is not None
-            ids = list(state.whole_ids(tx, stored.before).values())
-            return ids, list(auth_chain_of(tx, events.many(tx, ids).values()))
+            ids = state.ids(tx, stored.before)
+            return ids, auth_chain.chain_ids(tx, ids)
 
         return await self._db.read(read)
 
-    async def state(self, origin: str, room_id: str, event_id: str) -> tuple[Pdus, Pdus]:
-        """(the state before an event, its auth chain)."""
-
-        def read(tx: Transaction) -> tuple[Pdus, Pdus]:
-            stored = placed_event(tx, shared_room(tx, room_id, origin), event_id)
-            assert stored.before is not None
-            found = list(state.whole_events(tx, stored.before).values())
-            chain = auth_chain_of(tx, found)
-            return [one.event.pdu for one in found], [one.event.pdu for one in chain.values()]
-
-        return await self._db.read(read)
+    async def pdus(self, event_ids: Sequence[str]) -> list[bytes]:
+        """Events that the asking server may have, as canonical JSON. Few at a time."""
+        return await self._db.read(lambda tx: auth_chain.pdus(tx, event_ids))
 
     async def event(self, origin: str, event_id: str) -> dict[str, Any]:
         """One event, redacted if the server may not see it."""
 
         def read(tx: Transaction) -> dict[str, Any]:
             stored = events.get(tx, event_id)
-            if stored is None or stored.standing is Standing.REJECTED:
-                raise NotFound("That event is not known here.")
-            shared_room(tx, rooms.by_number(tx, stored.room).room_id, origin)
+            if stored is None or stored.standing is Standing.REJECTED or (stored.is_outlier and not stored.event.is_state):
+                raise NotFound("That event is not known here.")  # of a message without a place nobody can say who may see it
+            shared_room(tx, rooms.by_number(tx, stored.room).room_id, origin, whole=False)
             return pdus_for(tx, [stored], origin)[0]
 
         return await self._db.read(read)
 
-    async def event_auth(self, origin: str, room_id: str, event_id: str) -> Pdus:
-        """The auth chain of an event."""
+    async def event_auth(self, origin: str, room_id: str, event_id: str) -> list[str]:
+        """The ids of the auth chain of an event."""
 
-        def read(tx: Transaction) -> Pdus:
-            room = shared_room(tx, room_id, origin)
+        def read(tx: Transaction) -> list[str]:
+            room = shared_room(tx, room_id, origin, whole=False)
             stored = events.get(tx, event_id)
-            if stored is None or stored.room != room.number:
+            if stored is None or stored.room != room.number or stored.standing is Standing.REJECTED:
                 raise NotFound("That event is not known here.")
-            return [one.event.pdu for one in auth_chain_of(tx, [stored]).values()]
+            return auth_chain.chain_ids(tx, [event_id])
 
         return await self._db.read(read)
 
+    async def timestamp_to_event(self, origin: str, room_id: str, ts: int, *, backwards: bool) -> StoredEvent:
+        """The event at or after (or at or before) `ts` (ms) that lies nearest, of those that we hold and that the server may see.
 
-def auth_chain_of(tx: Transaction, found: Iterable[StoredEvent]) -> dict[str, StoredEvent]:
-    """What the events' `auth_events` lead to, by id; one read a generation."""
-    chain: dict[str, StoredEvent] = {}
-    wanted = {cited for stored in found for cited in stored.event.auth_events}
-    while wanted:
-        loaded = events.many(tx, wanted)
-        chain.update(loaded)
-        wanted = {cited for stored in loaded.values() for cited in stored.event.auth_events} - set(chain)
-    return chain
+        Nobody else is asked: the server asks whom it likes.
+        """
+
+        def read(tx: Transaction) -> StoredEvent:
+            room = shared_room(tx, room_id, origin)
+            filter_ = Filter(tx, origin)
+            found = first_seen(tx, room.number, ts, lambda part: [one for one in part if filter_.shows(one)], backwards=backwards)
+            if found is None:
+                raise NotFound(f"There is no event {'before' if backwards else 'after'} that time.")
+            return found
+
+        return await self._db.read(read)
 
 
 def _walk_back(

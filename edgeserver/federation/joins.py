@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from edgeserver.federation.errors import BadAnswer, FederationError, PeerError, PeerUnreachable, as_matrix_error
 from edgeserver.federation.invites import shown_state
 from edgeserver.federation.resident import public_state
-from edgeserver.matrix import draft, signatures
+from edgeserver.matrix import draft, server_names, signatures
 from edgeserver.matrix.errors import IncompatibleRoomVersion, MatrixError, NotFound
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.redaction import redact
 from edgeserver.matrix.room_versions import SUPPORTED
 from edgeserver.matrix.signatures import SignatureError
 from edgeserver.matrix.verdicts import Dropped, Rejected
+from edgeserver.rooms.importing import GivenRoom
 from edgeserver.store import events, rooms
 
 if TYPE_CHECKING:
@@ -41,14 +42,15 @@ log = logging.getLogger(__name__)
 
 MAX_CANDIDATES: Final = 8
 MAX_EVENTS: Final = 300_000
+MAX_SERVERS: Final = 20_000
 _TEMPLATE_KEYS = ("type", "room_id", "sender", "state_key", "content", "prev_events", "auth_events", "depth")
 
 
 class RoomTaker(Protocol):
     """What takes a joined room in; see `rooms.importing.Importer`."""
 
-    async def join(self, rules: RoomVersion, join: Event, state_events: Sequence[Event], auth_chain: Sequence[Event]) -> None:
-        """Raises M_FORBIDDEN if that state does not allow the join."""
+    async def join(self, rules: RoomVersion, join: Event, given: GivenRoom) -> None:
+        """Raises M_FORBIDDEN if the given state does not allow the join, 502 M_UNKNOWN if it is none of that room."""
         ...
 
 
@@ -77,8 +79,9 @@ class RemoteRooms:
         key: SigningKey,
         now_ms: Callable[[], int],
         joining: Turns,
+        partial: bool = True,
     ) -> None:
-        """`joining` has the turn of each room for as long as it is being joined."""
+        """`joining` has the turn of each room for as long as it is being joined. `partial`: ask for rooms without their members."""
         self._db = db
         self._calls = calls
         self._keyring = keyring
@@ -88,6 +91,7 @@ class RemoteRooms:
         self._key = key
         self._now_ms = now_ms
         self._joining = joining
+        self._partial = partial
 
     # Joining
 
@@ -113,7 +117,7 @@ class RemoteRooms:
         authoriser = proto["content"].get("join_authorised_via_users_server")
         said = dict(content) | ({} if authoriser is None else {"join_authorised_via_users_server": authoriser})
         join = self._complete(server, proto, said, rules)
-        answer = await self._calls.send_join(server, room_id, join.event_id, join.pdu)
+        answer = await self._calls.send_join(server, room_id, join.event_id, join.pdu, omit_members=self._partial)
         join = _with_their_signatures(server, join, answer.get("event"))
         if await self._db.read(lambda tx: self._is_ours(tx, room_id)):
             await self._receive(server, join)  # somebody of ours is in the room by now: it is an event like any other
@@ -121,24 +125,14 @@ class RemoteRooms:
         await self._take_room(server, rules, join, answer)
 
     async def _take_room(self, server: str, rules: RoomVersion, join: Event, answer: Mapping[str, Any]) -> None:
-        state, chain = answer["state"], answer["auth_chain"]
-        if len(state) + len(chain) > MAX_EVENTS:
+        if len(answer["state"]) + len(answer["auth_chain"]) > MAX_EVENTS:
             raise BadAnswer(server, f"the room has more than {MAX_EVENTS} events of state")
-        found = await self._receiver.opened([join.pdu, *chain, *state], join.room_id, rules)
-        if join.event_id not in found:
+        verified = (await self._receiver.opened([join.pdu], join.room_id, rules)).get(join.event_id)
+        if verified is None:
             raise BadAnswer(server, "the join lacks a signature that it needs")
-        state_hashes = {_stated_hash(pdu) for pdu in state}
-        by_key: dict[tuple[str, str], Event] = {}
-        others: list[Event] = []
-        for event in found.values():
-            if event.state_key is None or event == join or _stated_hash(event.pdu) not in state_hashes:
-                others.append(event)
-            elif by_key.setdefault((event.type, event.state_key), event) != event:
-                raise BadAnswer(server, f"the state holds two {event.type} events under one key")
-        create = _checked_create(server, by_key.get(("m.room.create", "")), join, rules)
-        # The create event first: from version 12 on no event cites it, but each is judged by it.
-        chain_events = [create, *(event for event in others if event not in (create, join))]
-        await self._importer.join(rules, found[join.event_id], list(by_key.values()), chain_events)
+        omitted = answer.get("members_omitted") is True
+        servers = _servers_in_room(server, answer.get("servers_in_room")) if omitted else ()
+        await self._importer.join(rules, verified, GivenRoom(server, answer["state"], answer["auth_chain"], omitted, servers))
 
     def _is_ours(self, tx: Transaction, room_id: str) -> bool:
         room = rooms.get(tx, room_id)
@@ -297,19 +291,9 @@ def _with_their_signatures(server: str, join: Event, answered: Any) -> Event:
     return type(join).from_pdu(pdu, join.rules, event_id=join.event_id)
 
 
-def _stated_hash(pdu: Any) -> str | None:
-    """The content hash that a PDU states: enough to find it again among those that were verified."""
-    hashes = pdu.get("hashes") if isinstance(pdu, dict) else None
-    stated = hashes.get("sha256") if isinstance(hashes, dict) else None
-    return stated if isinstance(stated, str) else None
-
-
-def _checked_create(server: str, create: Event | None, join: Event, rules: RoomVersion) -> Event:
-    """The room's own create event, of the version that the server told. Raises BadAnswer."""
-    if create is None:
-        raise BadAnswer(server, "the state lacks the m.room.create event")
-    if create.content.get("room_version", "1") != rules.version:
-        raise BadAnswer(server, "the room is of another version than was told")
-    if create.room_id != join.room_id:
-        raise BadAnswer(server, "the m.room.create event is of another room")
-    return create
+def _servers_in_room(server: str, told: Any) -> tuple[str, ...]:
+    """The servers that an answer without members must tell. Raises BadAnswer."""
+    if not isinstance(told, list) or len(told) > MAX_SERVERS:
+        raise BadAnswer(server, f"members are omitted, but servers_in_room is not a list of at most {MAX_SERVERS} servers")
+    named = [one for one in told if isinstance(one, str) and server_names.is_valid(one)]
+    return tuple(dict.fromkeys([server, *named]))

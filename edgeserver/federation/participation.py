@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.federation import acl
-from edgeserver.matrix.errors import Forbidden, NotFound
-from edgeserver.matrix.identifiers import domain_of
+from edgeserver.matrix.errors import Forbidden, NotFound, UnableDueToPartialState
 from edgeserver.matrix.visibility import HISTORY_VISIBILITY, membership_of, visibility_of, visible_to_server
 from edgeserver.store import events, rooms, state
 from edgeserver.store.events import Standing
@@ -23,21 +22,24 @@ if TYPE_CHECKING:
     from edgeserver.store.rooms import Room
 
 
-def our_room(tx: Transaction, room_id: str, origin: str) -> Room:
+def our_room(tx: Transaction, room_id: str, origin: str, *, whole: bool = True) -> Room:
     """A room that has joined users of ours and admits the asking server.
 
-    Raises M_NOT_FOUND or, if the room's server ACL refuses the server, M_FORBIDDEN.
+    `whole`: what is asked takes all of its members to answer. Raises M_NOT_FOUND (as MSC3895 has it also for a room whose members are
+    still being fetched: others can answer) or, if the room's server ACL refuses the server, M_FORBIDDEN.
     """
     room = rooms.get(tx, room_id)
     if room is None or room.snapshot is None or not rooms.local_members(tx, room.number):
         raise NotFound("This server is not in that room.")
     acl.check(tx, room, origin)
+    if whole and room.is_partial:
+        raise UnableDueToPartialState
     return room
 
 
-def shared_room(tx: Transaction, room_id: str, origin: str) -> Room:
-    """A room of ours that the asking server is in, too. Raises M_NOT_FOUND or M_FORBIDDEN."""
-    room = our_room(tx, room_id, origin)
+def shared_room(tx: Transaction, room_id: str, origin: str, *, whole: bool = True) -> Room:
+    """A room of ours that the asking server is in, too. `whole` as for `our_room`. Raises M_NOT_FOUND or M_FORBIDDEN."""
+    room = our_room(tx, room_id, origin, whole=whole)
     if not rooms.server_is_in(tx, room.number, origin):
         raise Forbidden("Your server is not in that room.")
     return room
@@ -53,11 +55,11 @@ def placed_event(tx: Transaction, room: Room, event_id: str) -> StoredEvent:
 
 def pdus_for(tx: Transaction, found: Iterable[StoredEvent], server_name: str) -> list[dict[str, Any]]:
     """The events as that server may have them: redacted, those that it may not see."""
-    filter_ = _Filter(tx, server_name)
+    filter_ = Filter(tx, server_name)
     return [stored.event.pdu if filter_.shows(stored) else stored.event.redacted().pdu for stored in found]
 
 
-class _Filter:
+class Filter:
     """Judges many events; what a state says of a server is worked out once."""
 
     def __init__(self, tx: Transaction, server_name: str) -> None:
@@ -72,8 +74,13 @@ class _Filter:
         visibility = self._visibility_at(stored.before)
         if visibility in ("shared", "world_readable"):
             return True
+        if self._is_partial(stored.room):
+            raise UnableDueToPartialState  # whether that server had members then is not known: neither yes nor no is right
         memberships = self._memberships_at(stored.before)
         return visible_to_server(stored.event, self._server_name, visibility=visibility, memberships=memberships)
+
+    def _is_partial(self, room: int) -> bool:
+        return rooms.by_number(self._tx, room).is_partial
 
     def _visibility_at(self, snapshot: int) -> str:
         if snapshot not in self._visibility:
@@ -83,11 +90,6 @@ class _Filter:
 
     def _memberships_at(self, snapshot: int) -> list[str]:
         if snapshot not in self._memberships:
-            numbers = [
-                number
-                for (_, user_id), number in state.of_type(self._tx, snapshot, "m.room.member").items()
-                if domain_of(user_id) == self._server_name
-            ]
-            members = events.many_by_number(self._tx, numbers).values()
+            members = state.members_of(self._tx, snapshot, self._server_name)
             self._memberships[snapshot] = [membership_of(member.event) for member in members]
         return self._memberships[snapshot]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgeserver.federation.history import auth_chain_of
+import orjson
+
 from edgeserver.federation.participation import our_room
 from edgeserver.matrix import errors
 from edgeserver.matrix.draft import countersign
@@ -18,7 +19,7 @@ from edgeserver.matrix.pdu_checks import open_pdu
 from edgeserver.matrix.verdicts import Accepted, Dropped
 from edgeserver.rooms.membership import STRIPPED, authorising_user
 from edgeserver.rooms.placing import Task
-from edgeserver.store import events, rooms, state
+from edgeserver.store import auth_chain, events, rooms, state
 from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.events import StoredEvent
     from edgeserver.store.rooms import Room
+    from edgeserver.store.state import StateKey
 
 HEROES = 5
+PART = 500
+SMALL_ROOM = 20
+"""Up to so many members are never omitted: to fetch them afterwards costs more than to send them at once."""
 
 
 class Placing(Protocol):
@@ -85,7 +90,7 @@ class Resident:
             event, _ = self._composer.draft(tx, room, user_id, "m.room.member", content, state_key=user_id)
             self._composer.authorise(tx, room, event)
             template = {name: value for name, value in event.pdu.items() if name not in ("hashes", "signatures")}
-            return {"event": template, "room_version": version}
+            return {"event": {**template, "origin": self._server_name}, "room_version": version}
 
         return await self._db.read(read)
 
@@ -111,27 +116,28 @@ class Resident:
             stored = events.get(tx, event_id)
             assert stored is not None
             assert stored.before is not None
-            return self._join_answer(tx, stored, omit_members=omit_members) | {"event": event.pdu}
+            return self._join_answer(tx, stored, omit_members=omit_members) | {"event": _raw(tx, [event.event_id])[0]}
 
         return await self._db.read(read)
 
     def _join_answer(self, tx: Transaction, join: StoredEvent, *, omit_members: bool) -> dict[str, Any]:
         assert join.before is not None
-        whole = state.whole_events(tx, join.before)
-        servers = rooms.servers(tx, join.room)
-        kept = list(whole.values())
-        if omit_members:
-            heroes = _heroes(whole)
-            kept = [one for key, one in whole.items() if key[0] != "m.room.member" or key[1] in heroes]
-        chain = auth_chain_of(tx, [join, *kept])
-        if omit_members:
-            chain = {event_id: one for event_id, one in chain.items() if one not in kept}
+        whole = state.whole_ids(tx, join.before)
+        members = sum(key[0] == "m.room.member" for key in whole)
+        omitted = omit_members and members > SMALL_ROOM
+        if omitted:
+            heroes = _heroes(tx, join.before, whole)
+            whole = {key: event_id for key, event_id in whole.items() if key[0] != "m.room.member" or key[1] in heroes}
+        chain = auth_chain.chain_ids(tx, [join.event.event_id, *whole.values()])
+        if omitted:
+            told = set(whole.values())
+            chain = [event_id for event_id in chain if event_id not in told]
         return {
             "origin": self._server_name,
-            "state": [one.event.pdu for one in kept],
-            "auth_chain": [one.event.pdu for one in chain.values()],
-            "members_omitted": omit_members,
-            "servers_in_room": servers,
+            "state": _raw(tx, list(whole.values())),
+            "auth_chain": _raw(tx, chain),
+            "members_omitted": omitted,
+            "servers_in_room": rooms.servers(tx, join.room),
         }
 
     async def send_leave(self, origin: str, room_id: str, event_id: str, pdu: Any) -> None:
@@ -202,13 +208,22 @@ def public_state(tx: Transaction, room: Room, inviter: str | None = None, *, who
     return [stored.event.pdu if whole else stripped_event(stored.event) for stored in found]
 
 
-def _heroes(whole: Mapping[tuple[str, str], StoredEvent]) -> set[str]:
+def _raw(tx: Transaction, event_ids: Sequence[str]) -> list[orjson.Fragment]:
+    """The events as they are stored: a whole room's as objects would take many times the memory."""
+    parts = [event_ids[start : start + PART] for start in range(0, len(event_ids), PART)]
+    return [orjson.Fragment(pdu) for part in parts for pdu in auth_chain.pdus(tx, part)]
+
+
+def _heroes(tx: Transaction, snapshot: int, whole: Mapping[StateKey, str]) -> set[str]:
     """The members after whom a room without name and alias is called."""
-    if ("m.room.name", "") in whole or ("m.room.canonical_alias", "") in whole:
-        return set()
-    members = [
-        user_id
-        for (event_type, user_id), stored in whole.items()
-        if event_type == "m.room.member" and stored.event.content.get("membership") in ("join", "invite")
-    ]
-    return set(sorted(members)[:HEROES])
+    for event_type, name in (("m.room.name", "name"), ("m.room.canonical_alias", "alias")):
+        stored = state.lookup_event(tx, snapshot, event_type)
+        if stored is not None and stored.event.content.get(name):
+            return set()
+    found: set[str] = set()
+    for event_type, user_id in sorted(whole):
+        if event_type == "m.room.member" and len(found) < HEROES:
+            stored = state.lookup_event(tx, snapshot, event_type, user_id)
+            if stored is not None and stored.event.content.get("membership") in ("join", "invite"):
+                found.add(user_id)
+    return found

@@ -44,7 +44,7 @@ class FederationSource:
         with _source_errors():
             return await self._calls.state_ids(server, room_id, event_id)
 
-    async def state(self, server: str, room_id: str, event_id: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    async def state(self, server: str, room_id: str, event_id: str) -> tuple[Sequence[Any], Sequence[Any]]:
         with _source_errors():
             return await self._calls.state(server, room_id, event_id)
 
@@ -55,6 +55,22 @@ class FederationSource:
     async def backfill(self, server: str, room_id: str, from_ids: Sequence[str], limit: int) -> list[dict[str, Any]]:
         with _source_errors():
             return await self._calls.backfill(server, room_id, from_ids, limit)
+
+    async def timestamp_to_event(self, server: str, room_id: str, ts: int, *, backwards: bool) -> tuple[str, int]:
+        """See `rooms.timestamps.TimestampSource`."""
+        with _source_errors():
+            return await self._calls.timestamp_to_event(server, room_id, ts, backwards=backwards)
+
+
+class FederationSummaries:
+    """See `rooms.remote_summaries.SummarySource`."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def hierarchy(self, server: str, room_id: str, *, suggested_only: bool) -> dict[str, Any]:
+        with _source_errors():
+            return await self._calls.hierarchy(server, room_id, suggested_only=suggested_only)
 
 
 class FederationMedia:

@@ -14,7 +14,7 @@ and nowhere else; whatever is raised that is not a MatrixError is M_UNKNOWN to t
         ├── 401  MissingToken UnknownToken Unauthorized UserLocked
         ├── 403  Forbidden GuestForbidden WrongRoomKeysVersion UserDeactivated UserSuspended ThreepidDenied
         │        ResourceLimitExceeded CannotLeaveServerNoticeRoom InviteBlocked
-        ├── 404  NotFound Unrecognized (or 405)
+        ├── 404  NotFound UnableDueToPartialState Unrecognized (or 405)
         ├── 409  CannotOverwriteMedia ConflictingUnsubscription
         ├── 413  TooLarge
         ├── 429  LimitExceeded
@@ -318,6 +318,13 @@ class NotFound(CodedError):
     """No such thing."""
 
     CODE, STATUS, ERROR = "M_NOT_FOUND", 404, "Not found."
+
+
+class UnableDueToPartialState(CodedError):
+    """The room's members are still being fetched, so that a question about it cannot be answered yet (MSC3895)."""
+
+    CODE, STATUS = "ORG.MATRIX.MSC3895_UNABLE_DUE_TO_PARTIAL_STATE", 404
+    ERROR = "This server does not know all of the room's members yet."
 
 
 class Unrecognized(CodedError):

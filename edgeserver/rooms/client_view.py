@@ -47,6 +47,16 @@ def timeline(tx: Transaction, found: Sequence[StoredEvent], viewer: Viewer, *, w
     return _shown(found, notes, with_room_id)
 
 
+def cited_member(tx: Transaction, found: Iterable[StoredEvent], user_id: str) -> int | None:
+    """The number of the membership event that some event of this sender cites: in a partial room the state may lack the sender."""
+    for stored in found:
+        if stored.event.sender == user_id:
+            for one in events.many(tx, stored.event.auth_events).values():
+                if (one.event.type, one.event.state_key) == ("m.room.member", user_id):
+                    return one.number
+    return None
+
+
 def state_events(tx: Transaction, found: Iterable[StoredEvent], viewer: Viewer, *, with_room_id: bool = True) -> list[dict[str, Any]]:
     """Events as parts of a room's state, of which there may be thousands: without what would cost a lookup for each."""
     listed = list(found)

@@ -10,6 +10,7 @@ from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS
 from edgeserver.matrix.identifiers import domain_of, is_room_alias
 from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.rooms import history
+from edgeserver.rooms.read_summary import read_summary
 from edgeserver.store import rooms, state
 
 if TYPE_CHECKING:
@@ -190,6 +191,36 @@ class _Filter:
         return not self.term or any(self.term in text.casefold() for text in texts)
 
 
+NO_ROOMS: Mapping[str, Any] = {"chunk": [], "total_room_count_estimate": 0}
+"""What is in the directory of a network that is not bridged here: none is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """Whose rooms are asked for: those of the homeserver itself (neither is given), of all bridged networks too, or of one of them."""
+
+    all: bool = False
+    instance_id: str | None = None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether rooms of one bridged network alone are asked for; `all` goes before that."""
+        return bool(self.instance_id) and not self.all
+
+    def asked(self) -> dict[str, Any]:
+        """As the keys of a request."""
+        if self.all:
+            return {"include_all_networks": True}
+        return {"third_party_instance_id": self.instance_id} if self.instance_id else {}
+
+
+def networks(all_: object, instance_id: object) -> Networks:
+    """From the keys `include_all_networks` and `third_party_instance_id` of a request. Raises M_BAD_JSON."""
+    if not (all_ is None or isinstance(all_, bool)) or not (instance_id is None or isinstance(instance_id, str)):
+        raise errors.BadJson("include_all_networks is not a boolean, or third_party_instance_id not a string.")
+    return Networks(bool(all_), instance_id)
+
+
 class PublicRooms:
     """The published room directory: ours, and others' by asking them."""
 
@@ -236,12 +267,31 @@ class PublicRooms:
             answer["prev_batch"] = f"p{max(0, start - size)}"
         return answer
 
-    async def page_of(self, server: str, *, limit: int | None, since: str | None, filter_: Mapping[str, Any]) -> dict[str, Any]:
-        """The same of any server."""
+    async def page_of(
+        self,
+        server: str,
+        *,
+        limit: int | None,
+        since: str | None,
+        filter_: Mapping[str, Any],
+        networks: Networks | None = None,
+    ) -> dict[str, Any]:
+        """The same of any server; `networks` are those of its application services."""
+        chosen = networks or Networks()
         if server == self._server_name:
-            return await self.page(limit=limit, since=since, filter_=filter_)
-        content = {"limit": limit, "since": since, "filter": dict(filter_) or None}
-        return await self._remote.public_rooms(server, {key: value for key, value in content.items() if value is not None})
+            return dict(NO_ROOMS) if chosen.is_foreign else await self.page(limit=limit, since=since, filter_=filter_)
+        content = {"limit": limit, "since": since, "filter": dict(filter_) or None, **chosen.asked()}
+        answer = await self._remote.public_rooms(server, {key: value for key, value in content.items() if value is not None})
+        return _as_told(answer)
+
+
+def _as_told(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What another server answers, of which the parts that a client could not read are left out."""
+    shown: dict[str, Any] = {"chunk": [room for one in answer["chunk"] if (room := read_summary(one)) is not None]}
+    shown |= {key: answer[key] for key in ("next_batch", "prev_batch") if isinstance(answer.get(key), str)}
+    if type(answer.get("total_room_count_estimate")) is int:
+        shown["total_room_count_estimate"] = answer["total_room_count_estimate"]
+    return shown
 
 
 def _offset(since: str | None) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix import errors, visibility
-from edgeserver.rooms.placing import Task
+from edgeserver.rooms.placing import MembersKnown, Task
 from edgeserver.rooms.receive import SourceFailed
 from edgeserver.rooms.tokens import parse
 from edgeserver.store import events, rooms, state
@@ -181,14 +181,18 @@ class History:
             start = place(raw[0])
         return Page(chunk, start, end), list(dict.fromkeys(gaps))
 
-    async def backfill(self, room_id: str, from_ids: Sequence[str], limit: int) -> bool:
-        """Asks the room's servers for what comes before these events; True if anything new was stored."""
-        room, servers = await self._db.read(lambda tx: _room_and_servers(tx, room_id))
-        for server in [name for name in servers if name != self._server_name][:BACKFILL_SERVERS]:
+    async def backfill(self, room_id: str, from_ids: Sequence[str], limit: int, *, servers: Sequence[str] = ()) -> bool:
+        """Asks these of the room's servers (or those with most members) for the events and what comes before them; True if anything
+        new was stored.
+        """
+        room, known = await self._db.read(lambda tx: _room_and_servers(tx, room_id))
+        for server in [name for name in servers or known if name != self._server_name][:BACKFILL_SERVERS]:
             try:
                 pdus = await self._source.backfill(server, room_id, list(from_ids), min(limit, 100))
                 if await self._take_in(server, room, pdus):
                     return True
+            except MembersKnown:
+                return await self.backfill(room_id, from_ids, limit)
             except SourceFailed as error:
                 log.info("%s did not give history of %s: %s", server, room_id, error)
         return False
@@ -201,7 +205,8 @@ class History:
         await self._receiver.complete_auth(server, room.room_id, room.number, room.rules, fresh.values())
         befores = await self._states_before(server, room, fresh)
         for event in sorted(fresh.values(), key=lambda event: (-event.depth, event.event_id)):
-            await self._placer.place(Task(room.number, event, before=befores[event.event_id], backfilled=True))
+            before = befores[event.event_id]
+            await self._placer.place(Task(room.number, event, before=before, backfilled=True, lacks_members=room.is_partial))
         return bool(fresh)
 
     async def _states_before(self, server: str, room: Room, fresh: dict[str, Event]) -> dict[str, Any]:
@@ -217,7 +222,7 @@ class History:
             if all(prev in after for prev in event.prev_events) and event.prev_events:
                 states = [after[prev] for prev in event.prev_events]
                 before = await self._db.read(
-                    lambda tx, states=states: state_at.resolved(tx, room.rules, states, may_resolve=True)  # type: ignore[misc]
+                    lambda tx, states=states: state_at.resolved(tx, room.rules, states)  # type: ignore[misc]
                 )
             elif event.type == "m.room.create":
                 before = await self._db.write(lambda tx: state.root(tx, room.number, {}))

@@ -1,17 +1,22 @@
 """Rooms that come from elsewhere: the state of a join through another server, invites to local users, and their end.
 
-Events given here have passed the checks that need no state (format, signatures, hash); what needs state is done here.
+A join may come with all of the room's state or, faster, without its members: then the room is partial until `completing.py` has fetched
+the rest.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgeserver import wakeups as topics
 from edgeserver.matrix import auth, canonical_json, errors
+from edgeserver.matrix.auth_events import CREATE, auth_types_of
 from edgeserver.matrix.verdicts import Accepted
+from edgeserver.rooms.outliers import Both
 from edgeserver.rooms.persist import Placement
-from edgeserver.rooms.placing import judge_by_auth_events, standing_of, topological
-from edgeserver.store import events, rooms, state
+from edgeserver.rooms.placing import auth_state
+from edgeserver.store import events, partial_rooms, rooms, state
 from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
@@ -19,44 +24,81 @@ if TYPE_CHECKING:
 
     from edgeserver.matrix.event import Event
     from edgeserver.matrix.room_versions import RoomVersion
+    from edgeserver.rooms.outliers import OutlierIntake, Pdus
     from edgeserver.rooms.persist import Persister
     from edgeserver.store.database import Database, Transaction
+    from edgeserver.store.rooms import Room
+    from edgeserver.store.state import StateKey
     from edgeserver.wakeups import Wakeups
+
+
+@dataclass(frozen=True, slots=True)
+class GivenRoom:
+    """What `server` answered to a join: PDUs, unverified, of the state before the join and of what authorises both.
+
+    `members_omitted`: the state lacks members; `servers` are then all that are in the room.
+    """
+
+    server: str
+    state: Pdus
+    auth_chain: Pdus
+    members_omitted: bool = False
+    servers: tuple[str, ...] = ()
 
 
 class Importer:
     """Takes rooms in."""
 
-    def __init__(self, db: Database, persister: Persister, wakeups: Wakeups) -> None:
+    def __init__(self, db: Database, persister: Persister, outliers: OutlierIntake, wakeups: Wakeups) -> None:
         self._db = db
         self._persister = persister
+        self._outliers = outliers
         self._wakeups = wakeups
 
-    async def join(
-        self, rules: RoomVersion, join: Event, state_events: Sequence[Event], auth_chain: Sequence[Event]
-    ) -> None:
-        """A join that another server accepted: `state_events` are the state before it, `auth_chain` what authorises them.
+    async def join(self, rules: RoomVersion, join: Event, given: GivenRoom) -> None:
+        """A join of ours, verified, that another server accepted.
 
-        Raises M_FORBIDDEN if that state does not allow the join: the other server has told a tale.
+        Raises M_FORBIDDEN if the state that it gives does not allow the join, 502 M_UNKNOWN if it is no state of that room: the other
+        server has told a tale.
         """
-        found = {event.event_id: event for event in (*auth_chain, *state_events)}
-        ordered = topological(found)
+        room = await self._db.write(lambda tx: rooms.by_number(tx, self._room(tx, join.room_id, rules)))
+        ids = await self._outliers.take_in(room, Both(given.state, given.auth_chain))
+        state_ids = [event_id for event_id in ids[: len(given.state)] if event_id is not None]
 
         def run(tx: Transaction) -> None:
-            number = self._room(tx, join.room_id, rules)
-            self._store(tx, number, ordered)
-            snapshot = self._snapshot(tx, number, state_events)
-            room = rooms.by_number(tx, number)
-            cited = {(e.type, e.state_key or ""): e for e in state_events}
-            verdict = auth.check(join, cited)
-            if not isinstance(verdict, Accepted):
-                raise errors.Forbidden(f"The state of the room does not allow the join: {verdict.why}.")
-            held = events.get(tx, join.event_id)
-            if held is not None and not held.is_outlier:
-                return
-            self._persister.persist(tx, room, join, Placement(snapshot, (join.event_id,)), deliver=False)
+            entries = self._entries(tx, join, state_ids)
+            if given.members_omitted:
+                partial_rooms.begin(tx, room.number, given.server, given.servers)
+                tx.on_commit(lambda: self._wakeups.notify([topics.PARTIAL_ROOMS]))
+            elif rooms.by_number(tx, room.number).is_partial:
+                partial_rooms.end(tx, room.number, tx.stream())
+            self._place(tx, rooms.by_number(tx, room.number), join, state.root(tx, room.number, entries))
 
         await self._db.write(run)
+
+    def _entries(self, tx: Transaction, join: Event, state_ids: Sequence[str]) -> dict[StateKey, int]:
+        """The state map, as event numbers."""
+        entries: dict[StateKey, int] = {}
+        for one in events.described(tx, state_ids):
+            if one.key is None or one.standing is Standing.REJECTED or one.event_id == join.event_id:
+                continue
+            if entries.setdefault(one.key, one.number) != one.number:
+                raise errors.Unknown(f"The other server gave a state with two {one.key[0]} events under one key.", status=502)
+        create = events.by_number(tx, entries.get(CREATE, 0))
+        if create is None or create.event.content.get("room_version", "1") != join.rules.version:
+            raise errors.Unknown("The other server gave a state without the room's m.room.create event.", status=502)
+        return entries
+
+    def _place(self, tx: Transaction, room: Room, join: Event, snapshot: int) -> None:
+        wanted = [CREATE, *auth_types_of(join)]
+        verdict = auth.check(join, auth_state(tx, join, snapshot, wanted, is_partial=room.is_partial))
+        if not isinstance(verdict, Accepted):
+            raise errors.Forbidden(f"The state of the room does not allow the join: {verdict.why}.")
+        held = events.get(tx, join.event_id)
+        if held is None or held.is_outlier:
+            self._persister.persist(tx, room, join, Placement(snapshot, (join.event_id,)), deliver=False)
+        if room.is_partial:
+            partial_rooms.set_join(tx, room.number, events.numbers_by_id(tx, [join.event_id])[join.event_id])
 
     def _room(self, tx: Transaction, room_id: str, rules: RoomVersion) -> int:
         """The room's number. Of a room that we are not in, the last word on its version counts: that of the server that lets us join."""
@@ -66,20 +108,6 @@ class Importer:
         if room.snapshot is None and room.rules is not rules:
             rooms.set_version(tx, room.number, rules)
         return room.number
-
-    def _store(self, tx: Transaction, room: int, ordered: Sequence[Event]) -> None:
-        for event in ordered:
-            if not events.held(tx, [event.event_id]):
-                self._persister.outlier(tx, room, event, standing_of(judge_by_auth_events(tx, event)))
-
-    def _snapshot(self, tx: Transaction, room: int, state_events: Sequence[Event]) -> int:
-        held = events.many(tx, [event.event_id for event in state_events])
-        entries = {
-            (one.event.type, one.event.state_key): one.number
-            for one in held.values()
-            if one.event.state_key is not None and one.standing is not Standing.REJECTED
-        }
-        return state.root(tx, room, entries)
 
     async def invite(self, rules: RoomVersion, event: Event, stripped: Sequence[Mapping[str, Any]]) -> None:
         """An invite to (or a knock by) a local user in a room that we need not be in. `stripped` is shown to the user."""

@@ -13,7 +13,7 @@ from edgeserver import wakeups as topics
 from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.power_levels import PowerLevels
-from edgeserver.store import events, outbox, rooms, state
+from edgeserver.store import events, outbox, partial_rooms, rooms, state
 from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from edgeserver.store.rooms import Room
     from edgeserver.store.state import StateKey
     from edgeserver.wakeups import Wakeups
+
+
+MEMBERS_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,8 @@ class Placement:
     """Where an event goes.
 
     `before` is the snapshot of the state before it. `heads` are the room's forward extremities from now on and `current` the
-    current state that follows from them: None means "the state after this event". `backfilled` puts it at the old end.
+    current state that follows from them: None means "the state after this event". `backfilled` puts it at the old end, as
+    no news.
     """
 
     before: int
@@ -73,17 +77,13 @@ class Persister:
         accepted = placement.standing is Standing.ACCEPTED
         stream = self._stream(tx, placement)
         number, after = self._write_event(tx, room, event, placement, stream)
-        events.close_gaps(tx, room.number, event.event_id)
-        if stream is not None:
-            placed = events.held(tx, event.prev_events)
-            missing = [event_id for event_id in event.prev_events if not placed.get(event_id)]
-            events.note_gaps(tx, room.number, number, missing)
+        if room.is_partial:
+            partial_rooms.mark(tx, number)
+        self._gaps(tx, room.number, event, number, is_shown=stream is not None)
         old_servers = _concerned(tx, room.number, event) if deliver else []
-        current = room.snapshot
-        if accepted and not placement.backfilled:
-            current = after if placement.current is None else placement.current
+        current = after if placement.current is None else placement.current
+        if (placement.heads, current) != (room.heads, room.snapshot):
             rooms.move(tx, room.number, placement.heads, current)
-        assert current is not None  # a room has state before anything is written into its timeline
         local_before = rooms.local_members(tx, room.number)
         if current != room.snapshot:
             self.follow_state(tx, room.number, room.snapshot, current, stream)
@@ -99,9 +99,19 @@ class Persister:
         written = PersistedEvent(number, room, event, stream, current, members, is_news)
         for hook in self._hooks:
             hook(tx, written)
-        if is_news:
+        if is_news or current != room.snapshot:
             self._wake_after(tx, event, {*local_before, *members})
         return written
+
+    def _gaps(self, tx: Transaction, room: int, event: Event, number: int, *, is_shown: bool) -> None:
+        """Notes what is missing before an event of the timeline. What fails is not in it: what it cites is missing before those that
+        cite it.
+        """
+        citing = [number] if is_shown else events.naming(tx, room, event.event_id)
+        events.close_gaps(tx, room, event.event_id)
+        missing = events.behind(tx, event.prev_events).missing if citing else ()
+        for one in citing:
+            events.note_gaps(tx, room, one, missing)
 
     def _stream(self, tx: Transaction, placement: Placement) -> int | None:
         if placement.standing is not Standing.ACCEPTED:
@@ -151,14 +161,22 @@ class Persister:
             else dict(state.of_type(tx, newer, "m.room.member").items())
         )
         members = {key[1]: number for key, number in changes.items() if key[0] == "m.room.member"}
-        if not members:
-            return
-        self._follow_members(tx, room, members, tx.stream() if stream is None else stream)
+        if members:
+            self.follow_members(tx, room, members, tx.stream() if stream is None else stream)
 
-    def _follow_members(self, tx: Transaction, room: int, members: Mapping[str, int | None], stream: int) -> None:
+    def follow_members(self, tx: Transaction, room: int, members: Mapping[str, int | None], stream: int) -> None:
+        """Makes the memberships what these events say: user id → event number, None for a user whose membership is no more."""
+        users = list(members)
+        for start in range(0, len(users), MEMBERS_AT_ONCE):  # a room may have any number, and their events are large
+            part = {user_id: members[user_id] for user_id in users[start : start + MEMBERS_AT_ONCE]}
+            self._follow_some(tx, room, part, stream)
+
+    def _follow_some(self, tx: Transaction, room: int, members: Mapping[str, int | None], stream: int) -> None:
         loaded = events.many_by_number(tx, [number for number in members.values() if number is not None])
         for user_id, number in members.items():
             before = rooms.membership(tx, user_id, room)
+            if before is not None and before.event == number and before.stripped is None:
+                continue
             was_joined = before is not None and before.membership == "join"
             if number is None:
                 rooms.drop_membership(tx, user_id, room)

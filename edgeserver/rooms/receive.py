@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgeserver.matrix.pdu_checks import check_hash, open_pdu
 from edgeserver.matrix.verdicts import Dropped
 from edgeserver.rooms import state_at
-from edgeserver.rooms.placing import Task, verdict_of
+from edgeserver.rooms.placing import MembersKnown, Task, topological, verdict_of
 from edgeserver.store import events, rooms
 from edgeserver.store.events import Standing
 
@@ -54,9 +54,7 @@ class EventSource(Protocol):
 
     async def state_ids(self, server: str, room_id: str, event_id: str) -> tuple[list[str], list[str]]: ...
 
-    async def state(
-        self, server: str, room_id: str, event_id: str
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]: ...
+    async def state(self, server: str, room_id: str, event_id: str) -> tuple[Sequence[Any], Sequence[Any]]: ...
 
     async def event_auth(self, server: str, room_id: str, event_id: str) -> list[dict[str, Any]]: ...
 
@@ -94,7 +92,7 @@ class Receiver:
         if not event.prev_events:
             return Dropped("it names no event before it")
         known = await self._db.read(lambda tx: events.get(tx, event.event_id))
-        if known is not None and not (known.is_outlier and known.standing is Standing.ACCEPTED):
+        if known is not None and not known.is_outlier:
             return verdict_of(known)
         (checked,) = await self.checked([event])
         if isinstance(checked, Dropped):
@@ -138,7 +136,7 @@ class Receiver:
             ]
             if not missing or len(gathered) >= GAP_LIMIT:
                 break
-        for found in sorted(gathered.values(), key=lambda found: (found.depth, found.event_id)):
+        for found in topological(gathered, by_prev_events=True):
             if found.event_id != event.event_id:
                 await self._take(origin, room, found, await self._missing_prevs(found))
         return await self._missing_prevs(event)
@@ -171,7 +169,11 @@ class Receiver:
             states = [await self._state_after_missing(origin, room, prev) for prev in missing]
         except SourceFailed as error:
             return Dropped(f"what it refers to could not be had from {origin}: {error}")
-        return await self._placer.place(Task(room.number, event, states))
+        try:
+            return await self._placer.place(Task(room.number, event, states, lacks_members=room.is_partial and bool(states)))
+        except MembersKnown:
+            now = await self._db.read(lambda tx: rooms.by_number(tx, room.number))
+            return await self._take(origin, now, event, missing)
 
     async def complete_auth(
         self, origin: str, room_id: str, room: int, rules: RoomVersion, found: Iterable[Event]
@@ -224,7 +226,14 @@ class Receiver:
         return await self._db.read(after)
 
     async def state_before_from(self, origin: str, room: Room, event_id: str) -> State:
-        """The state before an event, by another server's word: ids first, then only the events that we lack."""
+        """The state before an event, by another server's word: ids first, then only the events that we lack.
+
+        In a partial room what we have stands in for it: the whole state is what has not been fetched yet.
+        """
+        if room.is_partial:
+            now = await self._db.read(lambda tx: rooms.by_number(tx, room.number))
+            assert now.snapshot is not None
+            return now.snapshot
         state_ids, auth_ids = await self._source.state_ids(origin, room.room_id, event_id)
         wanted = [*dict.fromkeys([*auth_ids, *state_ids])]
         held = await self._db.read(lambda tx: events.held(tx, wanted))

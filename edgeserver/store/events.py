@@ -150,6 +150,34 @@ def many_by_number(tx: Transaction, numbers: Iterable[int]) -> dict[int, StoredE
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A held event without its PDU. `key` is None if it is not a state event."""
+
+    event_id: str
+    number: int
+    key: tuple[str, str] | None
+    standing: Standing
+
+
+def described(tx: Transaction, event_ids: Iterable[str]) -> list[Described]:
+    """Those of the ids that are held, in any order."""
+    found: list[Described] = []
+    wanted = list(dict.fromkeys(event_ids))
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        rows = tx.all(
+            "SELECT e.event_id, e.event, k.type, k.state_key, e.verdict FROM events e LEFT JOIN state_keys k ON k.key = e.key"
+            f" WHERE e.event_id IN ({','.join('?' * len(part))})",
+            part,
+        )
+        found += [
+            Described(event_id, number, None if kind is None else (kind, state_key), Standing(verdict))
+            for event_id, number, kind, state_key, verdict in rows
+        ]
+    return found
+
+
 def held(tx: Transaction, event_ids: Iterable[str]) -> dict[str, bool]:
     """Of the ids that are held at all: whether the state before them is known (True) or they are outliers (False)."""
     found: dict[str, bool] = {}
@@ -169,18 +197,51 @@ def depths(tx: Transaction, event_ids: Sequence[str]) -> dict[str, int]:
 
 
 def auth_edges(tx: Transaction, event_id: str) -> tuple[str, ...]:
-    """The ids that the event cites as its auth events; none if it is not held.
-
-    A resolution asks for thousands, so the room's version is not looked up: its form shows in the references themselves.
-    """
+    """The ids that the event cites as its auth events; none if it is not held."""
     row = tx.one("SELECT pdu FROM events WHERE event_id = ?", (event_id,))
-    if row is None:
-        return ()
-    try:
-        cited = orjson.loads(row[0])["auth_events"]
-    except orjson.JSONDecodeError:  # an old room's number, too long even for a float
-        cited = canonical_json.decode_exact(row[0])["auth_events"]
+    return () if row is None else cited_ids(row[0])
+
+
+def cited_ids(pdu: bytes) -> tuple[str, ...]:
+    """The ids in a PDU's `auth_events`, which in room versions 1 and 2 are pairs of an id and hashes.
+
+    Walks ask for thousands, so the room's version is not looked up: its form shows in the references themselves.
+    """
+    cited = _glance(pdu)["auth_events"]
     return tuple([reference[0] for reference in cited] if cited and type(cited[0]) is list else cited)
+
+
+def _glance(pdu: bytes) -> dict[str, Any]:
+    """A stored PDU of a room of any version, of which nothing matters but what has no great numbers."""
+    try:
+        found: dict[str, Any] = orjson.loads(pdu)
+    except orjson.JSONDecodeError:  # an old room's integer, too long even for a float
+        found = canonical_json.decode_exact(pdu)
+    return found
+
+
+def auth_chain_among(tx: Transaction, numbers: Iterable[int], wanted: Iterable[str]) -> set[str]:
+    """Those of the wanted ids that are in the auth chain of any of these events; a generation costs a few reads.
+
+    Nothing is stored before what it cites, so of the chain only what is newer than the oldest wanted event is walked.
+    """
+    sought = numbers_by_id(tx, wanted)
+    oldest = min(sought.values(), default=0)
+    found: set[str] = set()
+    seen: set[str] = set()
+    level: list[Any] = [number for number in numbers if number > oldest]
+    column = "event"
+    while level and len(found) < len(sought):
+        cited: set[str] = set()
+        for start in range(0, len(level), _CHUNK):
+            part = level[start : start + _CHUNK]
+            marks = ",".join("?" * len(part))
+            rows = tx.all(f"SELECT pdu FROM events WHERE {column} IN ({marks}) AND event > ?", [*part, oldest])
+            cited.update(one for (pdu,) in rows for one in cited_ids(pdu))
+        level, column = list(cited - seen), "event_id"
+        seen |= cited
+        found |= cited & sought.keys()
+    return found
 
 
 def ids_by_number(tx: Transaction, numbers: Iterable[int]) -> dict[int, str]:
@@ -200,6 +261,56 @@ def numbers_by_id(tx: Transaction, event_ids: Iterable[str]) -> dict[str, int]:
         part = wanted[start : start + _CHUNK]
         marks = ",".join("?" * len(part))
         found.update(tx.all(f"SELECT event_id, event FROM events WHERE event_id IN ({marks})", part))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What lies before an event: `accepted` are the nearest accepted events, `missing` the nearest that have no place here."""
+
+    accepted: frozenset[str]
+    missing: frozenset[str]
+
+
+MOST_BEHIND = 2000
+
+
+def behind(tx: Transaction, prev_events: Iterable[str]) -> Behind:
+    """Walks back from an event's prev events to the nearest accepted ones, through those that soft-failed or were rejected.
+
+    What such events cite is before whatever is accepted after them, so it is no forward extremity any more. Somebody might
+    build long chains of failed events: the walk ends after `MOST_BEHIND`.
+    """
+    accepted, missing = set[str](), set[str]()
+    seen = set(prev_events)
+    wanted = list(seen)
+    while wanted and len(seen) < MOST_BEHIND:
+        failed: list[str] = []
+        marks = ",".join("?" * len(wanted[:_CHUNK]))
+        placed: dict[str, int] = dict(
+            tx.all(f"SELECT event_id, verdict FROM events WHERE event_id IN ({marks}) AND before IS NOT NULL", wanted[:_CHUNK])
+        )
+        for event_id in wanted[:_CHUNK]:
+            if event_id not in placed:
+                missing.add(event_id)
+            elif placed[event_id] == Standing.ACCEPTED:
+                accepted.add(event_id)
+            else:
+                failed.append(event_id)
+        further = {prev for stored in many(tx, failed).values() for prev in stored.event.prev_events} - seen
+        seen |= further
+        wanted = [*wanted[_CHUNK:], *further]
+    return Behind(frozenset(accepted), frozenset(missing))
+
+
+def afters(tx: Transaction, event_ids: Iterable[str]) -> dict[str, int]:
+    """The states after those of the events that have a place."""
+    found: dict[str, int] = {}
+    wanted = list(dict.fromkeys(event_ids))
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        marks = ",".join("?" * len(part))
+        found.update(tx.all(f"SELECT event_id, after FROM events WHERE event_id IN ({marks}) AND before IS NOT NULL", part))
     return found
 
 
@@ -286,6 +397,11 @@ def note_gaps(tx: Transaction, room: int, number: int, missing: Iterable[str]) -
 def is_named(tx: Transaction, room: int, event_id: str) -> bool:
     """Whether some held event names this one, which is not in the timeline yet."""
     return tx.one("SELECT 1 FROM gaps WHERE room = ? AND missing = ?", (room, event_id)) is not None
+
+
+def naming(tx: Transaction, room: int, event_id: str) -> list[int]:
+    """The numbers of the held events that name this one, which has no place yet, as an event before them."""
+    return [number for (number,) in tx.all("SELECT event FROM gaps WHERE room = ? AND missing = ?", (room, event_id))]
 
 
 def close_gaps(tx: Transaction, room: int, event_id: str) -> None:

@@ -99,6 +99,7 @@ def _inspect(inspection: Inspection, connection: sqlite3.Connection, server_name
     if len(inspection.findings) == before:  # a chain that runs in a circle could not be followed
         inspection.run("room state and memberships", lambda: _state(tx, server_name))
     inspection.run("servers in rooms", lambda: _servers(tx))
+    inspection.run("rooms that lack members", lambda: _partial_rooms(tx))
     inspection.run("outbox", lambda: _outbox(tx, server_name))
     if server_name is not None:
         inspection.run("accounts", lambda: _accounts(tx, server_name))
@@ -220,7 +221,8 @@ def _snapshots(tx: Transaction) -> Iterator[str]:
 
 
 def _state(tx: Transaction, server_name: str | None) -> Iterator[str]:
-    for room, room_id, snapshot in tx.all("SELECT room, room_id, snapshot FROM rooms WHERE snapshot IS NOT NULL ORDER BY room"):
+    rows = tx.all("SELECT room, room_id, snapshot, partial FROM rooms WHERE snapshot IS NOT NULL ORDER BY room")
+    for room, room_id, snapshot, is_partial in rows:
         current = state.whole(tx, snapshot)
         if ("m.room.create", "") not in current:
             yield f"the current state of the room {room_id} lacks the event that made the room"
@@ -233,14 +235,14 @@ def _state(tx: Transaction, server_name: str | None) -> Iterator[str]:
                 yield f"the current state of the room {room_id} has a wrong event, or none, as {key[0]} {key[1]!r}"
             elif key[0] == MEMBER:
                 sound[key[1]] = number
-        yield from _memberships(tx, room, room_id, sound)
+        yield from _memberships(tx, room, room_id, sound, is_partial=bool(is_partial))
     if server_name is not None:
         yield from _local_members(tx, server_name)
 
 
-def _memberships(tx: Transaction, room: int, room_id: str, current: dict[str, int]) -> Iterator[str]:
+def _memberships(tx: Transaction, room: int, room_id: str, current: dict[str, int], *, is_partial: bool) -> Iterator[str]:
     """The rows say what the current state says. Rows of invites (and their ends) that came from outside stand beside it: their events
-    are outliers.
+    are outliers. Of a partial room some may be known that its state still lacks.
     """
     rows = tx.all(
         "SELECT m.user_id, m.membership, m.event, m.local = 1 AND e.before IS NULL FROM memberships m"
@@ -256,7 +258,7 @@ def _memberships(tx: Transaction, room: int, room_id: str, current: dict[str, in
         elif event == number and membership != told[number]:
             yield f"{user_id} in the room {room_id} is filed as {membership}, but the room's current state says {told[number]}"
     for user_id, (membership, _, outside) in listed.items():
-        if not outside:
+        if not outside and not is_partial:
             yield f"{user_id} in the room {room_id} is filed as {membership}, but the room's current state does not know them"
 
 
@@ -283,11 +285,28 @@ def _servers(tx: Transaction) -> Iterator[str]:
     for room, user_id in tx.execute("SELECT room, user_id FROM memberships WHERE membership = 'join'"):
         key = (room, domain_of(user_id))
         counted[key] = counted.get(key, 0) + 1
+    for room, server in tx.all("SELECT p.room, s.value FROM partial_rooms p, json_each(p.servers) s"):
+        counted[room, server] = counted.get((room, server), 0) + 1  # through members whom nobody knows yet
     filed = {(room, server): joined for room, server, joined in tx.all("SELECT room, server_name, joined FROM room_servers")}
     for room, server in sorted(counted.keys() | filed.keys()):
         expected, said = counted.get((room, server), 0), filed.get((room, server), 0)
         if expected != said:
             yield f"the room {names.get(room, room)} counts {said} member(s) of {server}, but {expected} have joined"
+
+
+def _partial_rooms(tx: Transaction) -> Iterator[str]:
+    """Rooms whose members are not all known are listed, with the join whose state is to be fetched, and no others."""
+    rows = tx.all(
+        "SELECT r.room_id, r.partial, p.join_event FROM rooms r LEFT JOIN partial_rooms p ON p.room = r.room"
+        " WHERE (r.partial = 1) <> (p.room IS NOT NULL) OR (p.room IS NOT NULL AND p.join_event IS NULL)"
+    )
+    for room_id, is_partial, _ in rows:
+        yield f"the room {room_id} {'lacks members, but not what they are to be fetched by' if is_partial else 'is said to lack members'}"
+    marked = tx.all(
+        "SELECT r.room_id, count(*) FROM events e JOIN rooms r ON r.room = e.room WHERE e.partial = 1 AND r.partial = 0 GROUP BY r.room"
+    )
+    for room_id, count in marked:
+        yield f"the room {room_id} has all its members, but {count} of its events are still to be judged by them"
 
 
 def _outbox(tx: Transaction, server_name: str | None) -> Iterator[str]:

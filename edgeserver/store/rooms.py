@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """A room that we know of. `snapshot` is its current state: None if nothing but an invite or a knock is known."""
+    """A room that we know of. `snapshot` is its current state: None if nothing but an invite or a knock is known.
+
+    `is_partial`: the state lacks members (`store/partial_rooms.py`).
+    """
 
     number: int
     room_id: str
@@ -27,6 +30,7 @@ class Room:
     snapshot: int | None
     heads: tuple[str, ...]
     published: bool
+    is_partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Membership:
     stripped: list[dict[str, Any]] | None
 
 
-_ROOM = "SELECT room, room_id, version, snapshot, heads, published FROM rooms"
+_ROOM = "SELECT room, room_id, version, snapshot, heads, published, partial FROM rooms"
 _MEMBERSHIP = (
     "SELECT m.user_id, m.room, r.room_id, m.membership, m.event, m.stream, m.forgotten, m.stripped"
     " FROM memberships m JOIN rooms r ON r.room = m.room"
@@ -51,8 +55,8 @@ _MEMBERSHIP = (
 
 
 def _room(row: tuple[Any, ...]) -> Room:
-    number, room_id, version, snapshot, heads, published = row
-    return Room(number, room_id, ROOM_VERSIONS[version], snapshot, tuple(orjson.loads(heads)), bool(published))
+    number, room_id, version, snapshot, heads, published, partial = row
+    return Room(number, room_id, ROOM_VERSIONS[version], snapshot, tuple(orjson.loads(heads)), bool(published), bool(partial))
 
 
 def _membership(row: tuple[Any, ...]) -> Membership:
@@ -215,6 +219,17 @@ def servers(tx: Transaction, room: int) -> list[str]:
 
 def server_is_in(tx: Transaction, room: int, server_name: str) -> bool:
     row = tx.one("SELECT 1 FROM room_servers WHERE room = ? AND server_name = ?", (room, server_name))
+    return row is not None
+
+
+def has_user_of(tx: Transaction, room: int, server_name: str, memberships: Sequence[str]) -> bool:
+    """Whether any user of that server has one of these memberships."""
+    marks = ",".join("?" * len(memberships))
+    row = tx.one(
+        f"SELECT 1 FROM memberships WHERE room = ? AND membership IN ({marks})"
+        " AND substr(user_id, instr(user_id, ':') + 1) = ? LIMIT 1",
+        (room, *memberships, server_name),
+    )
     return row is not None
 
 

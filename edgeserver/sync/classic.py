@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from edgeserver.rooms.client_view import Viewer
-from edgeserver.store import account_data, device_keys, device_lists, events, receipts, room_views, rooms, to_device
+from edgeserver.store import account_data, device_keys, device_lists, events, partial_rooms, receipts, room_views, rooms, to_device
 from edgeserver.sync.filters import kept, takes
 from edgeserver.sync.sections import News, Sections
 from edgeserver.sync.sent_members import SentMembers
@@ -149,6 +149,7 @@ class ClassicSync:
         for item in items:
             news.account_data.setdefault(item.room_id, []).append(item)
         if since is not None:
+            news.whole.update(partial_rooms.became_whole(tx, since.stream, upto))
             for receipt in receipts.changed(tx, user_id, since.stream, upto):
                 news.receipts.setdefault(receipt.room, []).append(receipt)
         sections = Sections(
@@ -181,7 +182,7 @@ class ClassicSync:
                 found = [one for one in found if one.membership == "join" or one.stream > since.stream]
             return [one for one in found if wanted.takes_room(one.room_id)]
         changed = room_views.changed_rooms(tx, user_id, since.stream)
-        numbers = {*events.rooms_with_news(tx, since.stream, upto), *changed, *news.receipts}
+        numbers = {*events.rooms_with_news(tx, since.stream, upto), *changed, *news.receipts, *news.whole}
         found = [one for number in numbers if (one := rooms.membership(tx, user_id, number)) is not None]
         known = {one.room_id for one in found}
         for room_id in {*news.typing, *news.account_data} - known - {""}:

@@ -33,12 +33,15 @@ MAX_RECEIPTS: Final = 100
 
 @dataclass(slots=True)
 class News:
-    """What is new to a user beside the timelines, by room number; `typing` is what changed, by room id."""
+    """What is new to a user beside the timelines, by room number; `typing` is what changed, by room id. `whole` are rooms whose members
+    have all become known.
+    """
 
     receipts: dict[int, list[Receipt]] = field(default_factory=dict)
     account_data: dict[str, list[Item]] = field(default_factory=dict)
     typing: dict[str, list[str]] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
+    whole: set[int] = field(default_factory=set)
 
 
 class Sections:
@@ -69,15 +72,21 @@ class Sections:
         self.members: list[tuple[int, str, int]] = []
 
     def joined(self, tx: Transaction, member: Membership) -> dict[str, Any] | None:
-        """The room's entry in `join`; None if there is nothing new that the client wants to know."""
-        window = room_view.joined(tx, member, self._since, self._upto)
+        """The room's entry in `join`; None if there is nothing new that the client wants to know.
+
+        Who does not load members lazily is told of a room once all its members are known, and then of the whole of it.
+        """
+        lazy, is_news = self._filter.state.lazy_load_members, member.room in self._news.whole
+        window = room_view.joined(tx, member, None if is_news and not lazy else self._since, self._upto)
+        if window.room.is_partial and not lazy:
+            return None
         shown, changes, of_heroes = self._history(tx, window)
         ephemeral = self._ephemeral(tx, window)
         data = self._account_data(tx, window)
         read = any(one.user_id == member.user_id for one in self._news.receipts.get(member.room, ()))
-        if not (window.is_whole or self._full_state or shown.events or shown.limited or changes or ephemeral or data or read):
+        if not (window.is_whole or self._full_state or shown.events or shown.limited or changes or ephemeral or data or read or is_news):
             return None
-        members_changed = any(key[0] == MEMBER for key in (*changes, *shown.first_changes()))
+        members_changed = is_news or any(key[0] == MEMBER for key in (*changes, *shown.first_changes()))
         whole = window.is_whole or self._full_state
         entry: dict[str, Any] = {
             "timeline": self._timeline(tx, window, shown),
@@ -154,11 +163,14 @@ class Sections:
             needed.add(user_id)
             for key in [key for key in changes if key[0] == MEMBER and key[1] not in needed]:
                 del changes[key]
-            return
+            if not window.room.is_partial:
+                return
         for member in needed:
             if (MEMBER, member) in changes:
                 continue
             number = self._member(tx, window, shown, member)
+            if number is None and window.room.is_partial:
+                number = client_view.cited_member(tx, shown.events, member)
             if number is not None and not self._is_redundant(window, member, number):
                 changes[MEMBER, member] = number
 

@@ -25,23 +25,25 @@ TYPES: dict[str, tuple[type, ...]] = {
 def operation_of(method: str, path: str) -> str | None:
     """The operation that a path (without its query) belongs to, as `SCHEMAS` names it: with the fewest parameters."""
     segments = path.split("/")
-    fitting = [name for name in SCHEMAS if name.startswith(f"{method} ") and _fits(name.split(" ", 1)[1].split("/"), segments)]
+    fitting = [name for name in SCHEMAS if name.startswith(f"{method} ") and fits(name.split(" ", 1)[1].split("/"), segments)]
     return min(fitting, key=lambda name: name.count("{"), default=None)
 
 
 def faults_of(method: str, path: str, answer: Any) -> list[str]:
     """What is wrong with the answer (200) of an operation; empty where the specification states no schema."""
     operation = operation_of(method, path)
-    return [] if operation is None else _faults(SCHEMAS[operation], answer, operation)
+    return [] if operation is None else faults(SCHEMAS[operation], answer, operation)
 
 
-def _fits(template: list[str], segments: list[str]) -> bool:
+def fits(template: list[str], segments: list[str]) -> bool:
+    """Whether the segments of a path are those of a path with parameters."""
     return len(template) == len(segments) and all(
         one == other or (one.startswith("{") and other) for one, other in zip(template, segments, strict=True)
     )
 
 
-def _faults(schema: dict[str, Any], value: Any, where: str) -> list[str]:
+def faults(schema: dict[str, Any], value: Any, where: str) -> list[str]:
+    """Where a value does not fit a schema."""
     kinds = schema.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
     if kinds and not any(_is(kind, value) for kind in kinds):
@@ -52,16 +54,16 @@ def _faults(schema: dict[str, Any], value: Any, where: str) -> list[str]:
     if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
         found.append(f"{where} is {value!r:.80}, which does not match {schema['pattern']}")
     for part in schema.get("allOf", []):
-        found += _faults(part, value, where)
+        found += faults(part, value, where)
     for way in ("anyOf", "oneOf"):
-        choices = [_faults(part, value, where) for part in schema.get(way, [])]
+        choices = [faults(part, value, where) for part in schema.get(way, [])]
         if choices and all(choices):
-            found += min(choices, key=len)
+            found += min(choices, key=lambda one: (one[0].startswith(f"{where} is "), len(one)))  # of the kind that was meant
     if isinstance(value, dict):
         found += _faults_of_object(schema, value, where)
     if isinstance(value, list) and isinstance(schema.get("items"), dict):
         for number, item in enumerate(value):
-            found += _faults(schema["items"], item, f"{where}[{number}]")
+            found += faults(schema["items"], item, f"{where}[{number}]")
     return found
 
 
@@ -73,7 +75,7 @@ def _faults_of_object(schema: dict[str, Any], value: dict[str, Any], where: str)
         if not parts and isinstance(schema.get("additionalProperties"), dict):
             parts = [schema["additionalProperties"]]
         for part in parts:
-            found += _faults(part, one, f"{where}.{name}")
+            found += faults(part, one, f"{where}.{name}")
     return found
 
 

@@ -61,7 +61,7 @@ class Place:
             *create_room.routes(house.creator, house.memberships, house.name),
             *room_events.routes(house.db, house.composer, house.memberships, house.directory),
             *room_membership.routes(house.db, house.memberships, house.directory),
-            *room_reading.routes(house.db, house.history, house.now_ms),
+            *room_reading.routes(house.db, house.history, house.now_ms, house.completer.until_whole),
             *room_directory.routes(house.directory, house.public_rooms, house.name),
         ]
         self.app = section_application(routes, USERS)

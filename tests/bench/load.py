@@ -32,16 +32,17 @@ def request(method: str, path: str, body: Any = None, token: str | None = None) 
 
 
 class Connection:
-    """One keep-alive connection with at most one request under way."""
+    """One keep-alive connection with at most one request under way; `timeout` (s) is for each wait on it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout: float = 120) -> None:
         parts = urllib.parse.urlsplit(url)
         self._address = (parts.hostname or "", parts.port or 80)
+        self._timeout = timeout
         self._socket = self._open()
         self._received = bytearray()
 
     def _open(self) -> socket.socket:
-        opened = socket.create_connection(self._address, timeout=120)
+        opened = socket.create_connection(self._address, timeout=self._timeout)
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return opened
 

@@ -20,6 +20,7 @@ class Report:
         self.quick: bool = options.quick
         self.texts_file: Path | None = options.texts
         self.random = random.Random(options.seed)
+        self.told: set[str] = set()
 
     def wants(self, *metrics: str) -> bool:
         """Whether any of these is asked for; what is measured together is named together."""
@@ -30,6 +31,7 @@ class Report:
 
     def line(self, metric: str, value: float | None, unit: str, **more: Any) -> None:
         """Prints one metric if it is asked for. A `value` of None wants a `note` that says why."""
+        self.told.add(metric)
         if metric.startswith(self.only):
             more = {name: _rounded(one) for name, one in more.items() if one is not None}
             print(json.dumps({"metric": metric, "value": _rounded(value), "unit": unit, **more}), flush=True)

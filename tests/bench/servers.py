@@ -27,12 +27,14 @@ log_level = "warning"
 [http]
 client = ["127.0.0.1:{client}"]
 federation = ["127.0.0.1:{federation}"]
+{certificate}
 [accounts]
 registration = "open"
 [limits]
 rate_limits = false
 [federation]
 private_addresses = true
+{federating}
 [discovery]
 interfaces = ["127.0.0.1"]
 {more}
@@ -41,10 +43,29 @@ PASSWORD = "a long bench password"
 _SYNAPSE = {"enable_registration": True, "enable_registration_without_verification": True, "bcrypt_rounds": 12}
 
 
+def _certified(authority: Authority) -> str:
+    certificate = authority.issue("localhost")
+    return f'certificate = "{certificate.chain}"\ncertificate_key = "{certificate.key}"'
+
+
 class Server:
     """One homeserver of one kind, in a folder; `with` starts and stops it. `count_syncs` runs it under strace, which slows it down."""
 
-    def __init__(self, kind: str, folder: Path, *, count_syncs: bool = False, more: str = "") -> None:
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        *,
+        count_syncs: bool = False,
+        more: str = "",
+        federating: str = "",
+        authority: Authority | None = None,
+        synapse: dict[str, Any] | None = None,
+    ) -> None:
+        """With an `authority`, which it believes and has its certificate from, it can federate with others of the same authority.
+
+        `more` is added to a box's configuration, `federating` to its section [federation], `synapse` to a homeserver.yaml.
+        """
         self.kind = kind
         self._trace = folder / "syncs"
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,11 +73,20 @@ class Server:
             client, federation = free_port(), free_port()
             self.name = f"localhost:{federation}"
             self.url = f"http://127.0.0.1:{client}"
-            config = CONFIG.format(name=self.name, client=client, federation=federation, more=more)
+            config = CONFIG.format(
+                name=self.name,
+                client=client,
+                federation=federation,
+                certificate="" if authority is None else _certified(authority),
+                federating="" if authority is None else f'extra_ca = "{authority.certificate}"\n{federating}',
+                more=more,
+            )
             self.program: Program = Box(folder, config, self.url).program
+            self.database = folder / "data" / "edgeserver.db"
         else:
-            synapse = Synapse(folder, Authority(folder / "ca"), config=_SYNAPSE)
-            self.name, self.url, self.program = synapse.server_name, synapse.base_url, synapse.program
+            peer = Synapse(folder, authority or Authority(folder / "ca"), config=_SYNAPSE | (synapse or {}))
+            self.name, self.url, self.program = peer.server_name, peer.base_url, peer.program
+            self.database = peer.database
         self._argv = self.program.argv
         if count_syncs:
             strace = [which("strace") or "strace", "-f", "--seccomp-bpf", "-qq", "-o", str(self._trace)]
@@ -105,6 +135,10 @@ class Server:
     def rss(self) -> float:
         """Resident memory, in MB (10^6 bytes)."""
         return self.program.rss() / 1e6
+
+    def peak_rss(self) -> float:
+        """The most resident memory it ever had since it was started, in MB (`VmHWM`)."""
+        return self.program.peak_rss() / 1e6
 
     def syncs(self) -> int:
         """fsync and fdatasync calls so far, where it was started to count them."""

@@ -43,6 +43,7 @@ from edgeserver.matrix.signatures import SigningKey
 from edgeserver.rooms.create import RoomCreator, parse
 from edgeserver.rooms.importing import Importer
 from edgeserver.rooms.membership import Memberships
+from edgeserver.rooms.outliers import OutlierIntake
 from edgeserver.rooms.persist import Persister
 from edgeserver.rooms.placing import Placer
 from edgeserver.rooms.receive import Receiver
@@ -114,7 +115,8 @@ class Server:
         self.persister = Persister(self.name, self.wakeups)
         self.placer = Placer(self.db, self.persister)
         self.composer = Composer(self.db, self.persister, self.name, self.key, self.now_ms)
-        self.importer = Importer(self.db, self.persister, self.wakeups)
+        outliers = OutlierIntake(self.db, self.persister, self.keyring)
+        self.importer = Importer(self.db, self.persister, outliers, self.wakeups)
         self.receiver = Receiver(self.db, self.placer, FederationSource(self.calls), self.keyring)
 
     def _federation(self) -> None:
@@ -129,6 +131,7 @@ class Server:
             key=self.key,
             now_ms=self.now_ms,
             joining=joining,
+            partial=False,
         )
         self.members = Memberships(self.db, self.composer, self.placer, self.importer, self.remote, self.name, lambda tx, user: {})
         self.sender = Sender(

@@ -41,7 +41,13 @@ class Internet:
         self._chance = random.Random(seed)
         self._apps: dict[str, Any] = {}
         self._cut: set[frozenset[str]] = set()
+        self._last: str | None = None
         self.requests = 0
+        self.targets: list[str] = []
+
+    def asked(self, part: str) -> int:
+        """How many requests had this in their path or query."""
+        return sum(part in target for target in self.targets)
 
     def plug(self, name: str, app: Any) -> None:
         self._apps[name] = app
@@ -51,6 +57,10 @@ class Internet:
 
     def cut(self, one: str, other: str) -> None:
         self._cut.add(frozenset((one, other)))
+
+    def cut_after(self, part: str) -> None:
+        """The next request with this in its target is answered; then its two servers are parted."""
+        self._last = part
 
     def heal(self, one: str | None = None, other: str | None = None) -> None:
         """Joins two again, or everybody."""
@@ -64,6 +74,7 @@ class Internet:
 
     async def carry(self, origin: str, request: Request) -> Response:
         self.requests += 1
+        self.targets.append(request.target)
         await trio.sleep(self.delay)
         app = self._apps.get(request.authority)
         if app is None or frozenset((origin, request.authority)) in self._cut or self._chance.random() < self.loss:
@@ -74,6 +85,9 @@ class Internet:
             if frozenset((origin, request.authority)) in self._cut or self._chance.random() < self.loss:
                 raise TimedOut("the answer was lost")
             await trio.sleep(self.delay)
+            if self._last is not None and self._last in request.target:
+                self.cut(origin, request.authority)
+                self._last = None
             return response
         raise TimedOut("no answer in time")
 

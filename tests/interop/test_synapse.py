@@ -7,10 +7,14 @@ Flow by room version and by who hosts the room (B: the box made it, S: Synapse d
     join by alias, kick, join again, ban                        BS   BS   BS
     an invite is declined; an invite is withdrawn               BS   BS   BS
     history of before a late join                               BS   BS   BS
+    a crowded room, joined without its members at first         BS   BS   BS
     a fork while the line is cut, and its healing               BS   BS   BS
     a knock; a restricted join                                  BS   BS   BS
     a short gap is closed by /get_missing_events                BS   BS   BS
     a long gap is closed by /state_ids and /backfill too        -    -    BS
+    a jump to a date beyond what is held                        BS   BS   BS
+    the tree of a space across servers, a room in short         BS   BS   BS
+    the published rooms of the other server (no version)        both ways
     encrypted talk by matrix-nio, new devices                   BS   BS   BS
     profiles, media                                             both ways
     kill -9 of the box, restart of Synapse                      both ways
@@ -26,14 +30,17 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from edgeserver.federation.resident import SMALL_ROOM
 from tests.interop.boxes import PASSWORD, register, register_there
 from tests.interop.lab_pair import (
     BOX,
     MEMBER,
+    SYNAPSE,
     Lab,
     Pair,
     last_content,
@@ -201,6 +208,32 @@ async def test_who_joins_late_pages_through_all_of_history(pair: Pair) -> None:
     assert found == whole
 
 
+@pytest.fixture(scope="module")
+def crowds(lab: Lab) -> dict[str, list[Person]]:
+    """So many people on each server that they are left out of a join."""
+    return {
+        BOX: [register(lab.box, f"guest{number}") for number in range(SMALL_ROOM + 1)],
+        SYNAPSE: [register_there(lab.synapse, f"guest{number}") for number in range(SMALL_ROOM + 1)],
+    }
+
+
+async def test_a_crowded_room_is_joined_without_its_members_and_made_whole(pair: Pair, crowds: dict[str, list[Person]]) -> None:
+    host, guest, version = pair
+    room = await host.create_room(version, preset="public_chat", name="The fair")
+    crowd = crowds[host.server_name]
+    for one in crowd:
+        await one.join(room, host.server_name)
+    await guest.join(room, host.server_name)
+    said = await guest.say(room, "What a crowd")
+    await host.hears(room, said)
+    answered = await crowd[-1].say(room, "Mind your purse")
+    assert (await guest.hears(room, answered))["sender"] == crowd[-1].user_id
+    await crowd[0].leave(room)
+    joined = await guest.ok("GET", f"/rooms/{quote(room)}/joined_members")
+    assert {one.user_id for one in (*crowd[1:], host, guest)} <= set(joined["joined"])
+    await same_state(pair, room)
+
+
 @dataclass
 class _Side:
     person: Person
@@ -283,6 +316,73 @@ def _missing_asked(lab: Lab, host: str) -> int:
     """How often the guest's server has asked the host's for missing events."""
     asking = f"POST matrix-federation://{BOX}" if host == "B" else '"POST '
     return len(re.findall(f"{asking}/_matrix/federation/v1/get_missing_events", lab.synapse.program.log.read_text(errors="replace")))
+
+
+# Rooms from outside
+
+
+async def _v1(person: Person, path: str) -> tuple[int, Any]:
+    answer = await person.request("GET", f"/_matrix/client/v1/{path}")
+    return answer.status, answer.json
+
+
+async def test_a_jump_to_a_date_beyond_what_is_held(pair: Pair) -> None:
+    host, guest, version = pair
+    room = await host.create_room(version, preset="public_chat")
+    said = [await host.say(room, f"line {number}") for number in range(25)]
+    stated = [(await host.ok("GET", f"/rooms/{quote(room)}/event/{quote(one)}"))["origin_server_ts"] for one in (said[3], said[4])]
+    await guest.join(room, host.server_name)
+    jump = f"rooms/{quote(room)}/timestamp_to_event"
+    found = await _v1(guest, f"{jump}?ts={stated[1]}&dir=f")
+    assert found == (200, {"event_id": said[4] if stated[0] < stated[1] else said[3], "origin_server_ts": stated[1]})
+    assert (await guest.ok("GET", f"/rooms/{quote(room)}/context/{quote(found[1]['event_id'])}"))["event"]["sender"] == host.user_id
+    status, before = await _v1(guest, f"{jump}?ts={stated[0]}&dir=b")
+    assert (status, before["origin_server_ts"]) == (200, stated[0])
+    assert (await _v1(guest, f"{jump}?ts={2**45}&dir=f"))[0] == 404
+
+
+async def test_a_space_is_walked_and_a_room_summarised_across_servers(pair: Pair) -> None:
+    host, guest, version = pair
+    space = await host.create_room(version, name="The valley", preset="public_chat", creation_content={"type": "m.space"})
+    lobby = await host.create_room(version, name="Lobby", preset="public_chat", topic="Come in")
+    lair = await host.create_room(version, name="Lair", preset="private_chat")
+    allow = [{"type": "m.room_membership", "room_id": lobby}]
+    rules = {"type": "m.room.join_rules", "state_key": "", "content": {"join_rule": "restricted", "allow": allow}}
+    hall = await host.create_room(version, name="Hall", preset="private_chat", initial_state=[rules])
+    lower = await host.create_room(version, name="Lower valley", preset="public_chat", creation_content={"type": "m.space"})
+    via = {"via": [host.server_name]}
+    for order, child in enumerate((lobby, lair, lower)):
+        await host.set_state(space, "m.space.child", {**via, "order": str(order)}, child)
+    await host.set_state(lower, "m.space.child", via, hall)
+    shown = await _v1(guest, f"room_summary/{quote(lobby)}?via={host.server_name}")
+    assert (shown[1]["name"], shown[1]["topic"], shown[1]["membership"]) == ("Lobby", "Come in", "leave")
+    assert (await _v1(guest, f"room_summary/{quote(lair)}?via={host.server_name}"))[0] == 404
+    await guest.join(lobby, host.server_name)
+    await guest.join(space, host.server_name)
+    status, tree = await _v1(guest, f"rooms/{quote(space)}/hierarchy")
+    assert status == 200
+    assert [room["name"] for room in tree["rooms"]] == ["The valley", "Lobby", "Lower valley", "Hall"]
+    (below,) = [room for room in tree["rooms"] if room["room_id"] == lower]
+    assert [child["state_key"] for child in below["children_state"]] == [hall]
+    assert "Hall" not in [room["name"] for room in (await _v1(guest, f"rooms/{quote(space)}/hierarchy?max_depth=1"))[1]["rooms"]]
+
+
+async def test_published_rooms_are_listed_across_servers(lab: Lab) -> None:
+    for person, other in ((lab.alice, lab.bob), (lab.bob, lab.alice)):
+        name = f"Market of {person.server_name}"
+        space = {"creation_content": {"type": "m.space"}}
+        for number in range(3):
+            await person.create_room("11", name=f"{name} {number}", preset="public_chat", visibility="public")
+        await person.create_room("11", name=f"{name} space", preset="public_chat", visibility="public", **space)
+        found: list[str] = []
+        wish: dict[str, Any] = {"limit": 2, "filter": {"generic_search_term": name, "room_types": [None]}}
+        while True:
+            page = await other.ok("POST", f"/publicRooms?server={person.server_name}", wish)
+            found += [room["name"] for room in page["chunk"]]
+            if "next_batch" not in page:
+                break
+            wish["since"] = page["next_batch"]
+        assert sorted(found) == [f"{name} {number}" for number in range(3)]
 
 
 # People, devices, files
@@ -374,5 +474,9 @@ async def test_nothing_is_lost_when_the_box_is_killed_and_synapse_restarted(lab:
     await same_state(pair, room)
 
 
+EXPECTED = r"/(timestamp_to_event|hierarchy)/.*Exception\('404|timestamp_to_event\(.*404: There is no|Unable to get hierarchy of .*404"
+"""There is no event at the end of time, and of a private room nothing is told."""
+
+
 async def test_neither_log_tells_of_trouble(lab: Lab) -> None:
-    assert troubles_between(lab) == []
+    assert troubles_between(lab, expected=EXPECTED) == []

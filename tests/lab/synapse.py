@@ -128,6 +128,7 @@ class Synapse:
             "enable_registration": False,
             "bcrypt_rounds": 4,
             "allow_public_rooms_over_federation": True,
+            "room_list_publication_rules": [{"action": "allow"}],
             **_LIMITS,
             **more,
         }

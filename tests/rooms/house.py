@@ -13,14 +13,17 @@ from edgeserver.matrix.event import Event
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.signatures import SigningKey
 from edgeserver.matrix.verdicts import Accepted, Verdict
+from edgeserver.rooms.completing import Completer
 from edgeserver.rooms.create import NewRoom, RoomCreator
 from edgeserver.rooms.directory import Directory, PublicRooms
 from edgeserver.rooms.history import History
-from edgeserver.rooms.importing import Importer
+from edgeserver.rooms.importing import GivenRoom, Importer
 from edgeserver.rooms.membership import Memberships
+from edgeserver.rooms.outliers import OutlierIntake
 from edgeserver.rooms.persist import PersistedEvent, Persister
 from edgeserver.rooms.placing import Placer, Task
 from edgeserver.rooms.receive import Receiver, SourceFailed
+from edgeserver.rooms.remote_state import RemoteState
 from edgeserver.rooms.send import Composer
 from edgeserver.store import events, rooms, state
 from edgeserver.store.database import Database, Transaction, open_database
@@ -61,7 +64,12 @@ class House:
         self.persister = Persister(name, self.wakeups, [lambda tx, written: self.written.append(written)])
         self.composer = Composer(db, self.persister, name, self.key, self.now_ms)
         self.placer = Placer(db, self.persister)
-        self.importer = Importer(db, self.persister, self.wakeups)
+        self.outliers = OutlierIntake(db, self.persister, self)
+        self.importer = Importer(db, self.persister, self.outliers, self.wakeups)
+        self.completer = Completer(
+            db, self.persister, RemoteState(db, Source(street), self.outliers), self.wakeups, name, at_once=True
+        )
+        self.omits_members = False
         self.forged: set[str] = set()
         self.receiver = Receiver(db, self.placer, Source(street), self)
         self.history = History(db, self.receiver, self.placer, Source(street), name)
@@ -113,6 +121,11 @@ class House:
             return state.whole_events(tx, room.snapshot)
 
         return await self.db.read(read)
+
+    async def state_before(self, stored: StoredEvent) -> dict[tuple[str, str], str]:
+        """The ids of the state before an event."""
+        assert stored.before is not None
+        return await self.db.read(lambda tx: state.whole_ids(tx, stored.before))
 
     async def heads(self, room_id: str) -> tuple[str, ...]:
         room = await self.db.read(lambda tx: rooms.get(tx, room_id))
@@ -231,13 +244,16 @@ class Neighbours:
         there = self._reach(servers, "join")
         join, placed = await self._place_there(there, user_id, room_id, content)
 
-        def read(tx: Transaction) -> tuple[list[Event], list[Event]]:
+        def read(tx: Transaction) -> GivenRoom:
             assert placed.before is not None
             known = [one.event for one in state.whole_events(tx, placed.before).values()]
-            return known, auth_chain(tx, [*known, join])
+            if there.omits_members:
+                known = [event for event in known if event.type != "m.room.member"]
+            chain = [event.pdu for event in auth_chain(tx, [*known, join])]
+            servers = tuple(rooms.servers(tx, placed.room))
+            return GivenRoom(there.name, [event.pdu for event in known], chain, there.omits_members, servers)
 
-        known, chain = await there.db.read(read)
-        await self._house.importer.join(join.rules, join, known, chain)
+        await self._house.importer.join(join.rules, join, await there.db.read(read))
 
     async def leave(self, user_id: str, room_id: str, servers: Sequence[str]) -> Event:
         left, _ = await self._place_there(self._reach(servers, "leave"), user_id, room_id, {"membership": "leave"})

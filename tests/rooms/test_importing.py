@@ -10,6 +10,7 @@ import pytest
 from edgeserver.matrix import errors
 from edgeserver.matrix.event import Event
 from edgeserver.matrix.room_versions import SUPPORTED
+from edgeserver.rooms.importing import GivenRoom
 from edgeserver.store.events import Standing
 from tests.rooms.house import ALICE, BOB, CAROL, House
 
@@ -42,9 +43,9 @@ async def test_state_that_does_not_allow_the_join_is_a_tale_and_nothing_is_kept(
     await two.memberships.join(CAROL, pretended, ["one"])
     join = (await one.state(pretended))["m.room.member", CAROL].event
     lie = Event.from_pdu({**join.pdu, "room_id": room_id}, join.rules)
-    known = [stored.event for stored in (await one.state(room_id)).values()]
+    known = [stored.event.pdu for stored in (await one.state(room_id)).values()]
     with pytest.raises(errors.Forbidden):
-        await two.importer.join(lie.rules, lie, known, [])
+        await two.importer.join(lie.rules, lie, GivenRoom("one", known, []))
     assert await two.membership(room_id, CAROL) is None
 
 

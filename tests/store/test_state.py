@@ -70,6 +70,7 @@ def test_a_tree_of_changes_is_what_a_dict_says_and_differences_too(
         made.append((state.derive(tx, room, parent, changes), apply(before, changes)))
     for snapshot, model in made[-4:]:
         assert state.whole(tx, snapshot) == model
+        assert sorted(state.ids(tx, snapshot)) == sorted(state.whole_ids(tx, snapshot).values())
         assert {key: state.lookup(tx, snapshot, key) for key in KEYS} == {key: model.get(key) for key in KEYS}
         assert state.lookup_many(tx, snapshot, [*KEYS, ("m.none", "")]) == model
         assert state.of_type(tx, snapshot, "m.a") == {key: number for key, number in model.items() if key[0] == "m.a"}
@@ -111,3 +112,13 @@ def test_events_of_a_state_are_read_by_key_and_whole(tx: Transaction, room: int,
     assert events.by_number(tx, numbers[1]) == found
 
 
+@pytest.mark.parametrize("many", [3, 60])
+def test_members_of_a_server_are_found_whether_they_are_few_or_many(tx: Transaction, room: int, many: int) -> None:
+    server = f"s{many}.test"
+    users = [*(f"@u{number}:{server}" for number in range(many)), f"@{server}:other.test", "@u:8:" + server]
+    entries = {
+        ("m.room.member", user): store(tx, room, make_event(f"{many}{user}", type="m.room.member", state_key=user)) for user in users
+    }
+    gone = entries.pop(("m.room.member", users[0]))
+    snapshot = state.root(tx, room, {**entries, ("m.test", users[1]): gone})
+    assert {stored.event.state_key for stored in state.members_of(tx, snapshot, server)} == set(users[1:many])

@@ -10,6 +10,7 @@ from edgeserver.matrix.signatures import SigningKey
 from edgeserver.rooms.create import RoomCreator, parse
 from edgeserver.rooms.importing import Importer
 from edgeserver.rooms.membership import Memberships
+from edgeserver.rooms.outliers import OutlierIntake
 from edgeserver.rooms.persist import Persister
 from edgeserver.rooms.placing import Placer
 from edgeserver.rooms.send import Composer
@@ -47,6 +48,13 @@ class NoRemoteRooms:
         raise AssertionError("nobody of another server is invited here")
 
 
+class NoKeys:
+    """A world without other servers' signatures."""
+
+    async def verify(self, events: Sequence[Event]) -> list[str | None]:
+        raise AssertionError("nothing of another server is verified here")
+
+
 class World:
     def __init__(self, db: Database) -> None:
         self.db = db
@@ -62,7 +70,7 @@ class World:
             db, self.composer, persister, SERVER, key, self.now_ms, lambda: next(self._localparts), self._profile
         )
         placer = Placer(db, persister)
-        self.importer = Importer(db, persister, self.wakeups)
+        self.importer = Importer(db, persister, OutlierIntake(db, persister, NoKeys()), self.wakeups)
         self.memberships = Memberships(
             db, self.composer, placer, self.importer, NoRemoteRooms(), SERVER, self._profile
         )

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from edgeserver.api.endpoint import Auth, endpoint
 from edgeserver.matrix import errors, server_names
 from edgeserver.matrix.identifiers import is_room_id
+from edgeserver.rooms.directory import networks
 
 if TYPE_CHECKING:
     from edgeserver.api.endpoint import Call, Route
-    from edgeserver.rooms.directory import Directory, PublicRooms
+    from edgeserver.rooms.directory import Directory, Networks, PublicRooms
 
 V3 = "/_matrix/client/v3"
 
@@ -78,11 +79,12 @@ class RoomDirectorySection:
             raise errors.BadJson("limit is not an integer, or since not a string.")
         if not (wanted is None or isinstance(wanted, dict)):
             raise errors.BadJson("filter is not an object.")
-        if body.get("third_party_instance_id"):
-            return {"chunk": [], "total_room_count_estimate": 0}  # no bridged network lists its rooms here
-        return await self._page(call, limit, since, wanted or {})
+        chosen = networks(body.get("include_all_networks"), body.get("third_party_instance_id"))
+        return await self._page(call, limit, since, wanted or {}, chosen)
 
-    async def _page(self, call: Call, limit: int | None, since: str | None, wanted: dict[str, Any]) -> dict[str, Any]:
+    async def _page(
+        self, call: Call, limit: int | None, since: str | None, wanted: dict[str, Any], chosen: Networks | None = None
+    ) -> dict[str, Any]:
         server = call.query.get("server") or self._server_name
         if server != self._server_name:
             if call.requester_if_any is None:
@@ -90,7 +92,7 @@ class RoomDirectorySection:
             if not server_names.is_valid(server):
                 raise errors.InvalidParam("server is not a server name.")
         size = limit if limit is not None and limit > 0 else None
-        return await self._public_rooms.page_of(server, limit=size, since=since or None, filter_=wanted)
+        return await self._public_rooms.page_of(server, limit=size, since=since or None, filter_=wanted, networks=chosen)
 
 
 def routes(directory: Directory, public_rooms: PublicRooms, server_name: str) -> list[Route]:

@@ -19,7 +19,7 @@ from edgeserver.store import events, state
 from edgeserver.users import filters
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from starlette.responses import Response
 
@@ -40,10 +40,14 @@ PAGES = 5
 class RoomReadingSection:
     """The handlers."""
 
-    def __init__(self, db: Database, past: History, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, db: Database, past: History, now_ms: Callable[[], int], until_whole: Callable[[str], Awaitable[None]]
+    ) -> None:
+        """`until_whole` waits until all members of a room are known."""
         self._db = db
         self._history = past
         self._now_ms = now_ms
+        self._until_whole = until_whole
 
     def _viewer(self, call: Call) -> Viewer:
         return Viewer(call.user_id, call.requester.device_id, self._now_ms())
@@ -65,7 +69,7 @@ class RoomReadingSection:
                 answer["end"] = write_place(found.end)
             if wanted.lazy_load_members and found.chunk:
                 senders = [stored.event.sender for stored in found.chunk]
-                members = _members_of(tx, found.chunk[0].after, senders)
+                members = _members_of(tx, found.chunk[0].after, senders, found.chunk)
                 answer["state"] = client_view.state_events(tx, members, viewer)
             return answer
 
@@ -107,6 +111,7 @@ class RoomReadingSection:
     async def state(self, call: Call) -> Response:
         """GET /rooms/{roomId}/state"""
         room_id, viewer = call.path["roomId"], self._viewer(call)
+        await self._members_known(room_id, viewer.user_id)
 
         def read(tx: Transaction) -> list[dict[str, Any]]:
             at = history.view(tx, room_id, viewer.user_id)
@@ -120,6 +125,8 @@ class RoomReadingSection:
         room_id, viewer, form = call.path["roomId"], self._viewer(call), call.query.get("format", "content")
         if form not in ("content", "event"):
             raise errors.InvalidParam("format is neither content nor event.")
+        if event_type == MEMBER and state_key != viewer.user_id:
+            await self._members_known(room_id, viewer.user_id)
 
         def read(tx: Transaction) -> dict[str, Any]:
             at = history.view(tx, room_id, viewer.user_id)
@@ -141,6 +148,8 @@ class RoomReadingSection:
                 return True
             return (only is not None and membership == only) or (without is not None and membership != without)
 
+        await self._members_known(room_id, viewer.user_id)
+
         def read(tx: Transaction) -> list[dict[str, Any]]:
             at = history.view(tx, room_id, viewer.user_id)
             snapshot = at.snapshot if token is None else _snapshot_at(tx, at, token)
@@ -152,6 +161,7 @@ class RoomReadingSection:
     async def joined_members(self, call: Call) -> dict[str, Any]:
         """GET /rooms/{roomId}/joined_members"""
         room_id, user_id = call.path["roomId"], call.user_id
+        await self._members_known(room_id, user_id)
 
         def read(tx: Transaction) -> dict[str, Any]:
             at = history.view(tx, room_id, user_id)
@@ -165,6 +175,12 @@ class RoomReadingSection:
             }
 
         return {"joined": await self._db.read(read)}
+
+
+    async def _members_known(self, room_id: str, user_id: str) -> None:
+        """For who may read the room: waits until its members are known. Raises M_FORBIDDEN, 504 M_UNKNOWN."""
+        await self._db.read(lambda tx: history.view(tx, room_id, user_id))
+        await self._until_whole(room_id)
 
 
 def _profile(stored: StoredEvent) -> dict[str, str]:
@@ -221,7 +237,7 @@ def _context(
     last = after[-1] if after else stored
     if wanted.lazy_load_members:
         senders = [one.event.sender for one in (*before, stored, *after)]
-        known = _state_without_members(tx, last.after) + _members_of(tx, last.after, senders)
+        known = _state_without_members(tx, last.after) + _members_of(tx, last.after, senders, [*before, stored, *after])
     else:
         known = [] if last.after is None else list(state.whole_events(tx, last.after).values())
     return {
@@ -241,11 +257,14 @@ def _state_without_members(tx: Transaction, snapshot: int | None) -> list[Stored
     return list(events.many_by_number(tx, numbers).values())
 
 
-def _members_of(tx: Transaction, snapshot: int | None, user_ids: Sequence[str]) -> list[StoredEvent]:
-    """The member events of these users in a state."""
+def _members_of(tx: Transaction, snapshot: int | None, user_ids: Sequence[str], shown: Sequence[StoredEvent]) -> list[StoredEvent]:
+    """The member events of these users in a state; of senders whom a partial state lacks, those that the events shown cite."""
     if snapshot is None:
         return []
-    return list(state.lookup_events(tx, snapshot, [(MEMBER, user_id) for user_id in dict.fromkeys(user_ids)]).values())
+    found = state.lookup_events(tx, snapshot, [(MEMBER, user_id) for user_id in dict.fromkeys(user_ids)])
+    lacking = [user_id for user_id in dict.fromkeys(user_ids) if (MEMBER, user_id) not in found]
+    cited = [number for user_id in lacking if (number := client_view.cited_member(tx, shown, user_id)) is not None]
+    return [*found.values(), *events.many_by_number(tx, cited).values()]
 
 
 def _snapshot_at(tx: Transaction, at: View, token: str) -> int:
@@ -287,8 +306,10 @@ def _filter(call: Call) -> EventFilter:
     return EventFilter.parse(definition)
 
 
-def routes(db: Database, past: History, now_ms: Callable[[], int]) -> list[Route]:
-    section = RoomReadingSection(db, past, now_ms)
+def routes(
+    db: Database, past: History, now_ms: Callable[[], int], until_whole: Callable[[str], Awaitable[None]]
+) -> list[Route]:
+    section = RoomReadingSection(db, past, now_ms, until_whole)
     state_type = ROOMS + "/state/{eventType}"
     return [
         *endpoint("GET", ROOMS + "/messages", section.messages),

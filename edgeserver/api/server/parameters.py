@@ -19,7 +19,7 @@ def integer(call: Call, name: str, default: int) -> int:
     text = call.query.get(name)
     if text is None:
         return default
-    if not text.lstrip("-").isdecimal() or len(text) > 16:
+    if not (text.isascii() and text.removeprefix("-").isdecimal()) or len(text) > 16:
         raise InvalidParam(f"{name} is not an integer.")
     return int(text)
 
@@ -30,6 +30,14 @@ def boolean(call: Call, name: str) -> bool:
     if text not in ("true", "false"):
         raise InvalidParam(f"{name} is neither true nor false.")
     return text == "true"
+
+
+def direction(call: Call) -> bool:
+    """Whether `dir` is `b`, backwards. Raises M_MISSING_PARAM, M_INVALID_PARAM."""
+    text = required(call, "dir")
+    if text not in ("f", "b"):
+        raise InvalidParam("dir is neither f nor b.")
+    return text == "b"
 
 
 def required(call: Call, name: str) -> str:
@@ -48,11 +56,11 @@ def body_integer(body: Mapping[str, Any], name: str, default: int) -> int:
     return value
 
 
-def body_strings(body: Mapping[str, Any], name: str) -> list[str]:
-    """A list of at most 100 strings of the body. Raises M_BAD_JSON."""
+def body_strings(body: Mapping[str, Any], name: str, limit: int = MAX_LIST) -> list[str]:
+    """A list of at most `limit` strings of the body. Raises M_BAD_JSON."""
     value = body.get(name, [])
-    if not isinstance(value, list) or len(value) > MAX_LIST or not all(isinstance(one, str) for one in value):
-        raise BadJson(f"{name} is not a list of at most {MAX_LIST} strings.")
+    if not isinstance(value, list) or len(value) > limit or not all(isinstance(one, str) for one in value):
+        raise BadJson(f"{name} is not a list of at most {limit} strings.")
     return value
 
 

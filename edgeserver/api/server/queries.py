@@ -1,4 +1,4 @@
-"""/query/directory, /query/profile, /publicRooms, /version and /openid/userinfo.
+"""/query/{queryType}, /publicRooms, /version and /openid/userinfo.
 
 Spec: server-server API, "Querying for information", "Published Room Directory", "OpenID"; GET /version under
 "Server implementation".
@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeserver.api.endpoint import Auth, endpoint
-from edgeserver.api.server.parameters import integer, required
+from edgeserver.api.server.parameters import boolean, integer, required
 from edgeserver.matrix.errors import BadJson, InvalidParam, NotFound, UnknownToken
 from edgeserver.matrix.identifiers import domain_of, is_room_alias, is_user_id
+from edgeserver.rooms.directory import NO_ROOMS, networks
 from edgeserver.store import rooms
 
 if TYPE_CHECKING:
@@ -59,17 +60,24 @@ def routes(
         # A field that the user has not set is left out: 404 is for a user that does not exist.
         return {name: value for name, value in found.items() if field in (None, name)}
 
-    async def rooms_by_query(call: Call) -> dict[str, Any]:
+    async def unknown_query(call: Call) -> dict[str, Any]:
+        raise NotFound(f"Queries of the type {call.path['queryType'][:80]!r} are not answered here.")
+
+    async def rooms_by_query(call: Call) -> Mapping[str, Any]:
         limit = integer(call, "limit", 0)
+        if networks(boolean(call, "include_all_networks"), call.query.get("third_party_instance_id")).is_foreign:
+            return NO_ROOMS
         return await public_rooms.page(limit=limit if limit > 0 else None, since=call.query.get("since"), filter_={})
 
-    async def rooms_by_body(call: Call) -> dict[str, Any]:
+    async def rooms_by_body(call: Call) -> Mapping[str, Any]:
         body = await call.json(optional=True)
         limit, since, filter_ = body.get("limit"), body.get("since"), body.get("filter") or {}
         if not (limit is None or type(limit) is int) or not (since is None or isinstance(since, str)):
             raise BadJson("limit is not an integer, or since not a string.")
         if not isinstance(filter_, dict):
             raise BadJson("filter is not an object.")
+        if networks(body.get("include_all_networks"), body.get("third_party_instance_id")).is_foreign:
+            return NO_ROOMS
         return await public_rooms.page(limit=limit if limit and limit > 0 else None, since=since, filter_=filter_)
 
     async def server_version(call: Call) -> dict[str, Any]:
@@ -84,6 +92,7 @@ def routes(
     return [
         *endpoint("GET", V1 + "/query/directory", directory, auth=guard),
         *endpoint("GET", V1 + "/query/profile", profile, auth=guard),
+        *endpoint("GET", V1 + "/query/{queryType}", unknown_query, auth=guard),
         *endpoint("GET", V1 + "/publicRooms", rooms_by_query, auth=guard),
         *endpoint("POST", V1 + "/publicRooms", rooms_by_body, auth=guard),
         *endpoint("GET", V1 + "/version", server_version, auth=Auth.NONE),

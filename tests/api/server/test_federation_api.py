@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 import pytest
+import trio
 
 from edgeserver.api.endpoint import Call, endpoint
 from edgeserver.api.server.authentication import ServerGuard, origin_of
+from edgeserver.api.server.events import streamed
 from edgeserver.federation.client import Ask
 from edgeserver.federation.errors import PeerError
+from edgeserver.federation.resident import SMALL_ROOM
 from edgeserver.matrix import signatures
 from edgeserver.matrix.signatures import SigningKey
 from tests.asgi import AsgiClient, section_application
@@ -138,6 +142,8 @@ async def test_send_join_refuses_what_is_not_that_join() -> None:
 async def test_a_join_may_leave_the_members_out() -> None:
     async with servers("a.test", "b.test") as (a, b):
         room = await a.room("@alice:a.test", room_version="11", name="Hall")
+        for number in range(SMALL_ROOM):
+            await a.members.join(f"@user{number}:a.test", room)
         proto, rules = await b.remote._template("a.test", room, BOB, "join")
         join = b.remote._complete("a.test", proto, {"membership": "join"}, rules)
         answer = await b.calls.send_join("a.test", room, join.event_id, join.pdu, omit_members=True)
@@ -213,6 +219,23 @@ async def test_state_before_an_event_comes_with_its_auth_chain() -> None:
         pdus, chain = await b.calls.state("a.test", room, event_id)
         assert set(ids) == before
         assert (len(pdus), len(chain)) == (len(ids), len(chain_ids))
+
+
+@pytest.mark.parametrize("count", [0, 1, 49, 50, 51, 120])
+async def test_a_state_is_read_and_sent_in_parts(count: int) -> None:
+    parts: list[int] = []
+
+    async def pdus(event_ids: Sequence[str]) -> list[bytes]:
+        await trio.lowlevel.checkpoint()
+        parts.append(len(event_ids))
+        return [orjson.dumps({"id": event_id}) for event_id in event_ids]
+
+    ids = [str(number) for number in range(count)]
+    response = streamed({"pdus": ids, "auth_chain": ids[:2]}, pdus)
+    chunks = [chunk async for chunk in response.body_iterator]
+    found = [{"id": event_id} for event_id in ids]
+    assert orjson.loads(b"".join(chunks)) == {"pdus": found, "auth_chain": found[:2]}
+    assert max(parts, default=0) <= 50
 
 
 async def test_what_was_said_before_a_server_joined_is_redacted_where_history_is_for_the_joined() -> None:

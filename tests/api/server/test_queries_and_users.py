@@ -96,6 +96,14 @@ async def test_the_directory_gets_its_page_and_its_filter(client: AsgiClient) ->
     assert (await client.get(V1 + "/publicRooms?limit=0&since=x")).json["asked"] == [None, "x", {}]
     body = {"limit": 3, "filter": {"generic_search_term": "a"}}
     assert (await client.post(V1 + "/publicRooms", body)).json["asked"] == [3, None, {"generic_search_term": "a"}]
+    none = {"chunk": [], "total_room_count_estimate": 0}  # no network of an application service lists its rooms here
+    assert (await client.get(V1 + "/publicRooms?third_party_instance_id=irc")).json == none
+    assert (await client.post(V1 + "/publicRooms", {"third_party_instance_id": "irc"})).json == none
+    assert "asked" in (await client.get(V1 + "/publicRooms?third_party_instance_id=irc&include_all_networks=true")).json
+    assert "asked" in (await client.post(V1 + "/publicRooms", {"include_all_networks": True})).json
+    assert (await client.get(V1 + "/publicRooms?include_all_networks=1")).json["errcode"] == "M_INVALID_PARAM"
+    assert (await client.post(V1 + "/publicRooms", {"include_all_networks": "true"})).json["errcode"] == "M_BAD_JSON"
+    assert (await client.post(V1 + "/publicRooms", {"third_party_instance_id": 7})).json["errcode"] == "M_BAD_JSON"
     assert (await client.post(V1 + "/publicRooms", {"limit": "3"})).json["errcode"] == "M_BAD_JSON"
     assert (await client.get(V1 + "/publicRooms?limit=many")).json["errcode"] == "M_INVALID_PARAM"
 

@@ -1,0 +1,58 @@
+"""The state of a room before an event, by another server's word: ids first, then only the events that are not held."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from edgeserver.rooms.outliers import Both
+from edgeserver.rooms.receive import SourceFailed
+from edgeserver.store import events
+from edgeserver.store.events import Standing
+
+if TYPE_CHECKING:
+    from edgeserver.rooms.outliers import OutlierIntake
+    from edgeserver.rooms.receive import EventSource
+    from edgeserver.store.database import Database, Transaction
+    from edgeserver.store.rooms import Room
+    from edgeserver.store.state import StateKey
+
+ONE_BY_ONE: Final = 50
+"""Up to so many events are asked for singly; if more are lacking, the whole state is."""
+MAX_STATE: Final = 300_000
+
+
+class RemoteState:
+    """Asks other servers for states, and takes in what they consist of."""
+
+    def __init__(self, db: Database, source: EventSource, outliers: OutlierIntake) -> None:
+        self._db = db
+        self._source = source
+        self._outliers = outliers
+
+    async def before(self, server: str, room: Room, event_id: str) -> dict[StateKey, int]:
+        """The state before an event, as numbers of held events. Raises `SourceFailed`.
+
+        Events of it that fail the checks, or are rejected by what they cite, are left out.
+        """
+        state_ids, auth_ids = await self._source.state_ids(server, room.room_id, event_id)
+        wanted = list(dict.fromkeys([*auth_ids, *state_ids]))
+        if len(wanted) > MAX_STATE:
+            raise SourceFailed(f"{server} says that the state has {len(wanted)} events")
+        held = await self._db.read(lambda tx: events.held(tx, wanted))
+        lacking = [one for one in wanted if one not in held]
+        if len(lacking) > ONE_BY_ONE:
+            await self._take_all(server, room, event_id)
+        elif lacking:
+            await self._outliers.take_in(room, [await self._source.event(server, one) for one in lacking])
+        return await self._db.read(lambda tx: _by_key(tx, state_ids))
+
+    async def _take_all(self, server: str, room: Room, event_id: str) -> None:
+        pdus, chain = await self._source.state(server, room.room_id, event_id)
+        if len(pdus) + len(chain) > MAX_STATE:
+            raise SourceFailed(f"{server} gave a state of {len(pdus) + len(chain)} events")
+        await self._outliers.take_in(room, Both(pdus, chain))
+
+
+def _by_key(tx: Transaction, state_ids: list[str]) -> dict[StateKey, int]:
+    found = events.described(tx, state_ids)
+    return {one.key: one.number for one in found if one.key is not None and one.standing is not Standing.REJECTED}
