@@ -62,6 +62,9 @@ class Event:
             if not (rules.room_id_is_create_hash and pdu["type"] == _CREATE):
                 raise KeyError("room_id")
             room_id = "!" + event_id[1:]
+        prev_events, auth_events = pdu["prev_events"], pdu["auth_events"]
+        if rules.event_format is EventFormat.V1:
+            prev_events, auth_events = [ref[0] for ref in prev_events], [ref[0] for ref in auth_events]
         return cls(
             event_id,
             room_id,
@@ -71,8 +74,8 @@ class Event:
             pdu["content"],
             pdu["depth"],
             pdu["origin_server_ts"],
-            referred_ids(pdu["prev_events"], rules),
-            referred_ids(pdu["auth_events"], rules),
+            tuple(prev_events),
+            tuple(auth_events),
             pdu,
             rules,
         )
@@ -99,11 +102,6 @@ class Event:
 
     def __hash__(self) -> int:
         return hash(self.event_id)
-
-
-def referred_ids(references: list[Any], rules: RoomVersion) -> tuple[str, ...]:
-    """The ids in a PDU's `prev_events` or `auth_events`."""
-    return tuple([ref[0] for ref in references] if rules.events_name_themselves else references)
 
 
 def content_hash(pdu: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ def _cited(tx: Transaction, event_ids: Sequence[str]) -> list[str]:
     cited: dict[str, None] = {}
     for start in range(0, len(event_ids), _CHUNK):
         for pdu in pdus(tx, event_ids[start : start + _CHUNK]):
-            cited.update(dict.fromkeys(events.auth_events_in(pdu)))
+            cited.update(dict.fromkeys(events.cited_ids(pdu)))
     return list(cited)
 
 

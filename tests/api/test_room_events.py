@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import trio
 
+from edgeserver.matrix import canonical_json
+from edgeserver.matrix.room_versions import ROOM_VERSIONS
 from tests.api.rooms_house import open_place
 from tests.rooms.house import ALICE, BOB, CAROL, Street
 
@@ -156,3 +159,37 @@ async def test_an_application_service_may_date_its_events_and_nobody_else(tmp_pa
         undated = await place.alice.ok("PUT", *path, "1", json={"body": "new"}, ts="1000")
         assert (await place.house.get(undated["event_id"])).event.origin_server_ts > 1_000_000
         assert await bridge.refused("PUT", *path, "2", json={}, ts="soon") == (400, "M_INVALID_PARAM")
+
+
+async def test_rooms_of_every_version_are_made_spoken_in_read_and_redacted(tmp_path: Path) -> None:
+    """In version 3 event ids may hold slashes: messages are sent until one does."""
+    async with open_place(tmp_path) as place:
+        for version in ROOM_VERSIONS:
+            room_id = await place.alice.create(room_version=version, preset="public_chat")
+            await place.bob.ok("POST", "join", room_id)
+            event_id, number = await place.bob.say(room_id, "first"), 0
+            while version == "3" and "/" not in event_id:
+                event_id, number = await place.bob.say(room_id, f"{number}"), number + 1
+            shown = await place.alice.ok("GET", "rooms", room_id, "event", event_id)
+            assert (shown["event_id"], shown["room_id"]) == (event_id, room_id)
+            assert (await place.alice.ok("GET", "rooms", room_id, "context", event_id))["event"]["event_id"] == event_id
+            await place.alice.ok("PUT", "rooms", room_id, "redact", event_id, "r", json={})
+            assert (await place.bob.ok("GET", "rooms", room_id, "event", event_id))["content"] == {}
+
+
+async def test_clients_send_and_get_any_number_in_old_rooms_and_only_plain_ones_in_newer(tmp_path: Path) -> None:
+    body = b'{"n":[1.0,1e16,-0.0,18446744073709551616,' + b"7" * 400 + b"]}"
+    numbers = [1.0, 1e16, -0.0, 2**64, int("7" * 400)]
+    async with open_place(tmp_path) as place:
+        room_id = await place.alice.create(room_version="5")
+        path = f"/_matrix/client/v3/rooms/{quote(room_id)}"
+        sent = (await place.alice.request("PUT", f"{path}/send/m.x/1", body=body)).json["event_id"]
+        await place.alice.request("PUT", f"{path}/state/m.x/", body=body)
+        answers = [await place.alice.request("GET", f"{path}/{what}") for what in (f"event/{sent}", "state/m.x/", "messages?dir=b")]
+        event, state, page = (canonical_json.decode_exact(answer.body) for answer in answers)
+        assert [answer.status for answer in answers] == [200] * 3
+        for content in (event["content"], state, page["chunk"][0]["content"]):
+            assert repr(content["n"]) == repr(numbers)
+        newer = quote(await place.alice.create(room_version="6"))
+        refused = await place.alice.request("PUT", f"/_matrix/client/v3/rooms/{newer}/send/m.x/1", body=body)
+        assert (refused.status, refused.json["errcode"]) == (400, "M_BAD_JSON")

@@ -14,7 +14,7 @@ from edgeserver.federation.key_response import BadKeyResponse, KeyResponse, OldK
 from edgeserver.federation.keyring import Keyring
 from edgeserver.federation.notary import Notary
 from edgeserver.matrix import draft, server_names, signatures
-from edgeserver.matrix.room_versions import V11
+from edgeserver.matrix.room_versions import V1, V2, V3, V4, V5, V11, RoomVersion
 from edgeserver.matrix.signatures import SigningKey
 from edgeserver.store.database import Database, open_database
 
@@ -141,9 +141,9 @@ async def test_a_change_by_the_server_itself_is_believed_unless_a_key_is_pinned(
     assert await ring.key("a.test", OLD.key_id, NOW + 1000 * DAY) == OLD.verify_key
 
 
-def event_of(key: SigningKey, at: int) -> Any:
+def event_of(key: SigningKey, at: int, rules: RoomVersion = V11) -> Any:
     proto = draft.template(
-        V11,
+        rules,
         room_id="!r:a.test",
         sender="@alice:a.test",
         event_type="m.room.message",
@@ -153,7 +153,7 @@ def event_of(key: SigningKey, at: int) -> Any:
         depth=1,
         origin_server_ts=at,
     )
-    return draft.complete(proto, V11, "a.test", key)
+    return draft.complete(proto, rules, "a.test", key)
 
 
 async def test_an_event_past_the_keys_validity_is_refused_only_by_a_box_that_knows_the_time(db: Database) -> None:
@@ -166,6 +166,16 @@ async def test_an_event_past_the_keys_validity_is_refused_only_by_a_box_that_kno
     assert second is None
     ring.trusted = False
     assert await ring.verify([late, timely]) == [None, None]
+
+
+async def test_a_key_that_was_not_valid_then_is_refused_since_version_5(db: Database) -> None:
+    answers = Answers()
+    answers.known["a.test"] = (response_of(NEW, valid_until=NOW + DAY), True)
+    ring = Ring(db, answers)
+    for rules in (V1, V2, V3, V4):
+        assert await ring.verify([event_of(NEW, NOW + 2 * DAY, rules)]) == [None]
+    (failure,) = await ring.verify([event_of(NEW, NOW + 2 * DAY, V5)])
+    assert failure is not None
 
 
 async def test_a_validity_of_years_is_believed_for_a_week(db: Database) -> None:

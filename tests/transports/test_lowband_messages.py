@@ -8,6 +8,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeserver.matrix import canonical_json
 from transports.exchange import Priority, Request, Response
 from transports.lowband import dictionary, tables
 from transports.lowband.dictionary import CompressionError, Dictionaries
@@ -77,6 +78,22 @@ def test_a_request_arrives_as_it_was_sent(request, known, exchange_id):
     if got.body != request.body or not request.body:
         return
     assert got.header("content-type") in (request.header("content-type"), "application/json")
+
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.integers(-(2**65), 2**65) | st.integers(-(10**350), 10**350)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(NUMBERS, max_size=3))
+def test_numbers_arrive_as_they_were_written_by_whomever(numbers):
+    """Events of old rooms hold floats and integers of any size: what CBOR has no exact form for travels as JSON."""
+    a, b = acquainted()
+    sent = {"content": {"n": numbers}}
+    for body in (canonical_json.encode_lenient(sent), canonical_json.encode_loose(sent)):
+        request = b.decode(a.encode_request(1, Request("PUT", "/_matrix/federation/v1/send/7", "", (JSON_TYPE,), body))).request
+        response = b.decode(a.encode_response(5, Response(200, (JSON_TYPE,), body))).response
+        for got in (request, response):
+            assert repr(canonical_json.decode_exact(got.body)["content"]["n"]) == repr(numbers)
 
 
 @settings(max_examples=150, deadline=None)
