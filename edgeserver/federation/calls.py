@@ -129,6 +129,11 @@ class Calls:
         target = path(V1 + "/invite", room_id, event_id)
         return _v1_event(server, await self._v1_answer(server, Ask("PUT", target, old, Priority.INTERACTIVE)))
 
+    async def exchange_third_party_invite(self, server: str, room_id: str, event: Mapping[str, Any]) -> None:
+        """PUT /exchange_third_party_invite: has the server make an invite of a partial m.room.member event."""
+        target = path(V1 + "/exchange_third_party_invite", room_id)
+        await self._client.response(server, Ask("PUT", target, event, Priority.INTERACTIVE))
+
     async def _v1_answer(self, server: str, ask: Ask) -> Any:
         response = await self._client.response(server, ask)
         try:

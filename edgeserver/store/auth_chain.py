@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import orjson
+from edgeserver.store import events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,8 +38,7 @@ def _cited(tx: Transaction, event_ids: Sequence[str]) -> list[str]:
     cited: dict[str, None] = {}
     for start in range(0, len(event_ids), _CHUNK):
         for pdu in pdus(tx, event_ids[start : start + _CHUNK]):
-            for ref in orjson.loads(pdu)["auth_events"]:
-                cited[ref if isinstance(ref, str) else ref[0]] = None  # room versions 1 and 2 cite [id, hash]
+            cited.update(dict.fromkeys(events.auth_events_in(pdu)))
     return list(cited)
 
 

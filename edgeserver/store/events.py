@@ -199,12 +199,12 @@ def depths(tx: Transaction, event_ids: Sequence[str]) -> dict[str, int]:
 def auth_edges(tx: Transaction, event_id: str) -> tuple[str, ...]:
     """The ids that the event cites as its auth events; none if it is not held."""
     row = tx.one("SELECT pdu FROM events WHERE event_id = ?", (event_id,))
-    return () if row is None else _cited(row[0])
+    return () if row is None else auth_events_in(row[0])
 
 
-def _cited(pdu: bytes) -> tuple[str, ...]:
-    """The ids in a PDU's `auth_events`, which in room versions 1 and 2 are pairs of an id and hashes."""
-    return tuple(one if isinstance(one, str) else one[0] for one in orjson.loads(pdu)["auth_events"])
+def auth_events_in(pdu: bytes) -> tuple[str, ...]:
+    """The ids in a stored PDU's `auth_events`, which in room versions 1 and 2 are pairs of an id and hashes."""
+    return tuple(one if isinstance(one, str) else one[0] for one in canonical_json.decode_exact(pdu)["auth_events"])
 
 
 def auth_chain_among(tx: Transaction, numbers: Iterable[int], wanted: Iterable[str]) -> set[str]:
@@ -224,7 +224,7 @@ def auth_chain_among(tx: Transaction, numbers: Iterable[int], wanted: Iterable[s
             part = level[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
             rows = tx.all(f"SELECT pdu FROM events WHERE {column} IN ({marks}) AND event > ?", [*part, oldest])
-            cited.update(one for (pdu,) in rows for one in _cited(pdu))
+            cited.update(one for (pdu,) in rows for one in auth_events_in(pdu))
         level, column = list(cited - seen), "event_id"
         seen |= cited
         found |= cited & sought.keys()
