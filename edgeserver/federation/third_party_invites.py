@@ -151,8 +151,9 @@ class ThirdPartyInvites:
         event, room, offer = await self._db.read(lambda tx: self._draft(tx, claim))
         await self._check_keys(claim.signed, offer)
         if domain_of(claim.target) == self._server_name:
-            await self._db.write(lambda tx: self._write(tx, claim))
+            await self._composer.write(claim.room_id, claim.sender, lambda tx: self._write(tx, claim), lambda tx, event, number: None)
             return
+        event = await self._composer.signed_by_policy(claim.room_id, event)
         signed = await self._remote.invite(event, [], {})
         verdict = await self._placer.place(Task(room.number, signed, deliver=True))
         if not isinstance(verdict, Accepted):
