@@ -279,12 +279,12 @@ def most_telling(failures: Sequence[FederationError | MatrixError]) -> MatrixErr
 
 
 def _with_their_signatures(server: str, join: Event, answered: Any) -> Event:
-    """The join with the signatures that the resident server added (restricted joins); nothing else of its answer is
+    """The join with the signatures that the resident server and a policy server added; nothing else of its answer is
     taken.
     """
     by_server = answered.get("signatures") if isinstance(answered, dict) else None
     pdu = join.pdu
-    for name in list(by_server)[:2] if isinstance(by_server, dict) else []:
+    for name in list(by_server)[:4] if isinstance(by_server, dict) else []:
         if name not in pdu["signatures"]:
             for key_id, signature in list(signatures.signatures_by(answered, name).items())[:4]:
                 pdu = signatures.with_signature(pdu, name, key_id, signature)
