@@ -81,6 +81,11 @@ class Accounts:
         allowed=("closed", "token", "open"),
     )
     registration_tokens: list[str] = option([], "The tokens for registration = token.")
+    guests: int = option(
+        0,
+        "How many guests there may be at once: accounts without a password, for who reaches the box without a name or a token"
+        " (visitors of a relief post, say). They read and join only what is open to guests. 0: none.",
+    )
     registration_shared_secret: str = option("", "Lab switch: lets tools register through /_synapse/admin/v1/register.")
 
 

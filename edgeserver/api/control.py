@@ -259,6 +259,7 @@ def person(account: Account) -> dict[str, Any]:
     return {
         "user_id": account.user_id,
         "admin": account.admin,
+        "guest": account.guest,
         "appservice_id": account.appservice_id,
         "created_at": account.created_at,
         "deactivated": account.deactivated_at is not None,

@@ -16,6 +16,7 @@ import trio
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 
+from edgeserver.api.guests import may_ask
 from edgeserver.api.responses import JsonResponse, response_to
 from edgeserver.matrix import canonical_json, errors
 
@@ -232,8 +233,11 @@ class Gate:
 class _Endpoint:
     """The ASGI application of one endpoint (a class instance, so that Starlette's `Route` takes it as ASGI)."""
 
-    def __init__(self, handler: Handler, auth: Auth | Guard, rate: str | None, max_body: int, long_poll: bool) -> None:
+    def __init__(
+        self, handler: Handler, auth: Auth | Guard, rate: str | None, max_body: int, long_poll: bool, *, guests: bool
+    ) -> None:
         self._handler = handler
+        self._guests = guests
         self._auth = auth
         self._rate = rate
         self._max_body = max_body
@@ -263,7 +267,11 @@ class _Endpoint:
             await self._auth(call)
         elif self._auth is not Auth.NONE:
             requester = None if gate is None else await gate.authenticator.requester(call)
-            if requester is None and self._auth is Auth.USER:
+            if requester is not None and requester.is_guest and not self._guests:
+                if self._auth is Auth.USER:
+                    raise errors.GuestForbidden
+                requester = None  # what anybody may ask a guest may ask too, as anybody
+            elif requester is None and self._auth is Auth.USER:
                 raise errors.MissingToken
             call._requester = requester
         if self._rate is not None and gate is not None and gate.limiter is not None:
@@ -304,9 +312,10 @@ def endpoint(
 
     `path` is as in `Route`. `auth` may be a
     guard of its own, which authenticates or raises (federation, application services). `rate` names a category of
-    `ratelimit`. `max_body` is in bytes. `long_poll` cancels the handler when the client goes away.
+    `ratelimit`. `max_body` is in bytes. `long_poll` cancels the handler when the client goes away. Whether guests are let in
+    says `guests`.
     """
-    app = _Endpoint(handler, auth, rate, max_body, long_poll)
+    app = _Endpoint(handler, auth, rate, max_body, long_poll, guests=may_ask(method, path))
     paths = [path]
     if path.startswith(("/_matrix/client/v3/", "/_matrix/media/v3/")):
         paths.append(path.replace("/v3/", "/r0/", 1))

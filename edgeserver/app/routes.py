@@ -30,6 +30,7 @@ from edgeserver.api.client import (
     room_events,
     room_membership,
     room_reading,
+    room_upgrade,
     spaces,
     sync,
     third_party,
@@ -42,7 +43,7 @@ from edgeserver.api.client import (
     well_known,
 )
 from edgeserver.api.client import media as client_media
-from edgeserver.api.server import authentication, boxes, events, hierarchy, membership, queries, transactions
+from edgeserver.api.server import authentication, boxes, events, hierarchy, membership, queries, third_party_invites, transactions
 from edgeserver.api.server import keys as server_keys
 from edgeserver.api.server import media as server_media
 from edgeserver.api.server import users as server_users
@@ -71,12 +72,14 @@ def client_routes(
         ground.now_ms, standard_stages(users.accounts, lambda user_id: limiter.check("login_account", user_id))
     )
     policy = register.RegistrationPolicy(
-        open=config.accounts.registration == "open", with_token=config.accounts.registration == "token"
+        open=config.accounts.registration == "open",
+        with_token=config.accounts.registration == "token",
+        guests=config.accounts.guests,
     )
     found = [
         *versions.routes(UNSTABLE_FEATURES),
         *well_known.routes(base_url=config.http.public_url or None, server=config.http.well_known_server or None),
-        *register.routes(users.accounts, interactive, policy),
+        *register.routes(users.accounts, interactive, policy, tokens=users.tokens),
         *login.routes(users.accounts, users.tokens, users.devices, limiter=limiter),
         *account.routes(users.accounts, interactive),
         *devices.routes(users.devices, interactive),
@@ -95,6 +98,7 @@ def client_routes(
         *key_backup.routes(users.key_backup),
         *to_device.routes(users.to_device),
         *create_room.routes(rooms.creator, rooms.memberships, ground.server_name),
+        *room_upgrade.routes(rooms.upgrader),
         *room_directory.routes(rooms.directory, rooms.public_rooms, ground.server_name),
         *room_events.routes(ground.db, rooms.composer, rooms.memberships, rooms.directory),
         *room_membership.routes(ground.db, rooms.memberships, rooms.directory),
@@ -122,6 +126,7 @@ def server_routes(
         *server_keys.routes(out.keyring, out.notary, ground.now_ms),
         *transactions.routes(guard, inward.inbound),
         *membership.routes(guard, inward.resident, inward.invites),
+        *third_party_invites.routes(guard, inward.third_party_invites),
         *events.routes(guard, inward.history, ground.server_name, ground.now_ms),
         *hierarchy.routes(guard, inward.spaces),
         *queries.routes(

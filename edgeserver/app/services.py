@@ -21,14 +21,17 @@ from edgeserver.federation.key_fetch import KeyFetcher
 from edgeserver.federation.keyring import Keyring
 from edgeserver.federation.notary import Notary
 from edgeserver.federation.peer_keys import PeerKeyRoutes
+from edgeserver.federation.policy import FederationPolicy
 from edgeserver.federation.resident import Resident
 from edgeserver.federation.sender import Sender
 from edgeserver.federation.source import FederationKeys, FederationMedia, FederationQueries, FederationSource, FederationSummaries
+from edgeserver.federation.third_party_invites import KeyValidity, ThirdPartyInvites
 from edgeserver.federation.turns import Turns
 from edgeserver.matrix import errors
 from edgeserver.rooms.completing import Completer
 from edgeserver.rooms.create import RoomCreator
 from edgeserver.rooms.directory import Directory, PublicRooms
+from edgeserver.rooms.guests import leave_where_unwanted
 from edgeserver.rooms.hierarchy import Hierarchy, RoomSummaries
 from edgeserver.rooms.history import History
 from edgeserver.rooms.importing import Importer
@@ -36,11 +39,14 @@ from edgeserver.rooms.membership import Memberships
 from edgeserver.rooms.outliers import OutlierIntake
 from edgeserver.rooms.persist import Persister
 from edgeserver.rooms.placing import Placer
+from edgeserver.rooms.policy import PolicyGate
 from edgeserver.rooms.receive import Receiver
 from edgeserver.rooms.remote_state import RemoteState
 from edgeserver.rooms.remote_summaries import RemoteSummaries
 from edgeserver.rooms.send import Composer
+from edgeserver.rooms.succession import move_names, succession
 from edgeserver.rooms.timestamps import Timestamps
+from edgeserver.rooms.upgrade import RoomUpgrader
 from edgeserver.store import accounts as account_table
 from edgeserver.store import profiles as profile_table
 from edgeserver.store import rooms as room_table
@@ -64,6 +70,7 @@ from edgeserver.users.read_markers import ReadMarkers
 from edgeserver.users.receipts import Receipts
 from edgeserver.users.to_device import ToDevice
 from edgeserver.users.tokens import Tokens
+from edgeserver.users.upgraded_rooms import carry_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +113,7 @@ class Out:
     keys: FederationKeys
     media: FederationMedia
     summaries: FederationSummaries
+    key_validity: KeyValidity
     joining: Turns
 
 
@@ -132,6 +140,7 @@ def outward(ground: Ground, peers: Peers, web: InternetWeb | None, notaries: lis
         FederationKeys(calls),
         media,
         FederationSummaries(calls),
+        KeyValidity(web),
         Turns(),
     )
 
@@ -212,8 +221,10 @@ class Rooms:
     composer: Composer
     placer: Placer
     receiver: Receiver
+    remote: RemoteRooms
     importer: Importer
     creator: RoomCreator
+    upgrader: RoomUpgrader
     memberships: Memberships
     history: History
     timestamps: Timestamps
@@ -231,10 +242,22 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
         if written.event.type == "m.room.member" and written.is_news:
             users.device_lists.membership_changed(tx, written.room.number, written.event, written.number)
 
-    persister = Persister(ground.server_name, ground.wakeups, [users.unread.persisted, follow_members])
-    composer = Composer(ground.db, persister, ground.server_name, ground.key, ground.now_ms)
+    def follow_upgrades(tx: Transaction, written: Any) -> None:
+        found = succession(tx, written)
+        if found is not None:
+            move_names(tx, found.old, found.new)
+            for user_id in found.users:
+                carry_over(tx, ground.wakeups, user_id, found.old.room_id, found.new.room_id)
+
+    def follow_guest_access(tx: Transaction, written: Any) -> None:
+        leave_where_unwanted(tx, composer, written)
+
+    hooks = [users.unread.persisted, follow_members, follow_upgrades, follow_guest_access]
+    persister = Persister(ground.server_name, ground.wakeups, hooks)
     placer = Placer(ground.db, persister)
-    receiver = Receiver(ground.db, placer, out.source, out.keyring)
+    policy = PolicyGate(ground.db, placer, FederationPolicy(out.calls), ground.server_name, Turns())
+    composer = Composer(ground.db, persister, ground.server_name, ground.key, ground.now_ms, policy)
+    receiver = Receiver(ground.db, placer, out.source, out.keyring, policy)
     outliers = OutlierIntake(ground.db, persister, out.keyring)
     importer = Importer(ground.db, persister, outliers, ground.wakeups)
     remote_state = RemoteState(ground.db, out.source, outliers)
@@ -267,8 +290,10 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
         composer,
         placer,
         receiver,
+        remote,
         importer,
         creator,
+        RoomUpgrader(ground.db, composer, creator, profile_table.member_fields),
         memberships,
         history,
         Timestamps(ground.db, history, out.source, ground.server_name),
@@ -289,6 +314,7 @@ class In:
     spaces: SpaceHierarchy
     resident: Resident
     invites: Invites
+    third_party_invites: ThirdPartyInvites
     sender: Sender
 
 
@@ -324,5 +350,15 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -
         SpaceHierarchy(ground.db),
         Resident(ground.db, rooms.composer, rooms.placer, rooms.receiver, server_name=ground.server_name, key=ground.key),
         invites,
+        ThirdPartyInvites(
+            ground.db,
+            rooms.composer,
+            rooms.placer,
+            out.calls,
+            rooms.remote,
+            out.key_validity,
+            server_name=ground.server_name,
+            profile=profile_table.member_fields,
+        ),
         sender,
     )

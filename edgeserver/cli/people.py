@@ -106,6 +106,8 @@ def list_people(arguments: argparse.Namespace) -> int:
 def _role(person: dict[str, Any]) -> str:
     if person["deactivated"]:
         return "deactivated"
+    if person.get("guest"):  # a box of an earlier release does not say
+        return "guest"
     return "admin" if person["admin"] else ""
 
 

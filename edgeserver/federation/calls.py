@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 V1: Final = "/_matrix/federation/v1"
 V2: Final = "/_matrix/federation/v2"
 JOIN_TIMEOUT: Final = 300.0
+POLICY_TIMEOUT: Final = 30.0
+"""A person waits for the answer, and a policy server may look into media."""
+MAX_POLICY_ANSWER: Final = 65_536
 MAX_HIERARCHY: Final = 1024 * 1024
 
 Pdu = dict[str, Any]
@@ -125,6 +128,11 @@ class Calls:
         old = {**pdu, "unsigned": {**pdu.get("unsigned", {}), "invite_room_state": list(state)}}
         target = path(V1 + "/invite", room_id, event_id)
         return _v1_event(server, await self._v1_answer(server, Ask("PUT", target, old, Priority.INTERACTIVE)))
+
+    async def exchange_third_party_invite(self, server: str, room_id: str, event: Mapping[str, Any]) -> None:
+        """PUT /exchange_third_party_invite: has the server make an invite of a partial m.room.member event."""
+        target = path(V1 + "/exchange_third_party_invite", room_id)
+        await self._client.response(server, Ask("PUT", target, event, Priority.INTERACTIVE))
 
     async def _v1_answer(self, server: str, ask: Ask) -> Any:
         response = await self._client.response(server, ask)
@@ -234,6 +242,13 @@ class Calls:
         """POST /user/keys/claim: `one_time_keys` of the answer."""
         content = {"one_time_keys": {user: dict(devices) for user, devices in one_time_keys.items()}}
         return _dict(server, await self._client.json(server, Ask("POST", V1 + "/user/keys/claim", content)), "one_time_keys")
+
+    # Policy servers
+
+    async def policy_sign(self, server: str, pdu: Pdu) -> dict[str, Any]:
+        """POST /_matrix/policy/v1/sign: server name → key id → signature."""
+        ask = Ask("POST", "/_matrix/policy/v1/sign", pdu, Priority.INTERACTIVE, POLICY_TIMEOUT, 512, MAX_POLICY_ANSWER)
+        return await self._client.json(server, ask)
 
     # Media
 

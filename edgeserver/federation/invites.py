@@ -6,9 +6,9 @@ it is an invite and signs it; it need not be in the room.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from edgeserver.federation import acl
+from edgeserver.federation import acl, shown_state
 from edgeserver.federation.resident import Checking, check_member_event
 from edgeserver.matrix import errors
 from edgeserver.matrix.draft import countersign
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from edgeserver.matrix.room_versions import RoomVersion
     from edgeserver.matrix.signatures import SigningKey
     from edgeserver.store.database import Database, Transaction
-
-MAX_STATE: Final = 100
-
 
 class InviteTaker(Protocol):
     """What stores an invite; see `rooms.importing.Importer`."""
@@ -73,11 +70,11 @@ class Invites:
         target = event.state_key
         if target is None or not is_user_id(target) or domain_of(target) != self._server_name:
             raise errors.InvalidParam("The invited user is not of this server.")
-        shown = shown_state(state, rules, room_id)
         await self._db.read(lambda tx: self._check_acl(tx, room_id, origin))
         (checked,) = await self._checks.checked([event])
         if isinstance(checked, Dropped) or checked.pdu != event.pdu:
             raise errors.InvalidParam("The event's signature or hash is wrong.")
+        shown = await shown_state.of_invite(self._checks, state, rules, room_id)
         await self._may_invite(event.sender, target)
         signed = countersign(event, self._server_name, self._key)
         await self._importer.invite(rules, signed, shown)
@@ -121,31 +118,9 @@ def _pending(tx: Transaction, room_id: str, user_id: str) -> Event | None:
 
 def told_version(state: Any) -> str:
     """The room version of an invite that does not state it (PUT /v1/invite: version 1 or 2), as far as its shown state tells."""
-    for entry in state[:MAX_STATE] if isinstance(state, list) else []:
+    for entry in state[: shown_state.MAX_STATE] if isinstance(state, list) else []:
         content = entry.get("content") if isinstance(entry, dict) and entry.get("type") == "m.room.create" else None
         version = content.get("room_version") if isinstance(content, dict) else None
         if isinstance(version, str) and version in SUPPORTED and SUPPORTED[version].events_name_themselves:
             return version
     return "1"
-
-
-def shown_state(state: Any, rules: RoomVersion, room_id: str) -> list[dict[str, Any]]:
-    """The stripped state that came with an invite, or in answer to a knock.
-
-    Entries may be whole PDUs (since v1.16) or stripped already; a whole create event of version 12 must be that of
-    the room. Raises M_INVALID_PARAM.
-    """
-    shown: list[dict[str, Any]] = []
-    for entry in state[:MAX_STATE] if isinstance(state, list) else []:
-        if not isinstance(entry, dict) or not isinstance(entry.get("content"), dict):
-            continue
-        if not all(isinstance(entry.get(name), str) for name in ("type", "state_key", "sender")):
-            continue
-        if "signatures" in entry and "auth_events" in entry:
-            event = open_pdu(entry, rules)
-            if isinstance(event, Dropped) or event.room_id != room_id:
-                raise errors.InvalidParam(f"An {entry['type']} event in the shown state is not of the room.")
-        shown.append({name: entry[name] for name in ("content", "sender", "state_key", "type")})
-    if rules.room_id_is_create_hash and not any(entry["type"] == "m.room.create" for entry in shown):
-        raise errors.InvalidParam("The shown state lacks the room's m.room.create event.")
-    return shown

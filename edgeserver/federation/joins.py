@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from edgeserver.federation import shown_state
 from edgeserver.federation.errors import BadAnswer, FederationError, PeerError, PeerUnreachable, as_matrix_error
-from edgeserver.federation.invites import shown_state
 from edgeserver.federation.resident import public_state
 from edgeserver.matrix import draft, server_names, signatures
 from edgeserver.matrix.errors import IncompatibleRoomVersion, MatrixError, NotFound
@@ -182,7 +182,7 @@ class RemoteRooms:
                 proto, rules = await self._template(server, room_id, user_id, "knock")
                 event = self._complete(server, proto, content, rules)
                 state = await self._calls.send_knock(server, room_id, event.event_id, event.pdu)
-                return event, shown_state(state, rules, room_id)
+                return event, await shown_state.after_knock(self._receiver, state, rules, room_id)
             except (FederationError, MatrixError) as failure:
                 log.info("knocking at %s through %s failed: %s", room_id, server, failure)
                 failures.append(failure)

@@ -2,11 +2,16 @@
 
 GET /_matrix/key/v2/query/{serverName} and POST /_matrix/key/v2/query. Spec: server-server API, "Querying Keys
 Through Another Server".
+
+Anybody may ask, for any names, so all of it is bounded: names in a request, requests that make us ask others, the time that these
+take, and how many servers that share no room with us have their keys kept here.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
+
+import trio
 
 from edgeserver.matrix import canonical_json, server_names
 from edgeserver.matrix.errors import InvalidParam, LimitExceeded
@@ -20,6 +25,11 @@ if TYPE_CHECKING:
 
 MAX_SERVERS: Final = 50
 MAX_UNDER_WAY: Final = 4
+GROUP: Final = 10
+"""So many servers are asked about together; who is slow holds up no more than these."""
+PATIENCE: Final = 45.0
+"""Seconds after which what has not come is left out."""
+MAX_STRANGERS: Final = 2_000
 
 
 class Notary:
@@ -52,12 +62,19 @@ class Notary:
                 raise LimitExceeded(5_000)
             self._under_way += 1
             try:
-                await self._keyring.refresh(stale)
+                await self._refresh(stale)
             finally:
                 self._under_way -= 1
             stored = await self._stored(others)
         answers = [self._keyring.sign(canonical_json.decode(stored[name].response)) for name in others if name in stored]
         return [self._keyring.own_response(), *answers] if self._server_name in wanted else answers
+
+    async def _refresh(self, stale: list[str]) -> None:
+        with trio.move_on_after(PATIENCE):
+            async with trio.open_nursery() as nursery:
+                for start in range(0, len(stale), GROUP):
+                    nursery.start_soon(self._keyring.refresh, stale[start : start + GROUP])
+        await self._db.write(lambda tx: server_keys.forget_strangers(tx, MAX_STRANGERS))
 
     async def _stored(self, servers: list[str]) -> dict[str, server_keys.StoredResponse]:
         found = await self._db.read(lambda tx: {name: server_keys.response_of(tx, name) for name in servers})

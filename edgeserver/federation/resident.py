@@ -23,9 +23,10 @@ from edgeserver.store import auth_chain, events, rooms, state
 from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from edgeserver.matrix.event import Event
+    from edgeserver.matrix.room_versions import RoomVersion
     from edgeserver.matrix.signatures import SigningKey
     from edgeserver.matrix.verdicts import Verdict
     from edgeserver.rooms.send import Composer
@@ -50,6 +51,10 @@ class Checking(Protocol):
     """What verifies signatures and hashes; see `rooms.receive.Receiver`."""
 
     async def checked(self, found: Sequence[Event]) -> list[Event | Dropped]: ...
+
+    async def opened(self, pdus: Iterable[Any], room_id: str, rules: RoomVersion) -> dict[str, Event]: ...
+
+    async def judged_by_policy(self, room: int, event: Event) -> tuple[Event, str | None]: ...
 
 
 class Resident:
@@ -164,6 +169,9 @@ class Resident:
         (checked,) = await self._checks.checked([event])
         if isinstance(checked, Dropped) or checked.pdu != event.pdu:
             raise errors.InvalidParam("The event's signature or hash is wrong.")
+        event, not_recommended = await self._checks.judged_by_policy(room.number, event)
+        if not_recommended is not None:
+            raise errors.Forbidden(f"The room does not allow it: {not_recommended}.")
         verdict = await self._placer.place(Task(room.number, event, deliver=True))
         if not isinstance(verdict, Accepted):
             raise errors.Forbidden(f"The room does not allow it: {verdict.why}.")

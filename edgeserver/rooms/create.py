@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgeserver.matrix import errors
 from edgeserver.matrix.draft import complete, template
 from edgeserver.matrix.identifiers import is_room_alias, is_user_id
+from edgeserver.matrix.power_levels import parse_level
 from edgeserver.matrix.room_versions import DEFAULT, SUPPORTED
 from edgeserver.rooms.persist import Placement
 from edgeserver.store import rooms, state
@@ -30,6 +31,9 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
     "trusted_private_chat": {"join_rule": "invite", "history_visibility": "shared", "guest_access": "can_join"},
     "public_chat": {"join_rule": "public", "history_visibility": "shared", "guest_access": "forbidden"},
 }
+TOMBSTONE = "m.room.tombstone"
+CREATORS_TOMBSTONE_LEVEL = 150
+"""In rooms with privileged creators admins (100) do not replace the room by themselves (rooms/v12; createRoom, step 3)."""
 MAX_INVITES = 100
 MAX_INITIAL_STATE = 200
 
@@ -118,6 +122,8 @@ def _initial_state(given: object) -> list[Mapping[str, Any]]:
             and isinstance(event.get("content"), dict)
         ):
             raise errors.BadJson("initial_state holds something that is not a state event.")
+        if event["type"] == "m.room.member" and event["content"].get("membership") == "invite":
+            raise errors.InvalidParam("initial_state holds an invite, which nobody's server has agreed to: that is for invite.")
     return given
 
 
@@ -169,20 +175,28 @@ class RoomCreator:
         return room.room_id
 
     def _create_event(self, tx: Transaction, creator: str, new: NewRoom) -> Room:
-        content = {key: value for key, value in new.creation_content.items() if key != "room_version"}
-        content["room_version"] = new.rules.version
-        if new.rules.implicit_room_creator:
-            content.pop("creator", None)
-        else:
-            content["creator"] = creator
+        content = {key: value for key, value in new.creation_content.items() if key not in ("room_version", "creator")}
         if new.rules.privileged_creators and new.preset == "trusted_private_chat":
             named = content.get("additional_creators", [])
             if not isinstance(named, list):
                 raise errors.BadJson("additional_creators is not a list.")
             content["additional_creators"] = list(dict.fromkeys([*named, *new.invite]))
-        room_id = None if new.rules.room_id_is_create_hash else f"!{self._new_localpart()}:{self._server_name}"
+        return self.begin(tx, creator, new.rules, content, self.new_room_id(new.rules))
+
+    def new_room_id(self, rules: RoomVersion) -> str | None:
+        """A fresh room id; None where the create event's hash will be it."""
+        return None if rules.room_id_is_create_hash else f"!{self._new_localpart()}:{self._server_name}"
+
+    def begin(
+        self, tx: Transaction, creator: str, rules: RoomVersion, more_content: Mapping[str, Any], room_id: str | None
+    ) -> Room:
+        """Makes a room of nothing but its create event. `more_content` is what that says beside version and creator.
+
+        Raises M_FORBIDDEN (the auth rules refuse that content), M_BAD_JSON, M_TOO_LARGE.
+        """
+        content = {**more_content, "room_version": rules.version, **({} if rules.implicit_room_creator else {"creator": creator})}
         proto = template(
-            new.rules,
+            rules,
             room_id=room_id,
             sender=creator,
             event_type="m.room.create",
@@ -193,11 +207,11 @@ class RoomCreator:
             depth=1,
             origin_server_ts=self._now_ms(),
         )
-        event = complete(proto, new.rules, self._server_name, self._key)
+        event = complete(proto, rules, self._server_name, self._key)
         while rooms.get(tx, event.room_id) is not None:  # the id is a hash: the same room was made within this millisecond
             proto["origin_server_ts"] += 1
-            event = complete(proto, new.rules, self._server_name, self._key)
-        number = rooms.add(tx, event.room_id, new.rules)
+            event = complete(proto, rules, self._server_name, self._key)
+        number = rooms.add(tx, event.room_id, rules)
         empty = state.root(tx, number, {})
         rooms.move(tx, number, [], empty)
         room = rooms.by_number(tx, number)
@@ -234,26 +248,51 @@ class RoomCreator:
         users: dict[str, int] = {} if new.rules.privileged_creators else {creator: 100}
         if new.preset == "trusted_private_chat" and not new.rules.privileged_creators:
             users.update(dict.fromkeys(new.invite, 100))
-        levels: dict[str, Any] = {
-            "users": users,
-            "users_default": 0,
-            "events": {
-                "m.room.name": 50,
-                "m.room.power_levels": 100,
-                "m.room.history_visibility": 100,
-                "m.room.canonical_alias": 50,
-                "m.room.avatar": 50,
-                "m.room.tombstone": 150 if new.rules.privileged_creators else 100,
-                "m.room.server_acl": 100,
-                "m.room.encryption": 100,
-            },
-            "events_default": 0,
-            "state_default": 50,
-            "ban": 50,
-            "kick": 50,
-            "redact": 50,
-            "invite": 0,
-            "historical": 100,
-        }
+        levels = default_power_levels(users)
+        if new.rules.privileged_creators:
+            del levels["events"][TOMBSTONE]
         levels.update(new.power_level_overrides)
-        return levels
+        return with_tombstone_level(levels, new.rules) if new.rules.privileged_creators else levels
+
+
+def default_power_levels(users: Mapping[str, int]) -> dict[str, Any]:
+    """The m.room.power_levels of a new room."""
+    return {
+        "users": dict(users),
+        "users_default": 0,
+        "events": {
+            "m.room.name": 50,
+            "m.room.power_levels": 100,
+            "m.room.history_visibility": 100,
+            "m.room.canonical_alias": 50,
+            "m.room.avatar": 50,
+            TOMBSTONE: 100,
+            "m.room.server_acl": 100,
+            "m.room.encryption": 100,
+        },
+        "events_default": 0,
+        "state_default": 50,
+        "ban": 50,
+        "kick": 50,
+        "redact": 50,
+        "invite": 0,
+        "historical": 100,
+    }
+
+
+def with_tombstone_level(levels: Mapping[str, Any], rules: RoomVersion, *, at_least: bool = False) -> dict[str, Any]:
+    """The levels with one for m.room.tombstone above `state_default`, as rooms with privileged creators must state it.
+
+    A level that somebody has chosen stands, unless the new one is to be `at_least` there. What is malformed is left to
+    the auth rules.
+    """
+    events, default = levels.get("events"), parse_level(levels.get("state_default", 50), rules)
+    if not isinstance(events, dict) or default is None:
+        return dict(levels)
+    wanted = max(CREATORS_TOMBSTONE_LEVEL, default + 1)
+    chosen = parse_level(events.get(TOMBSTONE), rules)
+    if chosen is not None and at_least:
+        wanted = max(wanted, chosen)
+    elif TOMBSTONE in events:
+        return dict(levels)
+    return {**levels, "events": {**events, TOMBSTONE: wanted}}

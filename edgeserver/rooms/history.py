@@ -55,6 +55,7 @@ class View:
 def view(tx: Transaction, room_id: str, user_id: str) -> View:
     """The room as this user may read it: up to now if joined, up to when they left, or all of a world-readable room.
 
+    A room that this server is no longer in is nobody's to read but of those who were in it, and have not forgotten it.
     Raises M_FORBIDDEN.
     """
     room = rooms.get(tx, room_id)
@@ -62,7 +63,7 @@ def view(tx: Transaction, room_id: str, user_id: str) -> View:
     if room is not None and room.snapshot is not None:
         if membership is not None and membership.membership == "join":
             return View(room, membership, room.snapshot, tx.position)
-        if is_world_readable(tx, room.snapshot):
+        if is_world_readable(tx, room.snapshot) and rooms.local_members(tx, room.number):
             return View(room, membership, room.snapshot, tx.position)
         if membership is not None and not membership.forgotten:
             left = _departure(tx, membership)
@@ -74,6 +75,15 @@ def view(tx: Transaction, room_id: str, user_id: str) -> View:
 def is_world_readable(tx: Transaction, snapshot: int) -> bool:
     stored = state.lookup_event(tx, snapshot, "m.room.history_visibility")
     return stored is not None and visibility.visibility_of(stored.event) == "world_readable"
+
+
+def is_for_anybody(tx: Transaction, stored: StoredEvent) -> bool:
+    """Whether everybody may see the event, whatever the room's state is now: it was sent while that was world-readable."""
+    if stored.before is None or not rooms.local_members(tx, stored.room):
+        return False
+    found = state.lookup_event(tx, stored.before, *visibility.HISTORY_VISIBILITY)
+    setting = visibility.visibility_of(None if found is None else found.event)
+    return visibility.visible_to_user(stored.event, "", visibility=setting, membership="leave", joined_later=False)
 
 
 def visible(tx: Transaction, user_id: str, membership: Membership | None, found: Sequence[StoredEvent]) -> list[StoredEvent]:

@@ -14,7 +14,9 @@ from edgeserver.matrix.event import stripped_state as stripped_event
 from edgeserver.matrix.identifiers import domain_of, is_user_id
 from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.matrix.verdicts import Accepted
+from edgeserver.rooms.guests import can_join
 from edgeserver.rooms.placing import Task
+from edgeserver.rooms.succession import servers_towards
 from edgeserver.store import events, rooms, state
 
 if TYPE_CHECKING:
@@ -84,14 +86,19 @@ class Memberships:
         self._profile = profile
 
     async def join(
-        self, user_id: str, room_id: str, servers: Sequence[str] = (), *, reason: str | None = None
+        self, user_id: str, room_id: str, servers: Sequence[str] = (), *, reason: str | None = None, is_guest: bool = False
     ) -> None:
-        """Joins a room that this server is in, or one that is reached through `servers`."""
+        """Joins a room that this server is in, or one that is reached through `servers`.
+
+        A guest joins only where the room's state lets guests in, so only rooms that this server is in: M_GUEST_ACCESS_FORBIDDEN.
+        """
         content = await self._content(user_id, "join", reason)
         local = await self._db.read(lambda tx: self._local_join(tx, room_id, user_id, content))
         if local is not None:
-            await self._change(room_id, user_id, user_id, local, must_be_joined=False)
+            await self._change(room_id, user_id, user_id, local, must_be_joined=False, is_guest=is_guest)
             return
+        if is_guest:
+            raise errors.GuestForbidden("Guests can join only rooms that are open to guests and that this server is in.")
         await self._remote.join(user_id, room_id, await self._candidates(user_id, room_id, servers), content)
 
     async def knock(
@@ -150,6 +157,8 @@ class Memberships:
             names += rooms.servers(tx, room.number)
         if ":" in room_id:
             names.append(domain_of(room_id))
+        if room is None or room.snapshot is None:
+            names += servers_towards(tx, user_id, room_id)
         return names
 
     async def leave(self, user_id: str, room_id: str, *, reason: str | None = None) -> None:
@@ -188,6 +197,7 @@ class Memberships:
             await self._change(room_id, sender, target, {**profile, **content})
             return
         event, stripped, create = await self._db.read(lambda tx: self._draft(tx, room_id, sender, target, content))
+        event = await self._composer.signed_by_policy(room_id, event)
         signed = await self._remote.invite(event, stripped, create)
         room = await self._db.read(lambda tx: rooms.get(tx, room_id))
         assert room is not None
@@ -246,8 +256,8 @@ class Memberships:
             content = await self._db.read(lambda tx: {**self._profile(tx, user_id), "membership": "join"})
             try:
                 await self._change(one.room_id, user_id, user_id, content)
-            except errors.Forbidden:
-                continue  # a room that forbids it is no reason to refuse the profile
+            except errors.MatrixError:
+                continue  # a room that forbids it, or its policy server, is no reason to refuse the profile
 
     async def _change(
         self,
@@ -257,6 +267,7 @@ class Memberships:
         content: Mapping[str, Any],
         *,
         must_be_joined: bool = True,
+        is_guest: bool = False,
     ) -> None:
         def run(tx: Transaction) -> None:
             if must_be_joined:
@@ -267,11 +278,13 @@ class Memberships:
                     raise errors.Forbidden(f"You are not in the room {room_id}.")
                 room = known
             assert room.snapshot is not None
+            if is_guest and not can_join(tx, room.snapshot):
+                raise errors.GuestForbidden("This room is not open to guests.")
             stands = state.lookup_event(tx, room.snapshot, "m.room.member", target)
             if stands is None or stands.event.sender != sender or stands.event.content != content:
                 self._composer.compose(tx, room, sender, "m.room.member", content, state_key=target)
 
-        await self._db.write(run)
+        await self._composer.write(room_id, sender, run, lambda tx, event, number: None)
 
 
 def stripped_state(tx: Transaction, room: Room, inviter: str | None = None) -> list[dict[str, Any]]:

@@ -205,8 +205,13 @@ class Persister:
                 events.redact(tx, target, event.event_id)
 
     def _queue(self, tx: Transaction, room: int, event: Event, stream: int, old_servers: Sequence[str]) -> None:
-        """For whom it concerned before and for the room's servers after it, but not for the server that gave it to us to hand on."""
-        names = {*old_servers, *rooms.servers(tx, room)} - {self._server_name, domain_of(event.sender)}
+        """For whom it concerned before and for the room's servers after it, but not for the server that gave it to us to hand on.
+
+        A third-party invite is made here in the name of its sender, whose server does not know of it yet.
+        """
+        names = {*old_servers, *rooms.servers(tx, room)} - {self._server_name}
+        if not (event.type == "m.room.member" and "third_party_invite" in event.content):
+            names.discard(domain_of(event.sender))
         if names:
             outbox.queue_pdu(tx, sorted(names), number_of(tx, event), stream)
             tx.on_commit(lambda: self._wakeups.notify([topics.OUTBOX]))

@@ -26,7 +26,7 @@ from edgeserver.store.database import DatabaseError
 from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from edgeserver.matrix.event import Event
     from edgeserver.matrix.verdicts import Verdict
@@ -73,7 +73,8 @@ class Task:
 
     `states` are those after prev events that are not held; `before` overrides what the graph says. `deliver`: the event is
     ours to hand on; `backfilled`: it goes to the old end of the timeline and is no news to anybody. `lacks_members`: the states
-    given were taken from the room while it was partial.
+    given were taken from the room while it was partial. `not_recommended`: why check 7 failed (`policy.PolicyGate.judge`).
+    `accepted(tx, number)` runs in the transaction that makes the event part of the room.
     """
 
     room: int
@@ -83,6 +84,8 @@ class Task:
     deliver: bool = False
     backfilled: bool = False
     lacks_members: bool = False
+    not_recommended: str | None = None
+    accepted: Callable[[Transaction, int], None] | None = None
 
 
 class Placer:
@@ -217,7 +220,8 @@ class Placer:
             now = auth.check(event, state_at.events_at(tx, room.snapshot, wanted))
             if isinstance(now, Rejected):
                 return SoftFailed(now.why)
-        return ACCEPTED
+        # Check 7: the room's policy server, which has been asked before
+        return ACCEPTED if task.not_recommended is None else SoftFailed(task.not_recommended)
 
     def _heads(self, tx: Transaction, room: Room, task: Task, verdict: Verdict) -> tuple[str, ...]:
         """The forward extremities with the event in the room: the accepted events that no accepted event comes after.
@@ -276,7 +280,9 @@ class Placer:
             standing=standing_of(plan.verdict),
             backfilled=task.backfilled,
         )
-        self._persister.persist(tx, room, event, placement, deliver=task.deliver)
+        written = self._persister.persist(tx, room, event, placement, deliver=task.deliver)
+        if task.accepted is not None and isinstance(plan.verdict, Accepted):
+            task.accepted(tx, written.number)
         if not isinstance(plan.verdict, Accepted):
             log.info("%s in %s: %s", event.event_id, event.room_id, plan.verdict)
         return plan.verdict

@@ -1,9 +1,9 @@
 """Receiving: the checks on receipt of a PDU, in the spec's order, then the one write path.
 
 Server-server API, "Checks performed on receipt of a PDU": 1 format, 2 signatures, 3 hash (a mismatch: use the redacted form), 4 auth
-against the event's auth events, 5 against the state before it, 6 against the current state (soft failure). Before 4, what the event
-refers to is completed through an `EventSource`; no lock is held meanwhile, so local people keep talking while a gap takes minutes over a
-radio.
+against the event's auth events, 5 against the state before it, 6 against the current state (soft failure), 7 by the room's policy server
+(soft failure). Before 4, what the event refers to is completed through an `EventSource`; no lock is held meanwhile, so local people keep
+talking while a gap takes minutes over a radio.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgeserver.matrix.room_versions import RoomVersion
     from edgeserver.matrix.verdicts import Verdict
     from edgeserver.rooms.placing import Placer
+    from edgeserver.rooms.policy import PolicyGate
     from edgeserver.rooms.state_at import State
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.rooms import Room
@@ -73,12 +74,14 @@ class Receiver:
     """Takes in the events of other servers."""
 
     def __init__(
-        self, db: Database, placer: Placer, source: EventSource, verifier: Verifier
+        self, db: Database, placer: Placer, source: EventSource, verifier: Verifier, policy: PolicyGate | None = None
     ) -> None:
+        """`policy` None: rooms' policy servers are not heeded."""
         self._db = db
         self._placer = placer
         self._source = source
         self._verifier = verifier
+        self._policy = policy
 
     async def receive(self, origin: str, pdu: dict[str, Any]) -> Verdict:
         """One PDU that `origin` sent us, through all checks. Anything but Dropped is stored."""
@@ -107,6 +110,10 @@ class Receiver:
             (event if check_hash(event) else event.redacted()) if why is None else Dropped(why)
             for event, why in zip(found, failures, strict=True)
         ]
+
+    async def judged_by_policy(self, room: int, event: Event) -> tuple[Event, str | None]:
+        """Check 7: see `PolicyGate.judge`."""
+        return (event, None) if self._policy is None else await self._policy.judge(room, event)
 
     async def opened(self, pdus: Iterable[Any], room_id: str, rules: RoomVersion) -> dict[str, Event]:
         """Checks 1 to 3 for PDUs that we asked for: those of this room that pass, by id."""
@@ -169,8 +176,12 @@ class Receiver:
             states = [await self._state_after_missing(origin, room, prev) for prev in missing]
         except SourceFailed as error:
             return Dropped(f"what it refers to could not be had from {origin}: {error}")
+        event, not_recommended = await self.judged_by_policy(room.number, event)
+        lacks_members = room.is_partial and bool(states)
         try:
-            return await self._placer.place(Task(room.number, event, states, lacks_members=room.is_partial and bool(states)))
+            return await self._placer.place(
+                Task(room.number, event, states, lacks_members=lacks_members, not_recommended=not_recommended)
+            )
         except MembersKnown:
             now = await self._db.read(lambda tx: rooms.by_number(tx, room.number))
             return await self._take(origin, now, event, missing)

@@ -6,7 +6,7 @@ together. There is no lock: the single writer puts sends in order, and the room'
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeserver.matrix import auth, errors
 from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS, auth_types_for
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from edgeserver.matrix.room_versions import RoomVersion
     from edgeserver.matrix.signatures import SigningKey
     from edgeserver.rooms.persist import PersistedEvent, Persister
+    from edgeserver.rooms.policy import PolicyGate
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.rooms import Room
+
+T = TypeVar("T")
 
 MAX_PREV_EVENTS = 10
 """Of more heads than this only the deepest are cited; the rest stay heads."""
@@ -34,8 +37,16 @@ class Composer:
     """Makes this server's events."""
 
     def __init__(
-        self, db: Database, persister: Persister, server_name: str, key: SigningKey, now_ms: Callable[[], int]
+        self,
+        db: Database,
+        persister: Persister,
+        server_name: str,
+        key: SigningKey,
+        now_ms: Callable[[], int],
+        policy: PolicyGate | None = None,
     ) -> None:
+        """`policy` None: rooms' policy servers are not asked."""
+        self._policy = policy
         self._db = db
         self._persister = persister
         self._server_name = server_name
@@ -82,11 +93,28 @@ class Composer:
                 redacts=redacts,
                 origin_server_ts=origin_server_ts,
             )
-            if device_id is not None and txn_id is not None:
-                events.record_transaction(tx, sender, device_id, txn_id, written.number)
-            return written.event.event_id
+            return record(tx, written.event, written.number)
 
-        return await self._db.write(run)
+        def record(tx: Transaction, event: Event, number: int) -> str:
+            if device_id is not None and txn_id is not None:
+                events.record_transaction(tx, sender, device_id, txn_id, number)
+            return event.event_id
+
+        return await self.write(room_id, sender, run, record)
+
+    async def write(
+        self, room_id: str, sender: str, work: Callable[[Transaction], T], placed: Callable[[Transaction, Event, int], T]
+    ) -> T:
+        """Carries out `work`, which composes one event of that sender, in a write transaction; if the room's policy server has to
+        sign that event first, it is asked and the event placed afterwards, with `placed`. Raises `MatrixError`.
+        """
+        if self._policy is None:
+            return await self._db.write(work)
+        return await self._policy.write(f"{room_id} {sender}", work, placed)
+
+    async def signed_by_policy(self, room_id: str, event: Event) -> Event:
+        """A drafted event with the signature of the room's policy server, if it needs one. Raises `MatrixError`."""
+        return event if self._policy is None else await self._policy.signed(room_id, event)
 
     def joined_room(self, tx: Transaction, room_id: str, sender: str) -> Room:
         """The room, if the sender is in it. Raises M_FORBIDDEN."""
@@ -109,11 +137,15 @@ class Composer:
         origin_server_ts: int | None = None,
         deliver: bool = True,
     ) -> PersistedEvent:
-        """Makes and writes one event after the room's heads. Raises M_FORBIDDEN or M_TOO_LARGE."""
+        """Makes and writes one event after the room's heads. Raises M_FORBIDDEN or M_TOO_LARGE, and `Unsigned` for an event that the
+        room's policy server has to sign first: see `write`.
+        """
         event, cited = self.draft(
             tx, room, sender, event_type, content, state_key=state_key, redacts=redacts, origin_server_ts=origin_server_ts
         )
         self.authorise(tx, room, event)
+        if self._policy is not None:
+            self._policy.hold(tx, room, event)
         assert room.snapshot is not None
         heads = (*(head for head in room.heads if head not in cited), event.event_id)
         placement = Placement(before=room.snapshot, heads=heads)

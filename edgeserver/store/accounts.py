@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeserver.store.database import Transaction
@@ -19,6 +19,7 @@ class Account:
     appservice_id: str | None
     created_at: int
     deactivated_at: int | None
+    guest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,12 @@ class Token:
     refreshable: bool
     replaces: int | None
     admin: bool
+    guest: bool
 
 
-_ACCOUNT = "user_id, password, admin, appservice_id, created_at, deactivated_at"
+_ACCOUNT = "user_id, password, admin, appservice_id, created_at, deactivated_at, guest"
 _TOKEN = (
-    "SELECT t.token, t.user_id, t.device_id, t.expires_at, t.refresh_hash IS NOT NULL, t.replaces, a.admin"
+    "SELECT t.token, t.user_id, t.device_id, t.expires_at, t.refresh_hash IS NOT NULL, t.replaces, a.admin, a.guest"
     " FROM tokens t JOIN accounts a USING (user_id)"
 )
 
@@ -44,12 +46,17 @@ _TOKEN = (
 def account(tx: Transaction, user_id: str) -> Account | None:
     """The account, deactivated ones included."""
     row = tx.one(f"SELECT {_ACCOUNT} FROM accounts WHERE user_id = ?", (user_id,))
-    return None if row is None else Account(row[0], row[1], bool(row[2]), *row[3:])
+    return None if row is None else _account(row)
 
 
 def all_accounts(tx: Transaction) -> list[Account]:
     rows = tx.all(f"SELECT {_ACCOUNT} FROM accounts ORDER BY user_id")
-    return [Account(row[0], row[1], bool(row[2]), *row[3:]) for row in rows]
+    return [_account(row) for row in rows]
+
+
+def _account(row: tuple[Any, ...]) -> Account:
+    user_id, password, admin, appservice_id, created_at, deactivated_at, guest = row
+    return Account(user_id, password, bool(admin), appservice_id, created_at, deactivated_at, bool(guest))
 
 
 def exists(tx: Transaction, user_id: str) -> bool:
@@ -59,9 +66,29 @@ def exists(tx: Transaction, user_id: str) -> bool:
 
 def insert(tx: Transaction, new: Account) -> None:
     tx.execute(
-        f"INSERT INTO accounts ({_ACCOUNT}) VALUES (?, ?, ?, ?, ?, ?)",
-        (new.user_id, new.password, new.admin, new.appservice_id, new.created_at, new.deactivated_at),
+        f"INSERT INTO accounts ({_ACCOUNT}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (new.user_id, new.password, new.admin, new.appservice_id, new.created_at, new.deactivated_at, new.guest),
     )
+
+
+def count_guests(tx: Transaction) -> int:
+    row = tx.one("SELECT count(*) FROM accounts WHERE guest = 1 AND deactivated_at IS NULL")
+    return row[0] if row else 0
+
+
+def guests_in(tx: Transaction, room: int) -> list[str]:
+    """The guests of this server who have joined the room."""
+    rows = tx.all(
+        "SELECT m.user_id FROM memberships m JOIN accounts a USING (user_id)"
+        " WHERE m.room = ? AND m.local = 1 AND m.membership = 'join' AND a.guest = 1",
+        (room,),
+    )
+    return [user_id for (user_id,) in rows]
+
+
+def end_guest(tx: Transaction, user_id: str, password: str) -> None:
+    """The guest has registered: an account like any other from now on."""
+    tx.execute("UPDATE accounts SET guest = 0, password = ? WHERE user_id = ?", (password, user_id))
 
 
 def set_password(tx: Transaction, user_id: str, password: str) -> None:
@@ -111,8 +138,8 @@ def _token(tx: Transaction, column: str, value: bytes) -> Token | None:
     row = tx.one(f"{_TOKEN} WHERE t.{column} = ?", (value,))
     if row is None:
         return None
-    token, user_id, device_id, expires_at, refreshable, replaces, admin = row
-    return Token(token, user_id, device_id, expires_at, bool(refreshable), replaces, bool(admin))
+    token, user_id, device_id, expires_at, refreshable, replaces, admin, guest = row
+    return Token(token, user_id, device_id, expires_at, bool(refreshable), replaces, bool(admin), bool(guest))
 
 
 def drop_replaced(tx: Transaction, token: int, replaced: int) -> None:

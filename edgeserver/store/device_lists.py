@@ -269,6 +269,16 @@ def forget_unshared(tx: Transaction, user_ids: Iterable[str]) -> None:
             tx.execute("DELETE FROM remote_lists WHERE user_id = ?", (user_id,))
 
 
+def shares_another_room(tx: Transaction, user_id: str, room: int) -> bool:
+    """Whether a local user shares a room other than this one with the user."""
+    row = tx.one(
+        "SELECT 1 FROM memberships m JOIN memberships o ON o.room = m.room AND o.local = 1"
+        " WHERE m.user_id = ? AND m.room <> ? AND m.membership = 'join' AND o.membership = 'join' LIMIT 1",
+        (user_id, room),
+    )
+    return row is not None
+
+
 def remote_members_held(tx: Transaction, room: int) -> list[str]:
     """Joined members of a room whose remote lists are held."""
     rows = tx.all(

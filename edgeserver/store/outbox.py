@@ -3,12 +3,22 @@ answered.
 
 A row is a PDU (a reference to the event) or an EDU (its content). Rows of one destination are delivered in the order of `stream`.
 Whoever queues wakes the sender after the commit (`wakeups.OUTBOX`).
+
+What waits for a destination that cannot be reached is bounded, however long that lasts (`trim`, after each failure):
+
+- PDUs: the newest 10,000, and the newest of each room. A row is some bytes; the event is in the room anyhow. A server that has missed
+  older ones sees the gap before those that it gets, and asks for them, or pages back.
+- Messages to devices: the newest 1,000.
+- Device list updates: all as long as they are no more than 100, else the newest of each user: who gets one whose predecessor it does
+  not know asks for the whole list. Cross-signing keys: the newest of each user, by their key.
+- Receipts: the newest of each user, room and thread, by their key; of those 1,000.
+- Typing and presence: nothing. They tell of a moment that has passed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.matrix import canonical_json
 from edgeserver.matrix.room_versions import ROOM_VERSIONS
@@ -18,6 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from edgeserver.store.database import Transaction
+
+
+PASSING: Final = frozenset(("m.typing", "m.presence"))
+"""Types of EDUs that are of no use once a destination could not be reached."""
+KEPT_PDUS: Final = 10_000
+KEPT_EDUS: Final = 1_000
+KEPT_UPDATES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,4 +159,36 @@ def recovered(tx: Transaction, destination: int) -> None:
         "UPDATE destinations SET failing_since = NULL, retry_at = NULL, attempts = 0"
         " WHERE destination = ? AND (failing_since IS NOT NULL OR retry_at IS NOT NULL)",
         (destination,),
+    )
+
+
+def trim(tx: Transaction, destination: int) -> None:
+    """Gives up what does not have to wait for this destination any longer: see above."""
+    tx.executemany("DELETE FROM outbox WHERE destination = ? AND edu_type = ?", [(destination, kind) for kind in PASSING])
+    _keep_newest(tx, destination, "event IS NOT NULL", KEPT_PDUS, but_newest_of="e.room")
+    _keep_newest(tx, destination, "edu_type = 'm.direct_to_device'", KEPT_EDUS)
+    _keep_newest(tx, destination, "edu_type = 'm.receipt'", KEPT_EDUS)
+    updates = "edu_type = 'm.device_list_update'"
+    if _count(tx, destination, updates) > KEPT_UPDATES:
+        _keep_newest(tx, destination, updates, 0, but_newest_of="json_extract(CAST(o.edu AS TEXT), '$.user_id')")
+
+
+def _count(tx: Transaction, destination: int, which: str) -> int:
+    row = tx.one(f"SELECT count(*) FROM outbox WHERE destination = ? AND {which}", (destination,))
+    return row[0] if row else 0
+
+
+def _keep_newest(tx: Transaction, destination: int, which: str, kept: int, *, but_newest_of: str | None = None) -> None:
+    """Deletes the oldest of a destination's rows of a kind; the newest for each value of `but_newest_of` stays at any age."""
+    found = _count(tx, destination, which)
+    if found <= kept:
+        return
+    spared = "" if but_newest_of is None else (
+        " AND stream NOT IN (SELECT max(o.stream) FROM outbox o LEFT JOIN events e ON e.event = o.event"
+        f" WHERE o.destination = ? AND o.{which} GROUP BY {but_newest_of})"
+    )
+    tx.execute(
+        f"DELETE FROM outbox WHERE destination = ? AND {which} AND stream IN"
+        f" (SELECT stream FROM outbox WHERE destination = ? AND {which} ORDER BY stream LIMIT ?){spared}",
+        (destination, destination, found - kept, *([destination] if spared else [])),
     )

@@ -115,11 +115,14 @@ def set_membership(
     local: bool,
     stripped: bytes | None = None,
 ) -> None:
-    """What is true of the user from now on; forgetting ends with any new membership."""
+    """What is true of the user from now on. Forgetting ends when the user joins, is invited or knocks; being banned, or no longer,
+    brings nothing back (client-server API, "Leaving rooms").
+    """
     tx.execute(
         "INSERT INTO memberships (user_id, room, membership, event, stream, local, stripped) VALUES (?,?,?,?,?,?,?)"
         " ON CONFLICT (user_id, room) DO UPDATE SET membership = excluded.membership, event = excluded.event,"
-        " stream = excluded.stream, stripped = excluded.stripped, forgotten = 0",
+        " stream = excluded.stream, stripped = excluded.stripped,"
+        " forgotten = CASE WHEN excluded.membership IN ('leave', 'ban') THEN forgotten ELSE 0 END",
         (user_id, room, membership, event, stream, int(local), stripped),
     )
 
@@ -152,6 +155,12 @@ def members(tx: Transaction, room: int, membership: str = "join") -> list[str]:
             "SELECT user_id FROM memberships WHERE room = ? AND membership = ? ORDER BY user_id", (room, membership)
         )
     ]
+
+
+def member_events(tx: Transaction, room: int, membership: str) -> list[int]:
+    """The numbers of the member events of those with this membership, by user id."""
+    rows = tx.all("SELECT event FROM memberships WHERE room = ? AND membership = ? ORDER BY user_id", (room, membership))
+    return [event for (event,) in rows]
 
 
 def count(tx: Transaction, room: int, membership: str) -> int:
@@ -269,6 +278,11 @@ def aliases_of(tx: Transaction, room_id: str) -> list[str]:
 
 def add_alias(tx: Transaction, alias: str, room_id: str, creator: str) -> None:
     tx.execute("INSERT INTO aliases (alias, room_id, creator) VALUES (?,?,?)", (alias, room_id, creator))
+
+
+def move_aliases(tx: Transaction, from_room: str, to_room: str) -> None:
+    """Every alias of the one room is the other's from now on."""
+    tx.execute("UPDATE aliases SET room_id = ? WHERE room_id = ?", (to_room, from_room))
 
 
 def remove_alias(tx: Transaction, alias: str) -> None:

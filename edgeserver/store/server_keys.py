@@ -54,6 +54,19 @@ def forget(tx: Transaction, server_name: str) -> None:
     tx.execute("DELETE FROM server_key_responses WHERE server_name = ?", (server_name,))
 
 
+def forget_strangers(tx: Transaction, kept: int) -> None:
+    """Forget what was fetched longest ago of servers that are in no room of ours and not pinned, beyond so many of them."""
+    rows = tx.all(
+        "SELECT server_name FROM server_key_responses r WHERE NOT EXISTS"
+        " (SELECT 1 FROM room_servers s WHERE s.server_name = r.server_name) AND NOT EXISTS"
+        " (SELECT 1 FROM server_keys k WHERE k.server_name = r.server_name AND k.trust = ?)"
+        " ORDER BY fetched_at DESC, server_name LIMIT -1 OFFSET ?",
+        (PINNED, kept),
+    )
+    for (server_name,) in rows:
+        forget(tx, server_name)
+
+
 def response_of(tx: Transaction, server_name: str) -> StoredResponse | None:
     """The newest key response of a server."""
     row = tx.one("SELECT response, fetched_at, valid_until FROM server_key_responses WHERE server_name = ?", (server_name,))

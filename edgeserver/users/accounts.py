@@ -147,6 +147,46 @@ class Accounts:
 
         return user_id, await self._db.write(work)
 
+    async def create_guest(self, displayname: str | None, *, at_most: int) -> Session:
+        """Creates a guest's account with its one session; `displayname` is the device's.
+
+        Raises M_GUEST_ACCESS_FORBIDDEN if there are `at_most` guests already, M_INVALID_PARAM for a bad name.
+        """
+        device = DeviceWish(None, displayname)
+        device.check()
+        user_id = self.user_id(await self.create_random_name())
+
+        def work(tx: Transaction) -> Session:
+            if table.count_guests(tx) >= at_most:
+                raise errors.GuestForbidden("This server takes no more guests.")
+            table.insert(tx, table.Account(user_id, None, False, None, self._now_ms(), None, guest=True))
+            return self._begin(tx, user_id, device)
+
+        return await self._db.write(work)
+
+    async def upgrade_guest(
+        self, user_id: str, password: str, *, registration_token: str | None = None, device: DeviceWish | None = None
+    ) -> Session | None:
+        """Makes a guest's account a whole one, with its rooms and its session, and begins a session with `device`.
+
+        Raises M_FORBIDDEN if that is no guest (any more) or the registration token is used up, M_WEAK_PASSWORD.
+        """
+        if device is not None:
+            device.check()
+        hashed = await self._hash(password)
+
+        def work(tx: Transaction) -> Session | None:
+            account = table.account(tx, user_id)
+            if account is None or not account.guest or account.deactivated_at is not None:
+                raise errors.Forbidden("That is no guest.")
+            if registration_token is not None and not table.use_registration_token(tx, registration_token, self._now_ms()):
+                raise errors.Forbidden("The registration token has been used up.")
+            table.end_guest(tx, user_id, hashed)
+            tx.on_commit(lambda: self._tokens.forget(user_id))
+            return None if device is None else self._begin(tx, user_id, device)
+
+        return await self._db.write(work)
+
     async def create_random_name(self) -> str:
         """A local part that is free, for whoever registers without a name."""
         while True:

@@ -36,6 +36,8 @@ MAX_ONE_TIME_KEYS: Final = 1000
 """One-time keys that one device may have waiting, and upload at once."""
 MAX_KEY_BYTES: Final = 16_384
 
+PARALLEL_SERVERS: Final = 16
+
 Uploaded = list[tuple[str, str, Any]]
 """(algorithm, key id, key)"""
 
@@ -56,6 +58,8 @@ class DeviceKeys:
         self._wakeups = wakeups
         self._device_lists = device_lists
         self._remote = remote
+        self._under_way: dict[str, trio.Event] = {}
+        self._limit = trio.CapacityLimiter(PARALLEL_SERVERS)
 
     # Upload
 
@@ -91,9 +95,18 @@ class DeviceKeys:
         """POST /keys/query. `wanted`: user id → device ids, none means all.
 
         Servers that cannot be asked are named in `failures`; what is held of their users' keys is given all the same.
+        A list is asked for once at a time: whoever wants it meanwhile waits for that.
         """
         answer: dict[str, Any] = {"device_keys": {}, "failures": {}}
         stale = await self._db.read(lambda tx: self._answer_held(tx, viewer, wanted, answer))
+        awaited = {user_id: self._under_way[user_id] for user_id in stale if user_id in self._under_way}
+        if awaited:
+            with trio.move_on_after(min(max(timeout_ms, 0), MAX_TIMEOUT_MS) / 1000):
+                for event in awaited.values():
+                    await event.wait()
+            again = {user_id: wanted[user_id] for user_id in awaited}
+            stale = {name: ids for name, ids in stale.items() if name not in awaited}
+            stale |= await self._db.read(lambda tx: self._answer_held(tx, viewer, again, answer))
         if stale:
             fetched = await self._fetch(stale, timeout_ms, answer["failures"])
             await self._db.read(lambda tx: self._answer_fetched(tx, viewer, wanted, fetched, answer))
@@ -158,7 +171,15 @@ class DeviceKeys:
         async def ask(remote: RemoteKeys, server_name: str, wanted: dict[str, Sequence[str]]) -> None:
             found.update(await remote_keys.fetch(self._db, remote, server_name, wanted))
 
-        await self._ask_each(stale, timeout_ms, failures, ask)
+        done = trio.Event()
+        ours = [user_id for user_id in stale if user_id not in self._under_way]
+        self._under_way |= dict.fromkeys(ours, done)
+        try:
+            await self._ask_each(stale, timeout_ms, failures, ask)
+        finally:
+            for user_id in ours:
+                del self._under_way[user_id]
+            done.set()
         return found
 
     async def refresh(self, user_id: str) -> None:
@@ -220,7 +241,8 @@ class DeviceKeys:
                 if self._remote is None:
                     raise KeysUnavailable("this server asks no others")
                 with trio.fail_after(min(max(timeout_ms, 0), MAX_TIMEOUT_MS) / 1000):
-                    await ask(self._remote, server_name, asked)
+                    async with self._limit:
+                        await ask(self._remote, server_name, asked)
             except (KeysUnavailable, trio.TooSlowError) as error:
                 log.info("keys of users of %s: %s", server_name, str(error) or "timed out")
                 failures[server_name] = {"errcode": "M_UNKNOWN", "error": "The server could not be asked."}

@@ -4,7 +4,10 @@ Spec: server-server API, "Device Management" (m.device_list_update) and "End-to-
 client-server API, "Tracking the device list for a user".
 
 A remote list is held only while some local user shares a room with its owner, since only then updates come. Updates
-form a chain by `stream_id` and `prev_id`; a gap marks the list stale, and the next key query asks for it again.
+form a chain by `stream_id` and `prev_id`. Whatever breaks the chain marks the list stale, and the next key query asks for the
+whole of it: a gap, ids that run backwards (the other server has been put back to an older copy of itself), a new master key
+without a self-signing key, an owner who has come back to the only room that we share. Our clients are told of a change
+each time, so that query comes, and what was lost on the way is healed by whatever comes next.
 """
 
 from __future__ import annotations
@@ -76,7 +79,7 @@ class DeviceLists:
             key = key_views.cross_signing_key(user_id, keys, usage, None)
             if key is not None:
                 content[f"{usage}_key"] = key
-        self._send(tx, rooms.servers_of_user(tx, user_id), "m.signing_key_update", content)
+        self._send(tx, rooms.servers_of_user(tx, user_id), "m.signing_key_update", content, key=user_id)
         self._wake_sharers(tx, user_id)
 
     def changed_for(self, tx: Transaction, user_id: str, target: str) -> None:
@@ -97,6 +100,8 @@ class DeviceLists:
         if domain_of(user_id) != self._server_name:
             if not joined:
                 device_lists.forget_unshared(tx, [user_id])
+            elif not device_lists.shares_another_room(tx, user_id, room):  # what changed while no room was shared we were not told
+                device_lists.mark_stale(tx, user_id)
         elif not joined:
             if not rooms.local_members(tx, room):
                 device_lists.forget_unshared(tx, device_lists.remote_members_held(tx, room))
@@ -127,10 +132,10 @@ class DeviceLists:
             content["device_display_name"] = known.display_name
         return content
 
-    def _send(self, tx: Transaction, servers: Sequence[str], edu_type: str, content: dict[str, Any]) -> None:
+    def _send(self, tx: Transaction, servers: Sequence[str], edu_type: str, content: dict[str, Any], key: str | None = None) -> None:
         others = [name for name in servers if name != self._server_name]
         if others:
-            outbox.queue_edu(tx, others, edu_type, content)
+            outbox.queue_edu(tx, others, edu_type, content, key)
             tx.on_commit(lambda: self._wakeups.notify([topics.OUTBOX]))
 
     def _wake_sharers(self, tx: Transaction, user_id: str) -> None:
@@ -180,9 +185,9 @@ class DeviceLists:
             return
         held = device_lists.remote_list(tx, user_id)
         if held is not None and not held[1]:
-            if held[0] is not None and stream_id <= held[0]:
+            if stream_id == held[0]:
                 return
-            if follows(held[0], content.get("prev_id")):
+            if follows(held[0], stream_id, content.get("prev_id")):
                 self._apply(tx, user_id, device_id, content)
                 device_lists.set_remote_list(tx, user_id, stream_id)
             else:
@@ -208,21 +213,25 @@ class DeviceLists:
             if not device_lists.local_sharers(tx, user_id):
                 return
             if device_lists.remote_list(tx, user_id) is not None:
+                before = device_keys.public_key(tx, user_id, "master")
                 for usage, key in found.items():
                     if key is not None:
                         device_keys.set_cross_signing_key(tx, user_id, usage, *key)
+                if found["self_signing"] is None and before not in (None, device_keys.public_key(tx, user_id, "master")):
+                    device_keys.remove_cross_signing_key(tx, user_id, "self_signing")  # it was the old master key's
+                    device_lists.mark_stale(tx, user_id)
             device_lists.note_change(tx, user_id)
             self._wake_sharers(tx, user_id)
 
         await self._db.write(work)
 
 
-def follows(known: int | None, previous: object) -> bool:
-    """Whether an update whose `prev_id` this is comes next after stream id `known`.
+def follows(known: int | None, stream_id: int, previous: object) -> bool:
+    """Whether an update with this `stream_id` and `prev_id` comes next after stream id `known`.
 
     Stream ids of a user grow, so whatever is not beyond `known` has been seen. Without a predecessor nothing can be
     said.
     """
-    if known is None or not isinstance(previous, list) or not 0 < len(previous) <= MAX_PREVIOUS:
+    if known is None or stream_id < known or not isinstance(previous, list) or not 0 < len(previous) <= MAX_PREVIOUS:
         return False
     return all(type(each) is int and each <= known for each in previous)

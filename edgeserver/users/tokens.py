@@ -97,7 +97,7 @@ class Tokens:
         if replaced is not None:
             await self._db.write(lambda tx: self._drop_replaced(tx, found.token, replaced))
         entry = (
-            Requester(found.user_id, found.device_id, is_admin=found.admin, token_id=found.token),
+            Requester(found.user_id, found.device_id, is_guest=found.guest, is_admin=found.admin, token_id=found.token),
             found.expires_at,
         )
         if forgotten == self._forgotten:  # else it may have been revoked while we read

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from edgeserver.api.client import create_room, room_directory, room_events, room_membership, room_reading
+from edgeserver.api.client import create_room, room_directory, room_events, room_membership, room_reading, room_upgrade
 from edgeserver.users.requester import Requester
 from tests.asgi import Answer, AsgiClient, section_application
 from tests.rooms.house import ALICE, BOB, CAROL, House, Street, open_house
@@ -62,6 +62,7 @@ class Place:
             *room_events.routes(house.db, house.composer, house.memberships, house.directory),
             *room_membership.routes(house.db, house.memberships, house.directory),
             *room_reading.routes(house.db, house.history, house.now_ms, house.completer.until_whole),
+            *room_upgrade.routes(house.upgrader),
             *room_directory.routes(house.directory, house.public_rooms, house.name),
         ]
         self.app = section_application(routes, USERS)

@@ -171,6 +171,7 @@ async def test_of_rooms(day):
     left = await bob("GET", "/sync", query={"since": whole["next_batch"]})
     assert room_id in left["rooms"]["leave"]
     await bob("POST", f"{room}/forget")
+    await alice("POST", f"{room}/upgrade", {"new_version": "11"})
     assert faults == []
     assert len(covered) > 35
 

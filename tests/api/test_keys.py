@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,9 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 def signing_key(name: str) -> tuple[SigningKey, str]:
-    key = SigningKey(name.encode().ljust(32, b"."), "ed25519:x")
-    public = encode_base64(key.verify_key)
-    return SigningKey(name.encode().ljust(32, b"."), f"ed25519:{public}"), public
+    seed = hashlib.sha256(name.encode()).digest()
+    public = encode_base64(SigningKey(seed, "ed25519:x").verify_key)
+    return SigningKey(seed, f"ed25519:{public}"), public
 
 
 def device(user_id: str, device_id: str) -> tuple[dict[str, Any], SigningKey]:

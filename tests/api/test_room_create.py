@@ -102,6 +102,15 @@ async def test_an_invitee_whose_server_is_down_does_not_fail_the_room_nor_the_ot
           "room_version": "11"}, "M_INVALID_ROOM_STATE"),
         ({"creation_content": {"additional_creators": ["nobody"]}}, "M_INVALID_ROOM_STATE"),
         ({"initial_state": [{"type": "m.room.create", "content": {}}]}, "M_BAD_JSON"),
+        ({"initial_state": [{"type": "m.room.member", "state_key": CAROL, "content": {"membership": "invite"}}]}, "M_INVALID_PARAM"),
+        ({"initial_state": [{"type": "m.room.member", "state_key": CAROL, "content": {"membership": "join"}}]}, "M_INVALID_ROOM_STATE"),
+        ({"power_level_content_override": {"users": {ALICE: 100}}}, "M_INVALID_ROOM_STATE"),
+        ({"power_level_content_override": {"users": {BOB: 100}}, "creation_content": {"additional_creators": [BOB]}},
+         "M_INVALID_ROOM_STATE"),
+        ({"creation_content": {"additional_creators": BOB}, "preset": "trusted_private_chat"}, "M_BAD_JSON"),
+        ({"creation_content": {"additional_creators": {}}}, "M_INVALID_ROOM_STATE"),
+        ({"room_version": 12}, "M_BAD_JSON"),
+        ({"creation_content": []}, "M_BAD_JSON"),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_made_is_refused_and_leaves_nothing_behind(tmp_path: Path, body: dict[str, Any], code: str) -> None:
@@ -120,3 +129,45 @@ async def test_inviting_by_third_party_identifiers_is_refused(tmp_path: Path) ->
     async with open_place(tmp_path) as place:
         body = {"invite_3pid": [{"medium": "email", "address": "a@b"}]}
         assert await place.alice.refused("POST", "createRoom", json=body) == (403, "M_THREEPID_DENIED")
+
+
+@pytest.mark.parametrize(
+    ("override", "level"),
+    [
+        ({}, 150),
+        ({"events": {"m.room.name": 10}}, 150),
+        ({"state_default": 160}, 161),
+        ({"events": {"m.room.tombstone": 100}}, 100),
+    ],
+)
+async def test_in_version_12_a_tombstone_is_for_creators_unless_somebody_says_otherwise(
+    tmp_path: Path, override: dict[str, Any], level: int
+) -> None:
+    async with open_place(tmp_path) as place:
+        levels = (await contents(place, await place.alice.create(power_level_content_override=override)))["m.room.power_levels", ""]
+        assert levels["events"]["m.room.tombstone"] == level
+        assert levels["users"] == {}
+
+
+async def test_the_server_says_who_made_the_room_and_of_what_version_whatever_the_client_does(tmp_path: Path) -> None:
+    async with open_place(tmp_path) as place:
+        said = {"creator": BOB, "room_version": "1", "m.federate": False, "predecessor": {"room_id": "!old:one"}}
+        for version, expected in (("10", {"creator": ALICE}), ("12", {})):
+            room_id = await place.alice.create(creation_content=said, room_version=version)
+            create = (await contents(place, room_id))["m.room.create", ""]
+            assert create == {"m.federate": False, "predecessor": {"room_id": "!old:one"}, "room_version": version, **expected}
+
+
+async def test_named_creators_and_trusted_invitees_are_told_once_each(tmp_path: Path) -> None:
+    async with open_place(tmp_path) as place:
+        said = {"additional_creators": [CAROL, BOB]}
+        room_id = await place.alice.create(creation_content=said, preset="trusted_private_chat", invite=[BOB])
+        state = await contents(place, room_id)
+        assert state["m.room.create", ""]["additional_creators"] == [CAROL, BOB]
+        assert state["m.room.member", BOB]["membership"] == "invite"
+
+
+async def test_a_ban_may_be_part_of_the_beginning(tmp_path: Path) -> None:
+    async with open_place(tmp_path) as place:
+        ban = {"type": "m.room.member", "state_key": CAROL, "content": {"membership": "ban"}}
+        assert (await contents(place, await place.alice.create(initial_state=[ban])))["m.room.member", CAROL] == {"membership": "ban"}

@@ -125,8 +125,8 @@ class Pushed:
 def pdus(bench: Bench) -> None:
     """PDUs a second, and how many times Synapse's rate that is."""
     report = bench.report
-    ours, ratio = "ingest.pdus", "ingest.pdus.vs_synapse"
-    if not report.wants(ours, ratio):
+    metric, ratio = "ingest.pdus", "ingest.pdus.vs_synapse"
+    if not report.wants(metric, ratio):
         return
     say("pdus")
     why = unavailable()
@@ -136,13 +136,12 @@ def pdus(bench: Bench) -> None:
         found, cpu = pushed.rates(said, report.runs(1500, 600), report.runs(7, 3))
         costs = ", ".join(f"{kind} {cost:.2f} ms" for kind, cost in cpu.items())
         note = f"one room of {BUSY}, transactions of 50, one after the other; CPU a PDU: {costs}"
-        report.median(ours, found["edgeserver"], "1/s", note)
+        report.median(metric, found["edgeserver"], "1/s", note)
         if why:
             report.missing("x", why, ratio)
             return
-        medians = {kind: statistics.median(rates) for kind, rates in found.items()}
-        note = f"{medians['edgeserver']:.4g} against {medians['synapse']:.4g} 1/s, the same events"
-        report.line(ratio, medians["edgeserver"] / medians["synapse"], "x", n=len(found["synapse"]), note=note)
+        ratios = [ours / theirs for ours, theirs in zip(found["edgeserver"], found["synapse"], strict=True)]
+        report.median(ratio, ratios, "x", f"the same events, run by run; Synapse {statistics.median(found['synapse']):.4g} 1/s")
 
 
 def state_resolution(bench: Bench) -> None:

@@ -2,97 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import orjson
-import pytest
 import trio
 
-from edgeserver import wakeups as topics
-from edgeserver.federation.errors import FederationError, PeerError, PeerUnreachable
-from edgeserver.federation.peers import Peers
-from edgeserver.federation.sender import Sender, transaction_id
+from edgeserver.federation.errors import PeerError, PeerUnreachable
+from edgeserver.federation.transaction import transaction_id
 from edgeserver.store import outbox
-from edgeserver.store.database import Database, Transaction, open_database
-from edgeserver.wakeups import Wakeups
 from tests.federation.rig import servers
-from transports.exchange import LinkProfile, Priority, Request, Response
-
-
-class Recorder:
-    """Takes transactions; `fail` decides which."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[float, str, str, Mapping[str, Any]]] = []
-        self.fail: Callable[[str], FederationError | None] = lambda server: None
-        self.under_way: set[str] = set()
-
-    async def send(self, server: str, txn_id: str, transaction: Mapping[str, Any], *, priority: Priority) -> dict[str, Any]:
-        assert server not in self.under_way
-        self.under_way.add(server)
-        self.sent.append((trio.current_time(), server, txn_id, transaction))
-        await trio.sleep(0.01)
-        self.under_way.discard(server)
-        failure = self.fail(server)
-        if failure is not None:
-            raise failure
-        return {}
-
-    def edus(self, server: str) -> list[Any]:
-        return [edu["content"]["n"] for _, name, _, sent in self.sent if name == server for edu in sent["edus"]]
-
-
-class Line:
-    """A way that carries nothing; its profile is all that is asked of it."""
-
-    profile = LinkProfile("line")
-
-    async def exchange(self, request: Request) -> Response:
-        raise NotImplementedError
-
-
-class Bench:
-    def __init__(self, db: Database) -> None:
-        self.db = db
-        self.wakeups = Wakeups()
-        self.calls = Recorder()
-        self.peers = Peers("us.test", Line(), internet_up=True)
-        self.neighbours: list[str] = []
-        self.sender = self.new_sender()
-
-    def new_sender(self) -> Sender:
-        sender = Sender(
-            self.db,
-            self.wakeups,
-            self.calls,
-            server_name="us.test",
-            now_ms=lambda: int(trio.current_time() * 1000) + 1_700_000_000_000,
-            random=lambda: 1.0,
-            neighbours=lambda tx: self.neighbours,
-            ways_to=self.peers.ways_to,
-        )
-        self.peers.on_return(sender.route_returned)
-        return sender
-
-    async def queue(self, *numbers: int, to: tuple[str, ...] = ("a.test",)) -> None:
-        def write(tx: Transaction) -> None:
-            for number in numbers:
-                outbox.queue_edu(tx, to, "m.test", {"n": number})
-            tx.on_commit(lambda: self.wakeups.notify([topics.OUTBOX]))
-
-        await self.db.write(write)
-
-    async def left(self) -> int:
-        return len(await self.db.read(outbox.waiting))
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with open_database(tmp_path / "test.db", inline=True) as database:
-        yield Bench(database)
+from tests.federation.sending import Bench
 
 
 async def test_rows_go_out_in_order_within_the_limits_and_are_deleted(
@@ -231,4 +151,22 @@ async def test_a_backlog_of_one_room_is_paced_for_peers_that_answer_before_they_
         assert [len(pdus) for pdus in sent][:2] == [50, 50]
         assert (await b.bodies(room))[-1] == "119"
         assert all(later - earlier > 1 for earlier, later in pairwise(times))
+        nursery.cancel_scope.cancel()
+
+
+async def test_small_batches_of_one_room_are_paced_as_large_ones_are(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with servers("a.test", "b.test") as (a, b), trio.open_nursery() as nursery:
+        room = await a.room("@alice:a.test")
+        await b.members.join("@bob:b.test", room, ["a.test"])
+        for number in range(48):
+            await a.say(room, "@alice:a.test", f"{number} " + "long " * 12_000)  # eight of them make a transaction
+        a.web.requests.clear()
+        a.web.times.clear()
+        nursery.start_soon(a.sender.run)
+        await trio.sleep(60)
+        found = zip(a.web.times, a.web.requests, strict=True)
+        sent = [(at, len(orjson.loads(one.body)["pdus"])) for at, one in found if "/send/" in one.target]
+        assert sum(count for _, count in sent) == 48
+        assert sent[0][1] < 10
+        assert sent[-1][0] - sent[0][0] > 0.5
         nursery.cancel_scope.cancel()

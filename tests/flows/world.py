@@ -44,6 +44,8 @@ class Internet:
         self._last: str | None = None
         self.requests = 0
         self.targets: list[str] = []
+        self.signed: list[tuple[str, str, str, bool]] = []
+        """Of every request: who made it, of whom, method and path, whether it was signed."""
 
     def asked(self, part: str) -> int:
         """How many requests had this in their path or query."""
@@ -75,6 +77,8 @@ class Internet:
     async def carry(self, origin: str, request: Request) -> Response:
         self.requests += 1
         self.targets.append(request.target)
+        is_signed = any(name.lower() == "authorization" for name, _ in request.headers)
+        self.signed.append((origin, request.authority, f"{request.method} {request.target.partition('?')[0]}", is_signed))
         await trio.sleep(self.delay)
         app = self._apps.get(request.authority)
         if app is None or frozenset((origin, request.authority)) in self._cut or self._chance.random() < self.loss:

@@ -22,7 +22,8 @@ from tests.lab.ca import Authority
 from tests.lab.dns import NameServer
 from tests.lab.synapse import Synapse
 
-BOX, SYNAPSE = "one.fleet.test", "hills.test"
+BOX, SYNAPSE, GATE = "one.fleet.test", "hills.test", "gate.test"
+"""The two servers, and a name for a third in the namespace of the name server."""
 MEMBER = "m.room.member"
 
 
@@ -47,6 +48,8 @@ class Lab:
     synapse: Synapse
     lan: netns.Bridge
     space: netns.Namespace
+    names: netns.Namespace
+    authority: Authority
     alice: Person
     bob: Person
     directory: Path
@@ -72,7 +75,7 @@ def paired_lab(directory: Path) -> Iterator[Lab]:
         for space in (names, here, there):
             lan.join(space)
             space.nameserver(names.address)
-        zone = {"*.fleet.test": {"A": [here.address]}, SYNAPSE: {"A": [there.address]}}
+        zone = {"*.fleet.test": {"A": [here.address]}, SYNAPSE: {"A": [there.address]}, GATE: {"A": [names.address]}}
         certificate = authority.issue("*.fleet.test")
         box = federating_box(directory / "box", BOX, here.address, here.name, certificate, authority.certificate, names.address)
         hills = Synapse(directory / "hills", authority, SYNAPSE, federation=(there.address, 8448), netns=there.name)
@@ -81,7 +84,8 @@ def paired_lab(directory: Path) -> Iterator[Lab]:
                 hills.begin()
                 box.start()
                 hills.wait_ready()
-                yield Lab(box, hills, lan, here, register(box, "alice"), register_there(hills, "bob"), directory)
+                people = register(box, "alice"), register_there(hills, "bob")
+                yield Lab(box, hills, lan, here, names, authority, *people, directory)
             finally:
                 box.stop()
                 hills.stop()

@@ -50,6 +50,8 @@ class Person:
         self.server_name = user_id.partition(":")[2]
         self._since: str | None = None
         self._rooms: dict[str, Room] = {}
+        self.changed: set[str] = set()
+        """Whose keys the device has been told to ask for anew; tests empty it."""
         self._txns = (f"{secrets.token_hex(4)}.{number}" for number in itertools.count())
 
     def room(self, room_id: str) -> Room:
@@ -67,6 +69,21 @@ class Person:
         answer = await self.request(method, "/_matrix/client/v3" + path, body)
         assert answer.status == 200, (self.user_id, method, path, answer.status, answer.body)
         return answer.json
+
+    async def another_device(self, password: str) -> Person:
+        """The same person on a device of their own, which has identity keys."""
+        login = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": self.user_id}, "password": password}
+        found = await self.ok("POST", "/login", login)
+        device = Person(self.home, self.user_id, found["access_token"])
+        device_id = found["device_id"]
+        keys = {"user_id": self.user_id, "device_id": device_id, "algorithms": ["m.olm.v1.curve25519-aes-sha2"]}
+        signed = {"keys": {f"ed25519:{device_id}": secrets.token_urlsafe(32)}, "signatures": {self.user_id: {f"ed25519:{device_id}": "x"}}}
+        await device.ok("POST", "/keys/upload", {"device_keys": keys | signed})
+        return device
+
+    async def keys_of(self, other: Person) -> Any:
+        """The answer to a key query for one person."""
+        return await self.ok("POST", "/keys/query", {"device_keys": {other.user_id: []}})
 
     # Rooms
 
@@ -119,6 +136,7 @@ class Person:
         query = {"timeout": str(wait_ms), "filter": _FILTER} | ({} if self._since is None else {"since": self._since})
         answer = await self.ok("GET", f"/sync?{urlencode(query)}")
         self._since = answer["next_batch"]
+        self.changed.update(answer.get("device_lists", {}).get("changed", ()))
         rooms = answer.get("rooms", {})
         for room_id, part in rooms.get("invite", {}).items():
             self.room(room_id).invite = part["invite_state"]["events"]

@@ -25,6 +25,7 @@ from edgeserver.rooms.placing import Placer, Task
 from edgeserver.rooms.receive import Receiver, SourceFailed
 from edgeserver.rooms.remote_state import RemoteState
 from edgeserver.rooms.send import Composer
+from edgeserver.rooms.upgrade import RoomUpgrader
 from edgeserver.store import events, rooms, state
 from edgeserver.store.database import Database, Transaction, open_database
 from edgeserver.store.events import StoredEvent
@@ -81,6 +82,7 @@ class House:
             db, self.composer, self.persister, name, self.key, self.now_ms, self.new_localpart,
             lambda tx, user: self.profiles.get(user, {}),
         )  # fmt: skip
+        self.upgrader = RoomUpgrader(db, self.composer, self.creator, lambda tx, user: self.profiles.get(user, {}))
         self.directory = Directory(db, name, Neighbours(self))
         self.public_rooms = PublicRooms(db, name, Neighbours(self))
         street.houses[name] = self

@@ -14,7 +14,7 @@ from edgeserver.matrix.room_versions import ROOM_VERSIONS
 from edgeserver.store import clock_floor, events, outbox, profiles, rooms, to_device
 from edgeserver.store.database import Database, Transaction, open_database
 from edgeserver.store.events import Place, Standing, transaction_key
-from tests.store.places import ROOM, make_event, make_room, store
+from tests.store.places import ROOM, RULES, make_event, make_room, store
 
 
 @pytest.fixture
@@ -183,6 +183,22 @@ async def test_memberships_and_servers_follow_what_they_are_told(db: Database) -
             rooms.server_joined(tx, room, server, change)
         assert rooms.servers(tx, room) == ["x"]
         assert not rooms.server_is_in(tx, room, "y")
+
+    await db.write(run)
+
+
+async def test_of_pdus_the_outbox_keeps_so_many_and_the_newest_of_each_room_at_any_age(db: Database) -> None:
+    def run(tx: Transaction) -> None:
+        busy = store(tx, make_room(tx), make_event("a"), 1)
+        quiet = store(tx, rooms.add(tx, "!quiet:test", RULES), make_event("b"), 2)
+        x, y = outbox.destination_number(tx, "x"), outbox.destination_number(tx, "y")
+        rows = [(number, quiet if number < 3 else busy) for number in range(outbox.KEPT_PDUS + 30)]
+        for destination in (x, y):
+            tx.executemany("INSERT INTO outbox (destination, stream, event) VALUES (?,?,?)", [(destination, *row) for row in rows])
+        outbox.trim(tx, x)
+        kept = [one.stream for one in outbox.pending(tx, x, pdus=2 * outbox.KEPT_PDUS)]
+        assert kept == [2, *range(30, outbox.KEPT_PDUS + 30)]
+        assert len(outbox.pending(tx, y, pdus=2 * outbox.KEPT_PDUS)) == len(rows)
 
     await db.write(run)
 

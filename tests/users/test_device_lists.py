@@ -368,10 +368,105 @@ async def test_a_claim_takes_from_a_remote_server_only_what_was_asked(db: Databa
 
 
 def test_an_update_follows_if_all_that_it_builds_on_is_known() -> None:
-    assert follows(5, [5])
-    assert follows(5, [3, 5])
-    assert not follows(5, [6])
-    assert not follows(5, [])
-    assert not follows(5, None)
-    assert not follows(None, [1])
-    assert not follows(5, [True, "5"])
+    assert follows(5, 6, [5])
+    assert follows(5, 6, [3, 5])
+    assert not follows(5, 7, [6])
+    assert not follows(5, 6, [])
+    assert not follows(5, 6, None)
+    assert not follows(None, 2, [1])
+    assert not follows(5, 6, [True, "5"])
+    assert not follows(5, 4, [3])
+
+
+async def test_ids_that_run_backwards_make_the_next_query_ask_again(db: Database) -> None:
+    far = FarKeys()
+    lists, keys = services(db, far)
+    await encrypted_room(db, ALICE, ZOE)
+    await keys.query(ALICE, {ZOE: []})
+    far.stream_id = 3  # the far server is an older copy of itself
+    far.devices[ZOE] = {"Z2": identity(ZOE, "Z2")}
+    before = db.position
+    await lists.receive_update(ZOE, update(3, [2], keys=identity(ZOE, "Z2")))
+    assert await changed(db, ALICE, before) == ([ZOE], [])
+    assert set((await keys.query(ALICE, {ZOE: []}))["device_keys"][ZOE]) == {"Z2"}
+    await lists.receive_update(ZOE, update(4, [3], deleted=True))
+    assert (await keys.query(ALICE, {ZOE: []}))["device_keys"][ZOE] == {}
+    assert len(far.asked) == 2
+
+
+async def test_a_lost_update_is_healed_by_the_next_one(db: Database) -> None:
+    far = FarKeys()
+    lists, keys = services(db, far)
+    await encrypted_room(db, ALICE, ZOE)
+    await keys.query(ALICE, {ZOE: []})
+    far.devices[ZOE] = {"Z2": identity(ZOE, "Z2"), "Z3": identity(ZOE, "Z3")}
+    far.stream_id = 12
+    await lists.receive_update(ZOE, {**update(12, [11], keys=identity(ZOE, "Z3")), "device_id": "Z3"})  # 11, which brought Z2, is lost
+    for _ in range(2):
+        assert set((await keys.query(ALICE, {ZOE: []}))["device_keys"][ZOE]) == {"Z2", "Z3"}
+    assert len(far.asked) == 2
+
+
+async def test_many_queries_for_a_list_ask_for_it_once(db: Database, autojump_clock: trio.testing.MockClock) -> None:
+    far = FarKeys()
+    _, keys = services(db, far)
+    await encrypted_room(db, ALICE, BOB, ZOE)
+    answers = []
+
+    async def slowly() -> None:
+        await trio.sleep(3)
+
+    far.meanwhile = slowly
+
+    async def ask(viewer: str) -> None:
+        answers.append((await keys.query(viewer, {ZOE: []}))["device_keys"][ZOE])
+
+    async with trio.open_nursery() as nursery:
+        for viewer in (ALICE, BOB, ALICE, BOB):
+            nursery.start_soon(ask, viewer)
+    assert [set(one) for one in answers] == [{"Z"}] * 4
+    assert far.asked == [f"devices {ZOE}"]
+
+
+async def test_a_new_master_key_alone_takes_the_old_self_signing_key_away(db: Database) -> None:
+    far = FarKeys()
+    lists, keys = services(db, far)
+    await encrypted_room(db, ALICE, ZOE)
+    await keys.query(ALICE, {ZOE: []})
+
+    def key(usage: str, public: str) -> dict[str, Any]:
+        return {"user_id": ZOE, "usage": [usage], "keys": {f"ed25519:{public}": public}}
+
+    both = {"user_id": ZOE, "master_key": key("master", "m1"), "self_signing_key": key("self_signing", "s1")}
+    await lists.receive_signing_keys(ZOE, both)
+    assert (await keys.query(ALICE, {ZOE: []}))["self_signing_keys"] == {ZOE: both["self_signing_key"]}
+    await lists.receive_signing_keys(ZOE, {"user_id": ZOE, "master_key": key("master", "m2")})
+    far.down = True
+    answer = await keys.query(ALICE, {ZOE: []})
+    assert answer["master_keys"] == {ZOE: key("master", "m2")}
+    assert "self_signing_keys" not in answer
+    assert set(answer["failures"]) == {"far"}
+
+
+async def test_who_comes_back_to_the_only_shared_room_is_asked_about_again(db: Database) -> None:
+    far = FarKeys()
+    lists, keys = services(db, far)
+    room = await encrypted_room(db, ALICE, ZOE)
+    await keys.query(ALICE, {ZOE: []})
+
+    def come_back(tx: Transaction) -> None:
+        room.leave(tx, ZOE)  # by a resolution, say, which no hook hears of
+        number = room.member(tx, ZOE, "join")
+        lists.membership_changed(tx, room.room, room.event(tx, number), number)
+
+    await db.write(come_back)
+    await keys.query(ALICE, {ZOE: []})
+    assert len(far.asked) == 2
+
+
+async def test_new_signing_keys_replace_those_that_still_wait_for_a_server(db: Database) -> None:
+    lists = DeviceLists(db, "test", Wakeups())
+    await encrypted_room(db, ALICE, BOB, ZOE)
+    for user_id in (ALICE, BOB, ALICE):
+        await db.write(lambda tx, user_id=user_id: lists.cross_signing_changed(tx, user_id))
+    assert [edu["content"]["user_id"] for edu in await queued(db)] == [BOB, ALICE]

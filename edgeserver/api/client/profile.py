@@ -29,11 +29,13 @@ def routes(profiles: Profiles) -> list[Route]:
         body = await call.json()
         if field not in body:
             raise errors.MissingParam(f"{field} is missing.")
+        _check_guest(call, field)
         await profiles.set_field(call.user_id, field, body[field])
         return {}
 
     async def delete_field(call: Call) -> dict[str, Any]:
         _check_own(call)
+        _check_guest(call, call.path["keyName"])
         await profiles.delete_field(call.user_id, call.path["keyName"])
         return {}
 
@@ -49,3 +51,8 @@ def routes(profiles: Profiles) -> list[Route]:
 def _check_own(call: Call) -> None:
     if call.path["userId"] != call.user_id:
         raise errors.Forbidden("You can change only your own profile.")
+
+
+def _check_guest(call: Call, field: str) -> None:
+    if call.requester.is_guest and field != "displayname":
+        raise errors.GuestForbidden("Guests may change their display name only.")

@@ -1,7 +1,7 @@
 """POST /register, GET /register/available, GET /register/m.login.registration_token/validity.
 
 Spec: client-server API, "Account registration and management", "Token-authenticated Registration"; application service
-API, "Server admin style permissions". Guests are refused.
+API, "Server admin style permissions"; "Guest access" for `kind=guest` and `guest_access_token`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgeserver.api.user_interactive import DUMMY, REGISTRATION_TOKEN
 from edgeserver.matrix import errors
 
 if TYPE_CHECKING:
-    from edgeserver.api.authentication import AppserviceTable
+    from edgeserver.api.authentication import AppserviceTable, TokenTable
     from edgeserver.api.endpoint import Call, Route
     from edgeserver.api.user_interactive import UserInteractive
     from edgeserver.users.accounts import Accounts
@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RegistrationPolicy:
-    """Who may make an account: anybody (`open`), or whoever has a registration token (`with_token`). Neither: nobody."""
+    """Who may make an account: anybody (`open`), or whoever has a registration token (`with_token`). Neither: nobody.
+
+    `guests` is how many guests there may be.
+    """
 
     open: bool = False
     with_token: bool = False
+    guests: int = 0
 
     @property
     def flows(self) -> list[list[str]]:
@@ -37,18 +41,24 @@ class Registration:
     """The handlers."""
 
     def __init__(
-        self, accounts: Accounts, interactive: UserInteractive, policy: RegistrationPolicy, appservices: AppserviceTable | None
+        self,
+        accounts: Accounts,
+        interactive: UserInteractive,
+        policy: RegistrationPolicy,
+        appservices: AppserviceTable | None,
+        tokens: TokenTable | None,
     ) -> None:
         self._accounts = accounts
         self._interactive = interactive
         self._policy = policy
         self._appservices = appservices
+        self._tokens = tokens
 
     async def register(self, call: Call) -> dict[str, Any]:
         """POST /register"""
         kind = call.query.get("kind", "user")
         if kind == "guest":
-            raise errors.GuestForbidden("This server has no guests.")
+            return await self._register_guest(call)
         if kind != "user":
             raise errors.InvalidParam("kind is user or guest.")
         body = await call.json()
@@ -66,12 +76,38 @@ class Registration:
         token = proven.proofs.get(REGISTRATION_TOKEN, {}).get("token")
         return await self._create(body, password, registration_token=token)
 
+    async def _register_guest(self, call: Call) -> dict[str, Any]:
+        """kind=guest: of the body the device's name counts, and nothing else."""
+        if not self._policy.guests:
+            raise errors.GuestForbidden("This server has no guests.")
+        body = await call.json(optional=True)
+        check_text(body, "initial_device_display_name")
+        session = await self._accounts.create_guest(body.get("initial_device_display_name"), at_most=self._policy.guests)
+        return session.as_json()
+
+    async def _guest(self, body: dict[str, Any]) -> str | None:
+        """The guest who registers by this request. Raises M_FORBIDDEN unless `username` is the guest's own."""
+        token = body.get("guest_access_token")
+        if token is None or self._tokens is None:
+            return None
+        if type(token) is not str:
+            raise errors.BadJson("guest_access_token is not a string.")
+        if body.get("username") is None:
+            raise errors.MissingParam("username is missing: a guest keeps their own.")
+        try:
+            requester = await self._tokens.requester(token)
+        except errors.UnknownToken as error:  # a 401 here asks for proofs
+            raise errors.Forbidden("That access token is not a guest's.") from error
+        if not requester.is_guest or self._accounts.user_id(body["username"]) != requester.user_id:
+            raise errors.Forbidden("That access token is not that guest's.")
+        return requester.user_id
+
     async def _check(self, body: dict[str, Any]) -> None:
         """What can be refused before anything is proven: names that cannot be had, passwords that are too weak."""
         for key in ("username", "password"):
             check_text(body, key)
         device_wish(body)
-        if body.get("username") is not None:
+        if body.get("username") is not None and await self._guest(body) is None:
             user_id = await self._accounts.check_available(body["username"])
             if self._appservices is not None and self._appservices.exclusive_to(user_id) is not None:
                 raise errors.Exclusive
@@ -92,6 +128,11 @@ class Registration:
 
     async def _create(self, body: dict[str, Any], password: str | None, **options: Any) -> dict[str, Any]:
         inhibited = body.get("inhibit_login") is True
+        guest = None if password is None else await self._guest(body)
+        if guest is not None and password is not None:
+            wish = None if inhibited else device_wish(body)
+            begun = await self._accounts.upgrade_guest(guest, password, device=wish, **options)
+            return {"user_id": guest} if begun is None else begun.as_json()
         name = body.get("username") or await self._accounts.create_random_name()
         user_id, session = await self._accounts.create_person(name, password, device=None if inhibited else device_wish(body), **options)
         return {"user_id": user_id} if session is None else session.as_json()
@@ -120,8 +161,10 @@ def routes(
     policy: RegistrationPolicy,
     *,
     appservices: AppserviceTable | None = None,
+    tokens: TokenTable | None = None,
 ) -> list[Route]:
-    handlers = Registration(accounts, interactive, policy, appservices)
+    """`tokens`: where the token of a guest who registers is known."""
+    handlers = Registration(accounts, interactive, policy, appservices, tokens)
     base = "/_matrix/client/v3/register"
     validity = "/_matrix/client/v1/register/m.login.registration_token/validity"
     # Only application services register with a token: who brings an old one is not refused for it.

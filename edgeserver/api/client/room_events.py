@@ -90,18 +90,20 @@ class RoomEventsSection:
 
     async def _set_member(self, call: Call, room_id: str, target: str, content: dict[str, Any]) -> str:
         """Membership by way of the state endpoint: what needs more than an event goes the way of the endpoints made for it."""
-        membership, sender = content.get("membership"), call.user_id
+        membership, sender, is_guest = content.get("membership"), call.user_id, call.requester.is_guest
         if membership not in ("join", "invite", "leave", "ban", "knock"):
             raise errors.BadJson("membership is none of join, invite, leave, ban and knock.")
         if not is_user_id(target):
             raise errors.InvalidParam("The state key of a membership is a user id.")
+        if is_guest and not (target == sender and membership in ("join", "leave")):
+            raise errors.GuestForbidden("Guests may join and leave, and nothing else of membership.")
         content.pop("join_authorised_via_users_server", None)  # this server decides who authorises a join
         now = await self._db.read(lambda tx: rooms.membership_in(tx, sender, room_id))
         reason = content.get("reason") if isinstance(content.get("reason"), str) else None
         if membership == "invite":
             await self._memberships.invite_with(sender, room_id, target, content)
         elif target == sender and membership == "join" and (now is None or now.membership != "join"):
-            await self._memberships.join(sender, room_id, reason=reason)
+            await self._memberships.join(sender, room_id, reason=reason, is_guest=is_guest)
         elif target == sender and membership == "leave" and (now is None or now.membership != "join"):
             await self._memberships.leave(sender, room_id, reason=reason)
         else:

@@ -58,7 +58,8 @@ class RoomMembershipSection:
     async def _join(self, call: Call, room_id: str, servers: list[str]) -> dict[str, Any]:
         if not is_room_id(room_id):
             raise errors.InvalidParam("That is neither a room id nor an alias.")
-        await self._memberships.join(call.user_id, room_id, servers, reason=_reason(await call.json(optional=True)))
+        reason = _reason(await call.json(optional=True))
+        await self._memberships.join(call.user_id, room_id, servers, reason=reason, is_guest=call.requester.is_guest)
         return {"room_id": room_id}
 
     async def leave(self, call: Call) -> dict[str, Any]:

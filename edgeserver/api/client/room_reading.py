@@ -103,7 +103,9 @@ class RoomReadingSection:
         room_id, event_id, viewer = call.path["roomId"], call.path["eventId"], self._viewer(call)
 
         def read(tx: Transaction) -> dict[str, Any]:
-            _, stored = _visible_event(tx, room_id, event_id, viewer.user_id)
+            stored = events.get(tx, event_id)
+            if stored is None or stored.stream is None or stored.event.room_id != room_id or not history.is_for_anybody(tx, stored):
+                _, stored = _visible_event(tx, room_id, event_id, viewer.user_id)
             return client_view.timeline(tx, [stored], viewer)[0]
 
         return await self._db.read(read)
@@ -199,8 +201,8 @@ def _visible_event(tx: Transaction, room_id: str, event_id: str, user_id: str) -
     stored = events.get(tx, event_id)
     if stored is None or stored.room != at.room.number or stored.stream is None:
         raise missing
-    if not history.visible(tx, user_id, at.membership, [stored]):
-        raise missing
+    if stored.stream > at.upto or not history.visible(tx, user_id, at.membership, [stored]):
+        raise missing  # who left and is invited again reads on only when they have joined
     return at, stored
 
 

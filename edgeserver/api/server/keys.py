@@ -28,10 +28,11 @@ def routes(keyring: Keyring, notary: Notary, now_ms: Callable[[], int]) -> list[
         return {"server_keys": await notary.query({name: _until(by_key) for name, by_key in wanted.items()})}
 
     def _until(by_key: Any) -> int:
-        """The latest time that any of the keys of a server is wanted for; now, if none is named."""
+        """The latest time that any of the keys of a server is wanted for: now, where none is told, or no key is named."""
+        now = now_ms()
         criteria = by_key.values() if isinstance(by_key, dict) else ()
-        times = [one.get("minimum_valid_until_ts") for one in criteria if isinstance(one, dict)]
-        return max((time for time in times if type(time) is int), default=now_ms())
+        told = [one.get("minimum_valid_until_ts") for one in criteria if isinstance(one, dict)]
+        return max((time if type(time) is int else now for time in told), default=now)
 
     return [
         *endpoint("GET", "/_matrix/key/v2/server", own_keys, auth=Auth.NONE),

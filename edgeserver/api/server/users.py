@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 V1 = "/_matrix/federation/v1"
 MAX_DEVICES = 1000
+MAX_USERS = 1000
 
 
 def routes(guard: Guard, server_name: str, device_keys: DeviceKeys, device_lists: DeviceLists) -> list[Route]:
@@ -32,6 +33,8 @@ def routes(guard: Guard, server_name: str, device_keys: DeviceKeys, device_lists
         wanted = body_object(await call.json(), "device_keys")
         if not all(isinstance(ids, list) and all(isinstance(one, str) for one in ids) for ids in wanted.values()):
             raise BadJson("device_keys does not map users to lists of device ids.")
+        if len(wanted) > MAX_USERS:
+            raise InvalidParam(f"The keys of at most {MAX_USERS} users may be asked for at once.")
         return await device_keys.query_for_server(wanted)
 
     async def claim(call: Call) -> dict[str, Any]:

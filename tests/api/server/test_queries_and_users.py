@@ -127,6 +127,8 @@ async def test_keys_of_users_are_asked_for_in_the_specs_shape_alone(client: Asgi
         ("claim", {"one_time_keys": {ALICE: {"D": 1}}}),
     ):
         assert (await client.post(f"{V1}/user/keys/{path}", body)).json["errcode"] == "M_BAD_JSON"
+    many = {"device_keys": {f"@u{number}:us.test": [] for number in range(1001)}}
+    assert (await client.post(f"{V1}/user/keys/query", many)).json["errcode"] == "M_INVALID_PARAM"
 
 
 async def test_media_comes_as_two_parts(tmp_path: Path, db: Database) -> None:
