@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
 from typing import Any
@@ -160,6 +161,47 @@ def test_the_first_version_follows_the_deepest_branch_that_is_allowed() -> None:
     assert room.state_after((short, long))[TOPIC] == long
     banned = room.member(BOB, "ban", by=ALICE, after=(short,))
     assert room.state_after((banned, long))[TOPIC] == short
+
+
+def in_a_fork(room: Room, event_type: str, contents: list[dict[str, Any]], *, state_key: str = "", sender: str = ALICE) -> list[str]:
+    """Events of one depth under one key, each on a branch of its own; the lowest SHA-1 of their ids first."""
+    fork = (room.newest,)
+    ids = [room.send(event_type, sender, content, state_key=state_key, after=fork) for content in contents]
+    return sorted(ids, key=lambda event_id: hashlib.sha1(event_id.encode()).hexdigest())
+
+
+def test_in_the_first_version_the_sha1_of_the_ids_breaks_ties() -> None:
+    """The lowest stands of events that decide nothing; of those that authorise others each replaces the one of the next higher."""
+    room = public_room(V1, BOB)
+    topics = in_a_fork(room, "m.room.topic", [{"topic": str(n)} for n in range(6)])
+    assert room.state_after(topics)[TOPIC] == topics[0]
+    rules = in_a_fork(room, "m.room.join_rules", [{"join_rule": "public", "n": n} for n in range(6)])
+    assert room.state_after(rules)["m.room.join_rules", ""] == rules[0]
+    # A level that takes away its sender's power to change levels is the last that is followed.
+    last = [{"users": {ALICE: 100 if n != 3 else 10}, "n": n} for n in range(6)]
+    levels = in_a_fork(room, "m.room.power_levels", last)
+    (demotion,) = [one for one in levels if room.events[one].content["n"] == 3]
+    assert room.state_after(levels)[POWER] == demotion
+
+
+def test_in_the_first_version_only_the_rooms_own_power_levels_are_resolved_before_others() -> None:
+    """Levels under another key are like a topic: the lowest SHA-1 that is allowed stands, whatever is not allowed between."""
+
+    def fork(by_bob: int | None) -> tuple[Room, list[str]]:
+        room = public_room(V1, BOB, users={ALICE: 100, BOB: 100})
+        after = (room.newest,)
+        senders = [BOB if n == by_bob else ALICE for n in range(5)]
+        both = {"users": {ALICE: 100, BOB: 100}}
+        ids = [room.send("m.room.power_levels", sender, both, state_key="x", after=after) for sender in senders]
+        demoted = room.send("m.room.power_levels", BOB, {"users": {ALICE: 100, BOB: 0}}, state_key="", after=after)
+        return room, [*ids, demoted]
+
+    ids = fork(None)[1][:5]
+    first, *_, between, last = sorted(range(5), key=lambda n: hashlib.sha1(ids[n].encode()).digest())
+    room, ends = fork(between)
+    resolved = room.state_after(tuple(ends))
+    assert resolved[POWER] == ends[-1]
+    assert resolved["m.room.power_levels", "x"] == ids[first] != ids[last]
 
 
 # The graph of auth events
