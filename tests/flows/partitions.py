@@ -45,7 +45,15 @@ from edgeserver.users.accounts import DeviceWish
 from tests.flows.world import BoxInWorld, Person, World, until
 
 VERSIONS = ("6", "7", "8", "9", "10", "11", "12")
-CONFIG = "[limits]\nrate_limits = false\n[discovery]\nmdns = false\n"
+CONFIG = """
+[limits]
+rate_limits = false
+[discovery]
+mdns = false
+[federation]
+verify_ordinary_keys_by = [{notaries}]
+"""
+"""The boxes tell each other's keys. Else who joins while a server is down knows no key of it, and takes its users' state for forged."""
 STEPS = 45
 QUIET_SECONDS = 4 * 3600.0
 
@@ -70,7 +78,7 @@ class Fuzz:
         self.trace: list[str] = []
         self.world = World(folder, seed=seed, random_bytes=random.Random(seed + 1).randbytes)
         self.world.internet.watch = lambda origin, request, outcome: self.note(
-            "carried", origin, request.method, request.target.partition("?")[0], sha256(request.body).hexdigest()[:8], outcome
+            "carried", origin, "→", request.authority, request.method, request.target.partition("?")[0], sha256(request.body).hexdigest()[:8], outcome
         )
         self.boxes: list[BoxInWorld] = []
         self.people: list[Person] = []
@@ -78,6 +86,8 @@ class Fuzz:
         self.told: dict[tuple[str, str], list[str]] = {}
         self.down: set[str] = set()
         self.working: dict[str, set[trio.CancelScope]] = {}
+        self.lives: dict[str, int] = {}
+        self.syncing: list[Person] = []
         self.number = 0
 
     def note(self, *what: object) -> None:
@@ -101,10 +111,11 @@ class Fuzz:
             assert findings == [], (box.name, findings)
 
     async def open(self) -> None:
-        for number in range(self.chance.choice((2, 3, 3, 4, 4, 6))):
-            name = f"b{number}"
+        names = [f"b{number}" for number in range(self.chance.choice((2, 3, 3, 4, 4, 6)))]
+        notaries = ", ".join(f'"{name}.test"' for name in names)
+        for name in names:
             write_key(self.folder / name / "data" / "identity.key", f"{self.seed} {name}")
-            box = await self.world.box(name, CONFIG)
+            box = await self.world.box(name, CONFIG.format(notaries=notaries))
             self.boxes.append(box)
             for who in ("anna", "ben")[: self.chance.choice((1, 2))]:
                 user_id, session = await box.box.users.accounts.create_person(who, None, device=DeviceWish("DEVICE", None))
@@ -185,6 +196,7 @@ class Fuzz:
         elif len(up) > 1:
             self.down.add(box.name)
             killed = self.chance.random() < 0.5
+            self.lives[box.name] = self.lives.get(box.name, 0) + 1
             self.note("kill" if killed else "stop", box.name)
             for scope in self.working.get(box.name, set()):
                 scope.cancel()
@@ -208,8 +220,9 @@ class Fuzz:
     # What people do: each gives the status of the answer
 
     async def put(self, person: Person, talk: Talk, path: str, content: dict[str, Any]) -> int:
+        life = self.lives.get(person.box.name, 0)
         answer = await person.request("PUT", f"/rooms/{quote(talk.room_id)}/{path}", content)
-        if answer.status == 200:
+        if answer.status == 200 and life == self.lives.get(person.box.name, 0):  # else the answer went down with the box
             talk.acknowledged[answer.json["event_id"]] = person.box.server_name
         return answer.status
 
@@ -265,6 +278,15 @@ class Fuzz:
 
     async def sync(self, person: Person) -> str:
         """Reads on, and holds nobody's sync to have told an event twice while the person was in the room."""
+        if person in self.syncing:
+            return "is syncing"
+        self.syncing.append(person)
+        try:
+            return await self.sync_once(person)
+        finally:
+            self.syncing.remove(person)
+
+    async def sync_once(self, person: Person) -> str:
         query = {"timeout": "0", **({"since": person.since} if person.since else {})}
         answer = await person.request("GET", "/sync", query=query)
         assert answer.status == 200, answer.body
@@ -275,7 +297,8 @@ class Fuzz:
         for room_id, room in sections.get("join", {}).items():
             told = self.told.setdefault((person.user_id, room_id), [])
             told += [event["event_id"] for event in room["timeline"]["events"]]
-            assert len(told) == len(set(told)), f"{person.user_id} was told an event twice"
+            twice = sorted(one for one in set(told) if told.count(one) > 1)
+            assert not twice, f"{person.user_id} was told twice of {twice} at {query.get('since')}"
         return person.since
 
     # The end
@@ -326,7 +349,7 @@ class Fuzz:
         first = next(iter(views.values()))
         for name, view in views.items():
             assert view.heads == first.heads, f"heads of {talk.room_id} differ at {name}: " + str({n: v.heads for n, v in views.items()})
-            assert view.current == first.current, f"state of {talk.room_id} differs at {name}"
+            assert view.current == first.current, f"state of {talk.room_id} differs at {name}: {view.state ^ first.state}"
         everything = set[str]().union(*(view.leading_to_heads for view in views.values()))
         for name, view in views.items():
             lacking = everything - view.placed.keys()
@@ -364,6 +387,7 @@ class View:
 
     heads: tuple[str, ...]
     current: bytes
+    state: set[tuple[str, ...]]
     placed: dict[str, Standing]
     redacted_form: dict[str, bytes]
     leading_to_heads: set[str]
@@ -386,6 +410,7 @@ class View:
         return cls(
             tuple(sorted(room.heads)),
             encode({"state": current}),
+            {tuple(one) for one in current},
             {event_id: stored.standing for event_id, stored in found.items()},
             {event_id: encode(stored.event.redacted().pdu) for event_id, stored in found.items()},
             leading,
