@@ -360,7 +360,10 @@ class Fuzz:
                 assert rejected == (first.placed[event_id] is Standing.REJECTED), (name, event_id)
         servers = {box.server_name for box in boxes.values()}
         for event_id, server in talk.acknowledged.items():
-            assert event_id in everything or server not in servers, f"{event_id} of {server} is lost"
+            if server in servers:
+                own = next(view for name, view in views.items() if boxes[name].server_name == server)
+                assert event_id in own.placed, f"{event_id} is lost where it was made"
+                assert event_id in everything or not own.is_whole, f"{event_id} of {server} is lost"
         for person in members:
             found = await self.read(person, talk)
             assert len(found) == len(set(found)), f"{person.user_id} reads an event twice"
@@ -391,6 +394,8 @@ class View:
     placed: dict[str, Standing]
     redacted_form: dict[str, bytes]
     leading_to_heads: set[str]
+    is_whole: bool
+    """Whether nothing that leads to the heads is missing: it may be, if those who had it have all left the room."""
 
     @classmethod
     def of(cls, tx: Transaction, room_id: str) -> View:
@@ -401,9 +406,11 @@ class View:
         ids = [one for (one,) in tx.all("SELECT event_id FROM events WHERE room = ? AND before IS NOT NULL", (room.number,))]
         found = events.many(tx, ids)
         leading: set[str] = set()
+        missing = 0
         pending = list(room.heads)
         while pending:
             one = pending.pop()
+            missing += one not in found
             if one not in leading and one in found:
                 leading.add(one)
                 pending += found[one].event.prev_events
@@ -414,6 +421,7 @@ class View:
             {event_id: stored.standing for event_id, stored in found.items()},
             {event_id: encode(stored.event.redacted().pdu) for event_id, stored in found.items()},
             leading,
+            missing == 0,
         )
 
 
