@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeserver.federation.participation import Filter, pdus_for, placed_event, shared_room
+from edgeserver.federation.participation import Filter, once_shared_room, pdus_for, placed_event, shared_room
 from edgeserver.matrix.errors import NotFound
 from edgeserver.rooms.timestamps import first_seen
 from edgeserver.store import auth_chain, events, rooms, state
@@ -50,7 +50,7 @@ class History:
         """The events between `earliest` and `latest`, both left out: at most `limit`, the oldest first."""
 
         def read(tx: Transaction) -> Pdus:
-            room = shared_room(tx, room_id, origin, whole=False)
+            room = once_shared_room(tx, room_id, origin, list(latest)[:MAX_WALK], whole=False)
             known = _in_timeline(tx, room.number, list(latest)[:MAX_WALK])
             starts = [prev for stored in known for prev in stored.event.prev_events]
             stop = {*earliest, *latest}
@@ -64,7 +64,7 @@ class History:
         """(the ids of the state before an event, the ids of its auth chain)."""
 
         def read(tx: Transaction) -> tuple[list[str], list[str]]:
-            stored = placed_event(tx, shared_room(tx, room_id, origin), event_id)
+            stored = placed_event(tx, once_shared_room(tx, room_id, origin, [event_id]), event_id)
             assert stored.before is not None
             ids = state.ids(tx, stored.before)
             return ids, auth_chain.chain_ids(tx, ids)
@@ -82,7 +82,7 @@ class History:
             stored = events.get(tx, event_id)
             if stored is None or stored.standing is Standing.REJECTED or (stored.is_outlier and not stored.event.is_state):
                 raise NotFound("That event is not known here.")  # of a message without a place nobody can say who may see it
-            shared_room(tx, rooms.by_number(tx, stored.room).room_id, origin, whole=False)
+            once_shared_room(tx, rooms.by_number(tx, stored.room).room_id, origin, [event_id], whole=False)
             return pdus_for(tx, [stored], origin)[0]
 
         return await self._db.read(read)
@@ -91,7 +91,7 @@ class History:
         """The ids of the auth chain of an event."""
 
         def read(tx: Transaction) -> list[str]:
-            room = shared_room(tx, room_id, origin, whole=False)
+            room = once_shared_room(tx, room_id, origin, [event_id], whole=False)
             stored = events.get(tx, event_id)
             if stored is None or stored.room != room.number or stored.standing is Standing.REJECTED:
                 raise NotFound("That event is not known here.")

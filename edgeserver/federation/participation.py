@@ -45,6 +45,25 @@ def shared_room(tx: Transaction, room_id: str, origin: str, *, whole: bool = Tru
     return room
 
 
+def once_shared_room(tx: Transaction, room_id: str, origin: str, event_ids: Iterable[str], *, whole: bool = True) -> Room:
+    """A room of ours that the asking server is in, or was in when each of these events was sent.
+
+    A server whose last user was removed is told of that, but may lack what was before: without it, it could not judge the
+    removal, and would think itself in the room for good. `whole` as for `our_room`. Raises M_NOT_FOUND or M_FORBIDDEN.
+    """
+    room = our_room(tx, room_id, origin, whole=whole)
+    if not rooms.server_is_in(tx, room.number, origin):
+        known = events.many(tx, event_ids)
+        if not known or not all(one.room == room.number and was_in(tx, one, origin) for one in known.values()):
+            raise Forbidden("Your server is not in that room.")
+    return room
+
+
+def was_in(tx: Transaction, stored: StoredEvent, server_name: str) -> bool:
+    """Whether the server had a joined user just before the event."""
+    return stored.before is not None and "join" in Filter(tx, server_name).memberships_at(stored.before)
+
+
 def placed_event(tx: Transaction, room: Room, event_id: str) -> StoredEvent:
     """An event of the room with the state before it. Raises M_NOT_FOUND."""
     stored = events.get(tx, event_id)
@@ -76,7 +95,7 @@ class Filter:
             return True
         if self._is_partial(stored.room):
             raise UnableDueToPartialState  # whether that server had members then is not known: neither yes nor no is right
-        memberships = self._memberships_at(stored.before)
+        memberships = self.memberships_at(stored.before)
         return visible_to_server(stored.event, self._server_name, visibility=visibility, memberships=memberships)
 
     def _is_partial(self, room: int) -> bool:
@@ -88,7 +107,7 @@ class Filter:
             self._visibility[snapshot] = visibility_of(found.event if found else None)
         return self._visibility[snapshot]
 
-    def _memberships_at(self, snapshot: int) -> list[str]:
+    def memberships_at(self, snapshot: int) -> list[str]:
         if snapshot not in self._memberships:
             members = state.members_of(self._tx, snapshot, self._server_name)
             self._memberships[snapshot] = [membership_of(member.event) for member in members]

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 MAX_PAGE = 1000
 FAR = 2**62
-BACKFILL_SERVERS = 3
+BACKFILL_SERVERS = 5
 
 
 @dataclass(frozen=True, slots=True)
