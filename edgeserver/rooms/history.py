@@ -1,6 +1,7 @@
 """Reading a room's past: pages of the timeline, the state at a point, what a user may see of it; and filling gaps from other servers.
 
-Client-server API, "Syncing" (pagination), "Room History Visibility". Pages run in topological order (depth, then arrival).
+Client-server API, "Syncing" (pagination), "Room History Visibility". Pages run in topological order
+(`events.effective_depth`, then the time that events state).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix import errors, visibility
+from edgeserver.rooms.graph import in_order, least_depths
 from edgeserver.rooms.placing import Task
 from edgeserver.rooms.receive import SourceFailed
 from edgeserver.rooms.tokens import parse
@@ -124,7 +126,7 @@ def _last_join(tx: Transaction, membership: Membership | None) -> int | None:
 def place_of(tx: Transaction, room: int, token: str | None, upto: int, *, backwards: bool) -> Place:
     """The place that a token names; without one, the newest or the oldest end."""
     if token is None:
-        return Place(FAR, FAR) if backwards else Place(-1, -FAR)
+        return Place(FAR, FAR) if backwards else Place(-FAR, -FAR)
     at = parse(token)
     if isinstance(at, Place):
         return at
@@ -133,7 +135,7 @@ def place_of(tx: Transaction, room: int, token: str | None, upto: int, *, backwa
         return Place(FAR, FAR)  # nothing came since: everything is before it, however deep
     found = None if stream is None else events.at_stream(tx, room, stream)
     if found is None:
-        return Place(-1, -FAR)  # the room is younger than the token: nothing is before it, everything after
+        return Place(-FAR, -FAR)  # the room is younger than the token: nothing is before it, everything after
     return place(found)
 
 
@@ -174,7 +176,7 @@ class History:
             end = before(raw[-1]) if backwards else place(raw[-1])
         gaps: list[str] = []
         if backwards:
-            low = raw[-1].event.depth if raw else start.depth
+            low = raw[-1].depth if raw else start.depth
             gaps = [held for held, _ in events.gaps_from(tx, at.room.number, low, start.depth, limit)]
         chunk = visible(tx, user_id, at.membership, raw)
         if start.depth == FAR and raw:
@@ -200,8 +202,11 @@ class History:
         fresh = {event_id: event for event_id, event in got.items() if not placed.get(event_id)}
         await self._receiver.complete_auth(server, room.room_id, room.number, room.rules, fresh.values())
         befores = await self._states_before(server, room, fresh)
-        for event in sorted(fresh.values(), key=lambda event: (-event.depth, event.event_id)):
-            await self._placer.place(Task(room.number, event, before=befores[event.event_id], backfilled=True))
+        ordered = in_order(fresh)
+        least = least_depths(ordered)
+        for event in reversed(ordered):
+            task = Task(room.number, event, before=befores[event.event_id], backfilled=True, depth=least[event.event_id])
+            await self._placer.place(task)
         return bool(fresh)
 
     async def _states_before(self, server: str, room: Room, fresh: dict[str, Event]) -> dict[str, Any]:
@@ -210,7 +215,7 @@ class History:
 
         befores: dict[str, state_at.State] = {}
         after: dict[str, state_at.State] = {}
-        for event in sorted(fresh.values(), key=lambda event: (event.depth, event.event_id)):
+        for event in in_order(fresh):
             missing = [prev for prev in event.prev_events if prev not in after]
             known = await self._db.read(lambda tx, missing=missing: events.many(tx, missing))  # type: ignore[misc]
             after.update({one: stored.after for one, stored in known.items() if stored.after is not None})
@@ -243,9 +248,9 @@ def _room_and_servers(tx: Transaction, room_id: str) -> tuple[Room, list[str]]:
 
 def place(stored: StoredEvent) -> Place:
     """Just after this event."""
-    return Place(stored.event.depth, events.tie_of(stored.event))
+    return Place(stored.depth, events.tie_of(stored.event))
 
 
 def before(stored: StoredEvent) -> Place:
     """Just before this event."""
-    return Place(stored.event.depth, events.tie_of(stored.event) - 1)
+    return Place(stored.depth, events.tie_of(stored.event) - 1)

@@ -48,7 +48,8 @@ class Placement:
     """Where an event goes.
 
     `before` is the snapshot of the state before it. `heads` are the room's forward extremities from now on and `current` the
-    current state that follows from them: None means "the state after this event". `backfilled` puts it at the old end.
+    current state that follows from them: None means "the state after this event". `backfilled` puts it at the old end. `depth`: see
+    `events.effective_depth`.
     """
 
     before: int
@@ -56,6 +57,7 @@ class Placement:
     current: int | None = None
     standing: Standing = Standing.ACCEPTED
     backfilled: bool = False
+    depth: int | None = None
 
 
 class Persister:
@@ -115,6 +117,7 @@ class Persister:
         key: StateKey | None = (event.type, event.state_key) if event.state_key is not None else None
         takes_effect = key is not None and placement.standing is not Standing.REJECTED
         held = events.get(tx, event.event_id)
+        depth = events.effective_depth(tx, room.number, event, placement.depth)
         if held is None:
             key_number = None if key is None else state.key_number(tx, key)
             number = events.insert(
@@ -126,11 +129,18 @@ class Persister:
                 before=placement.before,
                 after=placement.before,
                 standing=placement.standing,
+                depth=depth,
             )
         else:
             number = held.number
             events.place(
-                tx, number, stream=stream, before=placement.before, after=placement.before, standing=placement.standing
+                tx,
+                number,
+                stream=stream,
+                before=placement.before,
+                after=placement.before,
+                standing=placement.standing,
+                depth=depth,
             )
         after = placement.before
         if takes_effect and key is not None:

@@ -54,7 +54,7 @@ class Task:
     """One event to place.
 
     `states` are those after prev events that are not held; `before` overrides what the graph says. `deliver`: the event is
-    ours to hand on; `backfilled`: it goes to the old end of the timeline and changes nothing now.
+    ours to hand on; `backfilled`: it goes to the old end of the timeline and changes nothing now. `depth`: see `events.effective_depth`.
     """
 
     room: int
@@ -63,6 +63,7 @@ class Task:
     before: State | None = None
     deliver: bool = False
     backfilled: bool = False
+    depth: int | None = None
 
 
 class Placer:
@@ -176,6 +177,7 @@ class Placer:
             current=None if plan.current is None else _written(tx, room.number, plan.current),
             standing=standing_of(plan.verdict),
             backfilled=task.backfilled,
+            depth=task.depth,
         )
         self._persister.persist(tx, room, event, placement, deliver=task.deliver)
         if not isinstance(plan.verdict, Accepted):

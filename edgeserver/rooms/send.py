@@ -132,7 +132,7 @@ class Composer:
     ) -> tuple[Event, tuple[str, ...]]:
         """A signed event after the room's heads, not yet authorised or written; and the heads that it cites."""
         assert room.snapshot is not None
-        heads = events.depths(tx, room.heads)
+        heads = events.stated_depths(tx, room.heads)
         cited = tuple(sorted(heads, key=lambda head: -heads[head])[:MAX_PREV_EVENTS])
         wanted = auth_types_for(room.rules, event_type, state_key, sender, content)
         numbers = list(state.lookup_many(tx, room.snapshot, wanted).values())

@@ -33,7 +33,7 @@ class StoredEvent:
     """An event with its place here.
 
     `number` is its numeric id; `stream` its place in the timeline (None: it has none); `before` and `after` are state snapshots
-    (None for an outlier: an event held only as somebody's auth event or state).
+    (None for an outlier: an event held only as somebody's auth event or state). `depth` orders the timeline: see `effective_depth`.
     """
 
     number: int
@@ -44,6 +44,7 @@ class StoredEvent:
     after: int | None
     standing: Standing
     redacted_by: str | None
+    depth: int
 
     @property
     def is_outlier(self) -> bool:
@@ -51,16 +52,16 @@ class StoredEvent:
 
 
 _COLUMNS = (
-    "e.event, e.event_id, e.room, r.version, e.stream, e.before, e.after, e.verdict, e.redacted_by, e.pdu"
+    "e.event, e.event_id, e.room, r.version, e.stream, e.before, e.after, e.verdict, e.redacted_by, e.depth, e.pdu"
     " FROM events e JOIN rooms r ON r.room = e.room"
 )
 _CHUNK = 500
 
 
 def _load(row: tuple[Any, ...]) -> StoredEvent:
-    number, event_id, room, version, stream, before, after, standing, redacted_by, pdu = row
+    number, event_id, room, version, stream, before, after, standing, redacted_by, depth, pdu = row
     event = Event.from_pdu(orjson.loads(pdu), ROOM_VERSIONS[version], event_id=event_id)
-    return StoredEvent(number, room, event, stream, before, after, Standing(standing), redacted_by)
+    return StoredEvent(number, room, event, stream, before, after, Standing(standing), redacted_by, depth)
 
 
 def insert(
@@ -73,11 +74,15 @@ def insert(
     before: int | None,
     after: int | None,
     standing: Standing = Standing.ACCEPTED,
+    depth: int | None = None,
 ) -> int:
-    """Stores an event that is not held yet; returns its numeric id."""
+    """Stores an event that is not held yet; returns its numeric id. `depth` (None: as the event states it) orders the timeline."""
     return tx.insert(
         "INSERT INTO events (event_id, room, stream, depth, tie, key, before, after, verdict, pdu) VALUES (?,?,?,?,?,?,?,?,?,?)",
-        (event.event_id, room, stream, event.depth, tie_of(event), key, before, after, int(standing), encode(event.pdu)),
+        (
+            *(event.event_id, room, stream, event.depth if depth is None else depth, tie_of(event)),
+            *(key, before, after, int(standing), encode(event.pdu)),
+        ),
     )
 
 
@@ -95,11 +100,12 @@ def place(
     before: int | None,
     after: int | None,
     standing: Standing,
+    depth: int,
 ) -> None:
     """Gives an outlier its place, now that the state before it is known."""
     tx.execute(
-        "UPDATE events SET stream = ?, before = ?, after = ?, verdict = ? WHERE event = ?",
-        (stream, before, after, int(standing), number),
+        "UPDATE events SET stream = ?, before = ?, after = ?, verdict = ?, depth = ? WHERE event = ?",
+        (stream, before, after, int(standing), depth, number),
     )
 
 
@@ -154,10 +160,11 @@ def held(tx: Transaction, event_ids: Iterable[str]) -> dict[str, bool]:
     return found
 
 
-def depths(tx: Transaction, event_ids: Sequence[str]) -> dict[str, int]:
-    """The depths of those of the ids that are held."""
+def stated_depths(tx: Transaction, event_ids: Sequence[str]) -> dict[str, int]:
+    """The depths that those of the events state which are held: what a new event after them states one more than."""
     marks = ",".join("?" * len(event_ids))
-    return dict(tx.all(f"SELECT event_id, depth FROM events WHERE event_id IN ({marks})", event_ids))
+    rows = tx.all(f"SELECT event_id, pdu FROM events WHERE event_id IN ({marks})", event_ids)
+    return {event_id: int(orjson.loads(pdu)["depth"]) for event_id, pdu in rows}
 
 
 def auth_edges(tx: Transaction, event_id: str) -> tuple[str, ...]:
@@ -223,6 +230,25 @@ def tie_of(event: Event) -> int:
     """Orders events of the same depth alike on every box: by the time that their senders state, then by their ids."""
     stated = min(max(event.origin_server_ts, 0), 2**42 - 1)
     return stated << 20 | int.from_bytes(sha256(event.event_id.encode()).digest()[:3], "big") >> 4
+
+
+def effective_depth(tx: Transaction, room: int, event: Event, lowest: int | None = None) -> int:
+    """The depth by which an event that gets its place now is ordered: one more than that of any event before it.
+
+    What an event states of its depth is its sender's word and may be anything, so it counts only where none of the events before it
+    is held: and then it is less than that of the events after it, if any are. Whatever one event states, the rest of the timeline
+    keeps its order, and boxes that hold the same events page alike. `lowest` (None: as stated) takes the place of the stated depth
+    where more is known of what comes before.
+    """
+    marks = ",".join("?" * len(event.prev_events))
+    row = tx.one(f"SELECT max(depth) FROM events WHERE event_id IN ({marks}) AND before IS NOT NULL", event.prev_events)
+    if row is not None and row[0] is not None:
+        return int(row[0]) + 1
+    stated = event.depth if lowest is None else lowest
+    row = tx.one(
+        "SELECT min(e.depth) FROM gaps g JOIN events e ON e.event = g.event WHERE g.room = ? AND g.missing = ?", (room, event.event_id)
+    )
+    return stated if row is None or row[0] is None else min(stated, int(row[0]) - 1)
 
 
 def page_backwards(tx: Transaction, room: int, before: Place, limit: int, upto: int) -> list[StoredEvent]:
