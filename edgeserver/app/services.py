@@ -29,6 +29,7 @@ from edgeserver.rooms.create import RoomCreator
 from edgeserver.rooms.directory import Directory, PublicRooms
 from edgeserver.rooms.history import History
 from edgeserver.rooms.importing import Importer
+from edgeserver.rooms.late import LateEvents
 from edgeserver.rooms.membership import Memberships
 from edgeserver.rooms.persist import Persister
 from edgeserver.rooms.placing import Placer
@@ -255,6 +256,7 @@ class In:
     """Answering other servers, and sending to them."""
 
     inbound: Inbound
+    late: LateEvents
     history: FederationHistory
     resident: Resident
     invites: Invites
@@ -287,8 +289,14 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -
         ways_to=peers.ways_to,
     )
     peers.on_return(sender.route_returned)
+    late = LateEvents(ground.db, rooms.receiver, out.source, ground.server_name, ground.now_ms)
+    peers.on_return(late.heard_from)
+    edus = Edus(ground.db, handlers)
     return In(
-        Inbound(ground.db, rooms.receiver, Edus(ground.db, handlers), invites, joining=out.joining, now_ms=ground.now_ms),
+        Inbound(
+            ground.db, rooms.receiver, edus, invites, late, joining=out.joining, now_ms=ground.now_ms, background=ground.nursery
+        ),
+        late,
         FederationHistory(ground.db),
         Resident(ground.db, rooms.composer, rooms.placer, rooms.receiver, server_name=ground.server_name, key=ground.key),
         invites,

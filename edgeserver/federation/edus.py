@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.federation import acl
@@ -95,7 +96,7 @@ class Edus:
     async def _receipt(self, origin: str, content: dict[str, Any]) -> None:
         if self._handlers.receipts is None:
             return
-        found = list(_receipts(content, origin))[:MAX_UPDATES]
+        found = list(islice(_receipts(content, origin), MAX_UPDATES))
         joined = await self._joined(origin, [(one.room_id, one.user_id) for one in found])
         kept = [one for one in found if (one.room_id, one.user_id) in joined]
         if kept:

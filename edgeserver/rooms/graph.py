@@ -1,4 +1,4 @@
-"""The order of events that were fetched together: by what they name as their prev events, never by the depths that they state."""
+"""The order of events that came together: by what they name as their prev events, never by the depths that they state."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ if TYPE_CHECKING:
 
 
 def in_order(found: Mapping[str, Event]) -> list[Event]:
-    """The events, each after those of them that it names before it; beside each other, by stated depth and id.
+    """The events, each after those of them that it names before it; beside each other, in the order given.
 
     Those of a circle, which only chosen ids (room versions 1 and 2) can make, come last.
     """
-    waits = {event_id: {prev for prev in event.prev_events if prev in found and prev != event_id} for event_id, event in found.items()}
+    place = {event_id: index for index, event_id in enumerate(found)}
+    waits = {event_id: {prev for prev in event.prev_events if prev in found} for event_id, event in found.items()}
     followers: dict[str, list[str]] = {}
     for event_id, prevs in waits.items():
         for prev in prevs:
             followers.setdefault(prev, []).append(event_id)
-    ready = [(found[event_id].depth, event_id) for event_id, prevs in waits.items() if not prevs]
+    ready = [(place[event_id], event_id) for event_id, prevs in waits.items() if not prevs]
     heapify(ready)
     ordered: list[Event] = []
     while ready:
@@ -30,12 +31,8 @@ def in_order(found: Mapping[str, Event]) -> list[Event]:
         for follower in followers.get(event_id, ()):
             waits[follower].discard(event_id)
             if not waits[follower]:
-                heappush(ready, (found[follower].depth, follower))
-    if len(ordered) < len(found):
-        done = {event.event_id for event in ordered}
-        circle = [event for event_id, event in found.items() if event_id not in done]
-        ordered += sorted(circle, key=lambda event: (event.depth, event.event_id))
-    return ordered
+                heappush(ready, (place[follower], follower))
+    return ordered + [event for event_id, event in found.items() if waits[event_id]]
 
 
 def least_depths(ordered: Sequence[Event]) -> dict[str, int]:

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix import errors, visibility
 from edgeserver.rooms.graph import in_order, least_depths
+from edgeserver.rooms.missing import SourceFailed
 from edgeserver.rooms.placing import Task
-from edgeserver.rooms.receive import SourceFailed
 from edgeserver.rooms.tokens import parse
 from edgeserver.store import events, rooms, state
 from edgeserver.store.events import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from edgeserver.matrix.event import Event
+    from edgeserver.rooms.missing import EventSource
     from edgeserver.rooms.placing import Placer
-    from edgeserver.rooms.receive import EventSource, Receiver
+    from edgeserver.rooms.receive import Receiver
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.events import StoredEvent
     from edgeserver.store.rooms import Membership, Room
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 MAX_PAGE = 1000
 FAR = 2**62
 BACKFILL_SERVERS = 3
+MAX_BACKFILL = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,19 +190,20 @@ class History:
         room, servers = await self._db.read(lambda tx: _room_and_servers(tx, room_id))
         for server in [name for name in servers if name != self._server_name][:BACKFILL_SERVERS]:
             try:
-                pdus = await self._source.backfill(server, room_id, list(from_ids), min(limit, 100))
-                if await self._take_in(server, room, pdus):
+                pdus = await self._source.backfill(server, room_id, list(from_ids), min(limit, MAX_BACKFILL))
+                if await self._take_in(server, room, from_ids, pdus[:MAX_BACKFILL]):
                     return True
             except SourceFailed as error:
                 log.info("%s did not give history of %s: %s", server, room_id, error)
         return False
 
-    async def _take_in(self, server: str, room: Room, pdus: Sequence[dict[str, Any]]) -> bool:
+    async def _take_in(self, server: str, room: Room, from_ids: Sequence[str], pdus: Sequence[dict[str, Any]]) -> bool:
         """Stores old events, newest first so that each gets a lower stream position than what comes after it."""
-        got = await self._receiver.opened(pdus, room.room_id, room.rules)
-        placed = await self._db.read(lambda tx: events.held(tx, got))
-        fresh = {event_id: event for event_id, event in got.items() if not placed.get(event_id)}
-        await self._receiver.complete_auth(server, room.room_id, room.number, room.rules, fresh.values())
+        got = await self._receiver.opened(pdus, room.room_id, room.rules, server)
+        placed, starts = await self._db.read(lambda tx: (events.held(tx, got), events.many(tx, from_ids)))
+        before = _leading_to(got, [prev for stored in starts.values() for prev in stored.event.prev_events])
+        fresh = {event_id: got[event_id] for event_id in before if not placed.get(event_id)}
+        await self._receiver.missing.complete_auth(server, room.room_id, room.number, room.rules, fresh.values())
         befores = await self._states_before(server, room, fresh)
         ordered = in_order(fresh)
         least = least_depths(ordered)
@@ -218,7 +221,7 @@ class History:
         for event in in_order(fresh):
             missing = [prev for prev in event.prev_events if prev not in after]
             known = await self._db.read(lambda tx, missing=missing: events.many(tx, missing))  # type: ignore[misc]
-            after.update({one: stored.after for one, stored in known.items() if stored.after is not None})
+            after.update({one: stored.after for one, stored in known.items() if stored.after is not None and stored.room == room.number})
             if all(prev in after for prev in event.prev_events) and event.prev_events:
                 states = [after[prev] for prev in event.prev_events]
                 before = await self._db.read(
@@ -227,7 +230,7 @@ class History:
             elif event.type == "m.room.create":
                 before = await self._db.write(lambda tx: state.root(tx, room.number, {}))
             else:
-                before = await self._receiver.state_before_from(server, room, event.event_id)
+                before = await self._receiver.missing.state_before(server, room, event.event_id)
             befores[event.event_id] = before
             after[event.event_id] = before
             if event.state_key is not None:
@@ -237,6 +240,18 @@ class History:
                     key = (event.type, event.state_key)
                     after[event.event_id] = state_at.with_event(before, key, stored.number)
         return befores
+
+
+def _leading_to(got: Mapping[str, Event], starts: Sequence[str]) -> list[str]:
+    """Those of the events that are among the starts or come before them: what was asked for, and nothing made up beside it."""
+    found: dict[str, None] = {}
+    wanted = list(starts)
+    while wanted:
+        event_id = wanted.pop()
+        if event_id in got and event_id not in found:
+            found[event_id] = None
+            wanted += got[event_id].prev_events
+    return list(found)
 
 
 def _room_and_servers(tx: Transaction, room_id: str) -> tuple[Room, list[str]]:

@@ -85,6 +85,28 @@ class Placer:
         except NeedsResolution:
             return await self._place_resolved(task)
 
+    async def place_in_order(self, tasks: Sequence[Task]) -> list[Verdict]:
+        """`place` for each, in this order, in as few writes as can be: one, unless branches with different states meet."""
+        verdicts: list[Verdict] = []
+        while len(verdicts) < len(tasks):
+            rest = tasks[len(verdicts) :]
+            done = await self._db.write(lambda tx, rest=rest: self._place_some(tx, rest))  # type: ignore[misc]
+            verdicts += done
+            if len(done) < len(rest):
+                verdicts.append(await self._place_resolved(rest[len(done)]))
+        return verdicts
+
+    def _place_some(self, tx: Transaction, tasks: Sequence[Task]) -> list[Verdict]:
+        """Places tasks up to the first that needs a resolution."""
+        verdicts: list[Verdict] = []
+        for task in tasks:
+            try:
+                plan = self._plan(tx, task, may_resolve=False)
+            except NeedsResolution:
+                break
+            verdicts.append(self._carry_out(tx, task, plan))
+        return verdicts
+
     async def _place_resolved(self, task: Task) -> Verdict:
         if task.event.state_key is not None:
             await self.store_outliers(task.room, {task.event.event_id: task.event})  # resolution wants its number
@@ -114,7 +136,7 @@ class Placer:
         before = task.before
         if before is None:
             known = events.many(tx, event.prev_events)
-            after = [stored.after for stored in known.values() if stored.after is not None]
+            after = [stored.after for stored in known.values() if stored.after is not None and stored.room == task.room]
             before = state_at.resolved(tx, room.rules, [*after, *task.states], may_resolve=may_resolve)
         verdict = self._judge(tx, room, task, before)
         if task.backfilled or not isinstance(verdict, Accepted):

@@ -160,6 +160,29 @@ def held(tx: Transaction, event_ids: Iterable[str]) -> dict[str, bool]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """What is known of a held event without reading it; `placed`: the state before it is known."""
+
+    room: int
+    placed: bool
+    standing: Standing
+
+
+def whereabouts(tx: Transaction, event_ids: Iterable[str]) -> dict[str, Whereabouts]:
+    """Those of the ids that are held, in whatever room."""
+    found: dict[str, Whereabouts] = {}
+    wanted = list(dict.fromkeys(event_ids))
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        marks = ",".join("?" * len(part))
+        for event_id, room, before, verdict in tx.all(
+            f"SELECT event_id, room, before, verdict FROM events WHERE event_id IN ({marks})", part
+        ):
+            found[event_id] = Whereabouts(room, before is not None, Standing(verdict))
+    return found
+
+
 def stated_depths(tx: Transaction, event_ids: Sequence[str]) -> dict[str, int]:
     """The depths that those of the events state which are held: what a new event after them states one more than."""
     marks = ",".join("?" * len(event_ids))
@@ -241,7 +264,9 @@ def effective_depth(tx: Transaction, room: int, event: Event, lowest: int | None
     where more is known of what comes before.
     """
     marks = ",".join("?" * len(event.prev_events))
-    row = tx.one(f"SELECT max(depth) FROM events WHERE event_id IN ({marks}) AND before IS NOT NULL", event.prev_events)
+    row = tx.one(
+        f"SELECT max(depth) FROM events WHERE event_id IN ({marks}) AND room = ? AND before IS NOT NULL", (*event.prev_events, room)
+    )
     if row is not None and row[0] is not None:
         return int(row[0]) + 1
     stated = event.depth if lowest is None else lowest

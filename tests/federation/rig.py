@@ -42,6 +42,7 @@ from edgeserver.federation.turns import Turns
 from edgeserver.matrix.signatures import SigningKey
 from edgeserver.rooms.create import RoomCreator, parse
 from edgeserver.rooms.importing import Importer
+from edgeserver.rooms.late import LateEvents
 from edgeserver.rooms.membership import Memberships
 from edgeserver.rooms.persist import Persister
 from edgeserver.rooms.placing import Placer
@@ -145,7 +146,9 @@ class Server:
         resident = Resident(self.db, self.composer, self.placer, self.receiver, server_name=self.name, key=self.key)
         self.invites = Invites(self.db, self.importer, self.receiver, self._may_invite, server_name=self.name, key=self.key)
         handlers = EduHandlers(typing=self._typing, receipts=self._receipts, direct_to_device=self._to_device)
-        self.inbound = Inbound(self.db, self.receiver, Edus(self.db, handlers), self.invites, joining=joining, now_ms=self.now_ms)
+        self.late = LateEvents(self.db, self.receiver, FederationSource(self.calls), self.name, self.now_ms)
+        edus = Edus(self.db, handlers)
+        self.inbound = Inbound(self.db, self.receiver, edus, self.invites, self.late, joining=joining, now_ms=self.now_ms)
         guard = ServerGuard(self.name, self.keyring.key, self.sender.heard_from)
         notary = Notary(self.db, self.keyring, server_name=self.name, now_ms=self.now_ms)
         routes = [

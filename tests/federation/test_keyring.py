@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ class Answers:
         self.known: dict[str, tuple[dict[str, Any], bool]] = {}
         self.asked: list[set[str]] = []
 
-    async def fetch(self, servers: Iterable[str]) -> dict[str, tuple[KeyResponse, bool]]:
+    async def fetch(
+        self, servers: Iterable[str], *, witnesses: Sequence[str] = (), hurried: bool = False
+    ) -> dict[str, tuple[KeyResponse, bool]]:
         wanted = set(servers)
         self.asked.append(wanted)
         await trio.sleep(0.1)

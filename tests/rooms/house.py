@@ -12,15 +12,16 @@ from edgeserver.matrix.draft import complete, countersign
 from edgeserver.matrix.event import Event
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.signatures import SigningKey
-from edgeserver.matrix.verdicts import Accepted, Verdict
+from edgeserver.matrix.verdicts import Accepted, Dropped, Verdict
 from edgeserver.rooms.create import NewRoom, RoomCreator
 from edgeserver.rooms.directory import Directory, PublicRooms
 from edgeserver.rooms.history import History
 from edgeserver.rooms.importing import Importer
 from edgeserver.rooms.membership import Memberships
+from edgeserver.rooms.missing import SourceFailed
 from edgeserver.rooms.persist import PersistedEvent, Persister
 from edgeserver.rooms.placing import Placer, Task
-from edgeserver.rooms.receive import Receiver, SourceFailed
+from edgeserver.rooms.receive import Receiver
 from edgeserver.rooms.send import Composer
 from edgeserver.store import events, rooms, state
 from edgeserver.store.database import Database, Transaction, open_database
@@ -85,9 +86,11 @@ class House:
         self.rooms_made += 1
         return f"room{self.rooms_made}"
 
-    async def verify(self, found: Sequence[Event]) -> list[str | None]:
+    async def verify(
+        self, found: Sequence[Event], *, told_by: str | None = None, witnesses: Sequence[str] = ()
+    ) -> list[Dropped | None]:
         """See `rooms.receive.Verifier`."""
-        return ["forged" if event.event_id in self.forged else None for event in found]
+        return [Dropped("forged") if event.event_id in self.forged else None for event in found]
 
     # Doing things in one line
 
