@@ -183,16 +183,13 @@ class Keyring:
         """A verdict on signatures: final, or only for want of keys that their owners, out of reach now, may give another time."""
         for required in pdu_checks.required_signatures(event):
             lacking = [key_id for key_id in required.key_ids if (required.server_name, key_id) not in keys]
-            if lacking and len(lacking) == len(required.key_ids) and not self._has_answered(required.server_name):
+            if lacking and len(lacking) == len(required.key_ids) and not self._has_no_more(required.server_name):
                 return Unready(f"no key of {required.server_name} could be had")
         return verdict
 
-    def _has_answered(self, server_name: str) -> bool:
-        """Whether all is known that the server has to say of its keys, so that a key that is not known is none."""
-        if server_name == self._server_name or server_names.key_of(server_name) is not None or not server_names.is_valid(server_name):
-            return True
-        failures, until = self._pause.get(server_name, (1, 0.0))
-        return failures == 0 and trio.current_time() <= until
+    def _has_no_more(self, server_name: str) -> bool:
+        """Whether all is known that there ever will be of the server's keys. Of others a key may be too new to be known yet."""
+        return server_name == self._server_name or server_names.key_of(server_name) is not None or not server_names.is_valid(server_name)
 
     # Finding
 

@@ -119,7 +119,7 @@ class Receiver:
             else:
                 verified[event.event_id] = result
         await self._take_in_order(work, in_order(verified))
-        return work.verdicts
+        return {event_id: work.verdicts[event_id] for event_id in given}
 
     async def checked(
         self, found: Sequence[Event], *, told_by: str | None = None, witnesses: Sequence[str] = ()
