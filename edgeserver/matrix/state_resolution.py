@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from typing import TYPE_CHECKING
+from collections import ChainMap
+from typing import TYPE_CHECKING, cast
 
 from edgeserver.matrix.auth import check
 from edgeserver.matrix.auth_chains import auth_difference, conflicted_subgraph
@@ -18,7 +19,7 @@ from edgeserver.matrix.room_versions import StateResolution
 from edgeserver.matrix.verdicts import Accepted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping, Sequence
 
     from edgeserver.matrix.auth_events import StateKey
     from edgeserver.matrix.event import Event
@@ -51,7 +52,28 @@ def resolve(
         from edgeserver.matrix.state_resolution_v1 import resolve_v1  # few rooms are left of this version
 
         return resolve_v1(state_maps, fetch)
-    return _Resolution(rules, state_maps, fetch, rejected, auth_edges).resolve()
+    unconflicted, conflicted = separate(state_maps)
+    return unconflicted | _Resolution(rules, unconflicted, conflicted, fetch, rejected, auth_edges, None).resolve()
+
+
+def resolve_conflict(
+    rules: RoomVersion,
+    conflicted: Sequence[StateMap],
+    unconflicted: StateMap,
+    fetch: Fetch,
+    *,
+    rejected: Container[str] = (),
+    auth_edges: Callable[[str], Iterable[str]],
+    unconflicted_chain: Callable[[set[str]], set[str]],
+) -> dict[StateKey, str]:
+    """`resolve` for who knows already where the states differ: what the conflicted keys resolve to.
+
+    `conflicted` has each state's part under those keys. Of `unconflicted` single keys are looked up, so that it need not
+    be in memory; `unconflicted_chain` gives those of some ids that are in the auth chain of any of its events. Not for
+    room versions whose resolution is version 1.
+    """
+    sets = [set(state.values()) for state in conflicted]
+    return _Resolution(rules, unconflicted, sets, fetch, rejected, auth_edges, unconflicted_chain).resolve()
 
 
 def separate(state_maps: Sequence[StateMap]) -> tuple[dict[StateKey, str], list[set[str]]]:
@@ -70,21 +92,24 @@ class _Resolution:
     def __init__(
         self,
         rules: RoomVersion,
-        state_maps: Sequence[StateMap],
+        unconflicted: StateMap,
+        conflicted: Sequence[set[str]],
         fetch: Fetch,
         rejected: Container[str],
         auth_edges: Callable[[str], Iterable[str]] | None,
+        unconflicted_chain: Callable[[set[str]], set[str]] | None,
     ) -> None:
         self._rules = rules
         self._fetch = fetch
         self._rejected = rejected
         self._auth_edges = self._edges_of_event if auth_edges is None else auth_edges
+        self._unconflicted_chain = self._walk_unconflicted if unconflicted_chain is None else unconflicted_chain
         self._known: dict[str, Event | None] = {}
         self._levels: dict[tuple[Event | None, Event | None], PowerLevels] = {}
-        self._unconflicted, self._conflicted = separate(state_maps)
+        self._unconflicted, self._conflicted = unconflicted, conflicted
 
     def resolve(self) -> dict[StateKey, str]:
-        """The algorithm's five steps."""
+        """The algorithm's five steps; what it gives for the conflicted keys."""
         full = self._full_conflicted_set()
         create = self._create_named_by_room(full)
         # Step 1: the power events and what authorises them, in reverse topological power ordering
@@ -92,7 +117,8 @@ class _Resolution:
         ordered = self._reverse_topological_power_order(power_events, create)
         # Step 2: iterative auth checks, from the unconflicted state map (v2) or from nothing (v2.1)
         from_nothing = self._rules.state_resolution is StateResolution.V2_1
-        state = {} if from_nothing else dict(self._unconflicted)
+        decided: dict[StateKey, str] = {}
+        state = decided if from_nothing else ChainMap(decided, cast("dict[StateKey, str]", self._unconflicted))
         self._iterative_auth_checks(ordered, state, create)
         # Step 3: the remaining events in mainline ordering
         remaining = [event for event_id, event in full.items() if event_id not in power_events]
@@ -100,8 +126,7 @@ class _Resolution:
         # Step 4: iterative auth checks on those
         self._iterative_auth_checks(ordered, state, create)
         # Step 5: the unconflicted state stands
-        state.update(self._unconflicted)
-        return state
+        return {key: event_id for key, event_id in decided.items() if key not in self._unconflicted}
 
     def _event(self, event_id: str) -> Event | None:
         try:
@@ -114,9 +139,23 @@ class _Resolution:
         event = self._event(event_id)
         return () if event is None else event.auth_events
 
+    def _walk_unconflicted(self, wanted: set[str]) -> set[str]:
+        """Those of the wanted ids that are in the auth chain of the unconflicted state."""
+        found, seen = set[str](), set[str]()
+        pending = list(self._unconflicted.values())
+        while pending and found != wanted:
+            fresh = set(self._auth_edges(pending.pop())) - seen
+            seen |= fresh
+            found |= fresh & wanted
+            pending += fresh
+        return found
+
     def _full_conflicted_set(self) -> dict[str, Event]:
         conflicted = set().union(*self._conflicted)
-        full = conflicted | auth_difference(self._conflicted, self._unconflicted.values(), self._auth_edges)
+        difference = auth_difference(self._conflicted, (), self._auth_edges)
+        if difference:  # else the chain of what all states share, which can only take away from it, is of no interest
+            difference -= self._unconflicted_chain(difference)
+        full = conflicted | difference
         if self._rules.state_resolution is StateResolution.V2_1:
             full |= conflicted_subgraph(conflicted, self._auth_edges)
         found = ((event_id, self._event(event_id)) for event_id in full)
@@ -184,7 +223,7 @@ class _Resolution:
         found = (self._event(auth_id) for auth_id in event.auth_events)
         return {(e.type, e.state_key): e for e in found if e is not None and e.state_key is not None}
 
-    def _iterative_auth_checks(self, ordered: Iterable[Event], state: dict[StateKey, str], create: Event | None) -> None:
+    def _iterative_auth_checks(self, ordered: Iterable[Event], state: MutableMapping[StateKey, str], create: Event | None) -> None:
         """Add to `state` each event, in order, that it allows.
 
         Where the state has no event that an auth rule asks for, the one that the event cites stands in, if not

@@ -225,7 +225,7 @@ class History:
             if all(prev in after for prev in event.prev_events) and event.prev_events:
                 states = [after[prev] for prev in event.prev_events]
                 before = await self._db.read(
-                    lambda tx, states=states: state_at.resolved(tx, room.rules, states, may_resolve=True)  # type: ignore[misc]
+                    lambda tx, states=states: state_at.resolved(tx, room.rules, states)  # type: ignore[misc]
                 )
             elif event.type == "m.room.create":
                 before = await self._db.write(lambda tx: state.root(tx, room.number, {}))

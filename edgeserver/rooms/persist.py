@@ -48,8 +48,8 @@ class Placement:
     """Where an event goes.
 
     `before` is the snapshot of the state before it. `heads` are the room's forward extremities from now on and `current` the
-    current state that follows from them: None means "the state after this event". `backfilled` puts it at the old end. `depth`: see
-    `events.effective_depth`.
+    current state that follows from them: None means "the state after this event". `backfilled` puts it at the old end, as
+    no news. `depth`: see `events.effective_depth`.
     """
 
     before: int
@@ -75,17 +75,11 @@ class Persister:
         accepted = placement.standing is Standing.ACCEPTED
         stream = self._stream(tx, placement)
         number, after = self._write_event(tx, room, event, placement, stream)
-        events.close_gaps(tx, room.number, event.event_id)
-        if stream is not None:
-            placed = events.held(tx, event.prev_events)
-            missing = [event_id for event_id in event.prev_events if not placed.get(event_id)]
-            events.note_gaps(tx, room.number, number, missing)
+        self._gaps(tx, room.number, event, number, is_shown=stream is not None)
         old_servers = _concerned(tx, room.number, event) if deliver else []
-        current = room.snapshot
-        if accepted and not placement.backfilled:
-            current = after if placement.current is None else placement.current
+        current = after if placement.current is None else placement.current
+        if (placement.heads, current) != (room.heads, room.snapshot):
             rooms.move(tx, room.number, placement.heads, current)
-        assert current is not None  # a room has state before anything is written into its timeline
         local_before = rooms.local_members(tx, room.number)
         if current != room.snapshot:
             self.follow_state(tx, room.number, room.snapshot, current, stream)
@@ -101,9 +95,19 @@ class Persister:
         written = PersistedEvent(number, room, event, stream, current, members, is_news)
         for hook in self._hooks:
             hook(tx, written)
-        if is_news:
+        if is_news or current != room.snapshot:
             self._wake_after(tx, event, {*local_before, *members})
         return written
+
+    def _gaps(self, tx: Transaction, room: int, event: Event, number: int, *, is_shown: bool) -> None:
+        """Notes what is missing before an event of the timeline. What fails is not in it: what it cites is missing before those that
+        cite it.
+        """
+        citing = [number] if is_shown else events.naming(tx, room, event.event_id)
+        events.close_gaps(tx, room, event.event_id)
+        missing = events.behind(tx, event.prev_events).missing if citing else ()
+        for one in citing:
+            events.note_gaps(tx, room, one, missing)
 
     def _stream(self, tx: Transaction, placement: Placement) -> int | None:
         if placement.standing is not Standing.ACCEPTED:

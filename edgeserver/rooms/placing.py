@@ -1,12 +1,16 @@
 """Placing: an event whose references are complete is judged (checks 4 to 6 on receipt) and given its place in the room.
 
-Where branches with different states meet, the resolution is worked out on a reader and written only if the room has not moved on
-meanwhile; everything else is settled in the write transaction itself.
+Where branches with different states meet and the resolution takes long, it is worked out on a reader and written only if the room has
+not moved on meanwhile; everything else is settled in the write transaction itself.
+
+What holds of a room at any time: its heads are the accepted events that no accepted event comes after, and its current state is what the
+states after its heads resolve to. So an event that cites just the heads has the current state before it, on every server.
 """
 
 from __future__ import annotations
 
 import logging
+import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +18,7 @@ import trio
 
 from edgeserver.matrix import auth
 from edgeserver.matrix.auth_events import CREATE, auth_types_of
-from edgeserver.matrix.verdicts import ACCEPTED, Accepted, Rejected, SoftFailed
+from edgeserver.matrix.verdicts import ACCEPTED, Accepted, Dropped, Rejected, SoftFailed
 from edgeserver.rooms import state_at
 from edgeserver.rooms.persist import Placement
 from edgeserver.rooms.state_at import NeedsResolution, Resolved, State
@@ -34,13 +38,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+LOOKUPS_AT_ONCE = 300
+"""A resolution that looks at no more events than this is worked out in the write itself."""
+READ_RETRIES = 5
+"""So often a resolution worked out beforehand may come too late; then it is worked out in the write, whatever it costs."""
+
+
 class Stale(Exception):
     """The room has moved on between planning and writing: plan again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to write for one event, and the room as it was when that was worked out."""
+    """What to write for one event, and the room as it was when that was worked out.
+
+    `heads` are the forward extremities afterwards, `current` the state that follows from them: None for the state after the event.
+    """
 
     room: Room
     before: State
@@ -54,7 +67,8 @@ class Task:
     """One event to place.
 
     `states` are those after prev events that are not held; `before` overrides what the graph says. `deliver`: the event is
-    ours to hand on; `backfilled`: it goes to the old end of the timeline and changes nothing now. `depth`: see `events.effective_depth`.
+    ours to hand on; `backfilled`: it goes to the old end of the timeline and is no news to anybody. `depth`: see
+    `events.effective_depth`.
     """
 
     room: int
@@ -76,48 +90,77 @@ class Placer:
 
     async def place(self, task: Task) -> Verdict:
         """Checks 4 to 6 and the write. Every event that its task refers to is held by now."""
-
-        def at_once(tx: Transaction) -> Verdict:
-            return self._carry_out(tx, task, self._plan(tx, task, may_resolve=False))
-
         try:
-            return await self._db.write(at_once)
+            return await self._db.write(lambda tx: self._at_once(tx, task))
         except NeedsResolution:
             return await self._place_resolved(task)
 
-    async def place_in_order(self, tasks: Sequence[Task]) -> list[Verdict]:
-        """`place` for each, in this order, in as few writes as can be: one, unless branches with different states meet."""
+    async def place_all(self, tasks: Sequence[Task]) -> list[Verdict]:
+        """`place` for events of one room, in this order, in as few writes as can be: mostly one; the verdicts in the same order.
+
+        What a task refers to is held by now or among the tasks before it. An event that cannot be placed (a fault of ours,
+        or what it refers to could not be) is Dropped, and the others are placed all the same. Raises StoreError, and then
+        nothing of the failed write is kept.
+        """
         verdicts: list[Verdict] = []
         while len(verdicts) < len(tasks):
             rest = tasks[len(verdicts) :]
-            done = await self._db.write(lambda tx, rest=rest: self._place_some(tx, rest))  # type: ignore[misc]
-            verdicts += done
-            if len(done) < len(rest):
-                verdicts.append(await self._place_resolved(rest[len(done)]))
+            verdicts += await self._db.write(lambda tx, rest=rest: self._run_at_once(tx, rest))  # type: ignore[misc]
+            if len(verdicts) < len(tasks):
+                verdicts.append(await self.place(tasks[len(verdicts)]))
         return verdicts
 
-    def _place_some(self, tx: Transaction, tasks: Sequence[Task]) -> list[Verdict]:
-        """Places tasks up to the first that needs a resolution."""
+    def _run_at_once(self, tx: Transaction, tasks: Sequence[Task]) -> list[Verdict]:
+        """Places events up to the first whose state takes long to resolve."""
         verdicts: list[Verdict] = []
         for task in tasks:
             try:
-                plan = self._plan(tx, task, may_resolve=False)
+                with tx.part():
+                    verdicts.append(self._at_once(tx, task))
             except NeedsResolution:
                 break
-            verdicts.append(self._carry_out(tx, task, plan))
+            except sqlite3.DatabaseError:
+                raise
+            except Exception:
+                log.exception("placing %s in %s failed", task.event.event_id, task.event.room_id)
+                verdicts.append(Dropped("it could not be placed"))
         return verdicts
 
+    def _at_once(self, tx: Transaction, task: Task, most: int | None = LOOKUPS_AT_ONCE) -> Verdict:
+        if not self._is_complete(tx, task):
+            return Dropped("an event before it has no place here")
+        self._number(tx, task)
+        return self._carry_out(tx, task, self._plan(tx, task, most))
+
+    def _is_complete(self, tx: Transaction, task: Task) -> bool:
+        """Whether the state before it can be known."""
+        if task.before is not None:
+            return True
+        placed = events.afters(tx, task.room, task.event.prev_events)
+        return len(set(task.event.prev_events)) - len(placed) <= len(task.states)
+
+    def _number(self, tx: Transaction, task: Task) -> None:
+        """Stores a state event where branches meet without a place at first: resolution wants its number."""
+        event = task.event
+        if event.state_key is not None and not events.held(tx, [event.event_id]):
+            room = rooms.by_number(tx, task.room)
+            if not set(room.heads) <= set(event.prev_events):
+                self._persister.outlier(tx, room.number, event, standing_of(judge_by_auth_events(tx, event)))
+
     async def _place_resolved(self, task: Task) -> Verdict:
-        if task.event.state_key is not None:
-            await self.store_outliers(task.room, {task.event.event_id: task.event})  # resolution wants its number
+        """As `place`, with the resolution worked out on a reader, where it keeps nobody waiting."""
+        if not await self._db.read(lambda tx: self._is_complete(tx, task)):
+            return Dropped("an event before it has no place here")
         turn = self._turns.setdefault(task.room, trio.Lock())
         async with turn:
-            while True:
-                plan = await self._db.read(lambda tx: self._plan(tx, task, may_resolve=True))
+            await self._db.write(lambda tx: self._number(tx, task))
+            for _ in range(READ_RETRIES):
+                plan = await self._db.read(lambda tx: self._plan(tx, task, None))
                 try:
                     return await self._db.write(lambda tx, plan=plan: self._carry_out(tx, task, plan))  # type: ignore[misc]
                 except Stale:
                     continue
+            return await self._db.write(lambda tx: self._at_once(tx, task, None))
 
     async def store_outliers(self, room: int, found: Mapping[str, Event]) -> None:
         """Judges events by the events that they cite (check 4), in topological order, and stores them without a place."""
@@ -128,24 +171,29 @@ class Placer:
                 if not events.held(tx, [event.event_id]):
                     self._persister.outlier(tx, room, event, standing_of(judge_by_auth_events(tx, event)))
 
-        await self._db.write(run)
+        if ordered:
+            await self._db.write(run)
 
-    def _plan(self, tx: Transaction, task: Task, *, may_resolve: bool) -> Plan:
-        room, event = rooms.by_number(tx, task.room), task.event
+    def _plan(self, tx: Transaction, task: Task, most: int | None) -> Plan:
+        """`most`: see `state_at.resolved`."""
+        room = rooms.by_number(tx, task.room)
         assert room.snapshot is not None
         before = task.before
         if before is None:
-            known = events.many(tx, event.prev_events)
-            after = [stored.after for stored in known.values() if stored.after is not None and stored.room == task.room]
-            before = state_at.resolved(tx, room.rules, [*after, *task.states], may_resolve=may_resolve)
+            before = self._before(tx, room, task, most)
         verdict = self._judge(tx, room, task, before)
-        if task.backfilled or not isinstance(verdict, Accepted):
-            return Plan(room, before, room.heads, None, verdict)
-        others = tuple(head for head in room.heads if head not in event.prev_events)
-        if others and events.is_named(tx, room.number, event.event_id):  # something held comes after it already
-            return Plan(room, before, others, room.snapshot, verdict)
-        current = self._current(tx, room, event, before, others, may_resolve=may_resolve)
-        return Plan(room, before, (*others, event.event_id), current, verdict)
+        heads = self._heads(tx, room, task, verdict)
+        return Plan(room, before, heads, self._current(tx, room, task.event, before, heads, most), verdict)
+
+    def _before(self, tx: Transaction, room: Room, task: Task, most: int | None) -> State:
+        """The state before the event: those after its prev events, resolved."""
+        cited = set(task.event.prev_events)
+        assert room.snapshot is not None
+        if cited == set(room.heads):
+            return room.snapshot  # which is just that
+        after = events.afters(tx, room.number, cited)
+        given = task.states if len(after) < len(cited) else ()  # else what was missing has come meanwhile
+        return state_at.resolved(tx, room.rules, [*sorted(set(after.values())), *given], most=most)
 
     def _judge(self, tx: Transaction, room: Room, task: Task, before: State) -> Verdict:
         event = task.event
@@ -166,25 +214,46 @@ class Placer:
                 return SoftFailed(now.why)
         return ACCEPTED
 
+    def _heads(self, tx: Transaction, room: Room, task: Task, verdict: Verdict) -> tuple[str, ...]:
+        """The forward extremities with the event in the room: the accepted events that no accepted event comes after.
+
+        An event comes after what it cites, also through events that soft-failed or were rejected, which are no heads
+        themselves. If something accepted that is held comes after this very event (it fills a gap), so it does after what
+        this one cites, and this one is no head.
+        """
+        event = task.event
+        is_passed = task.backfilled or events.is_named(tx, room.number, event.event_id)
+        is_accepted = isinstance(verdict, Accepted)
+        if not is_accepted and not is_passed:
+            return room.heads
+        passed = events.behind(tx, event.prev_events).accepted
+        kept = tuple(head for head in room.heads if head not in passed)
+        if is_accepted and not is_passed:
+            return (*kept, event.event_id)
+        return kept or room.heads
+
     def _current(
-        self, tx: Transaction, room: Room, event: Event, before: State, others: Sequence[str], *, may_resolve: bool
+        self, tx: Transaction, room: Room, event: Event, before: State, heads: Sequence[str], most: int | None
     ) -> State | None:
-        """The current state with the event among the heads; None: the state after the event."""
-        if not others:
+        """The state that the heads resolve to; None: the state after the event."""
+        if set(heads) == set(room.heads):
+            return room.snapshot
+        is_head = event.event_id in heads
+        others = set(events.afters(tx, room.number, [head for head in heads if head != event.event_id]).values())
+        if is_head and not others:
             return None
-        after = [stored.after for stored in events.many(tx, others).values() if stored.after is not None]
-        if event.state_key is None:
-            if set(after) <= {before}:
+        if is_head and event.state_key is None:
+            if others == {before}:
                 return None
-            old = {stored.after for stored in events.many(tx, room.heads).values()}
-            if old == {*after, before}:
-                return room.snapshot
-            return state_at.resolved(tx, room.rules, [*after, before], may_resolve=may_resolve)
-        if not may_resolve:
-            raise NeedsResolution
-        number = events.numbers_by_id(tx, [event.event_id])[event.event_id]
-        ours = state_at.with_event(before, (event.type, event.state_key), number)
-        return state_at.resolved(tx, room.rules, [*after, ours], may_resolve=True)
+            if {*others, before} == set(events.afters(tx, room.number, room.heads).values()):
+                return room.snapshot  # the same states have been resolved already
+        ours: list[State] = []
+        if is_head and event.state_key is None:
+            ours = [before]
+        elif is_head and event.state_key is not None:
+            number = events.numbers_by_id(tx, [event.event_id])[event.event_id]
+            ours = [state_at.with_event(before, (event.type, event.state_key), number)]
+        return state_at.resolved(tx, room.rules, [*sorted(others), *ours], most=most)
 
     def _carry_out(self, tx: Transaction, task: Task, plan: Plan) -> Verdict:
         room, event = rooms.by_number(tx, task.room), task.event
@@ -228,19 +297,19 @@ def _cited(event: Event) -> list[str]:
     return list(event.auth_events)
 
 
-def topological(found: Mapping[str, Event]) -> list[Event]:
-    """The events, each after those of them that it cites. Cycles (only forged ids could make one) come last, in any order."""
+def topological(found: Mapping[str, Event], *, by_prev_events: bool = False) -> list[Event]:
+    """The events, each after those of them that it cites to be judged by, or with `by_prev_events` after those before it.
+
+    Cycles (only forged ids could make one) come last, in any order.
+    """
     ordered: dict[str, Event] = {}
     for start in found.values():
         stack = [start]
         entered: set[str] = set()
         while stack:
             event = stack[-1]
-            waiting = [
-                found[one]
-                for one in _cited(event)
-                if one in found and one not in ordered and one not in entered
-            ]
+            cited = event.prev_events if by_prev_events else _cited(event)
+            waiting = [found[one] for one in cited if one in found and one not in ordered and one not in entered]
             entered.add(event.event_id)
             if waiting:
                 stack.extend(waiting)

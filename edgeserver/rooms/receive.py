@@ -8,7 +8,6 @@ missing are placed in one write.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,8 +17,6 @@ from edgeserver.rooms.graph import in_order
 from edgeserver.rooms.missing import Allowance, Missing, SourceFailed
 from edgeserver.rooms.placing import Task, verdict_of
 from edgeserver.store import events, rooms
-from edgeserver.store.database import StoreError
-from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
     from edgeserver.rooms.placing import Placer
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.rooms import Room
-
-log = logging.getLogger(__name__)
 
 WITNESSES = 4
 """So many servers of a room are asked for keys that their owner does not give."""
@@ -162,18 +157,7 @@ class Receiver:
     async def _place_run(self, work: _Work, run: Sequence[Event]) -> None:
         if not run:
             return
-        try:
-            verdicts = await self._placer.place_in_order([Task(work.room.number, event) for event in run])
-        except StoreError:
-            raise
-        except Exception:
-            if len(run) == 1:
-                log.exception("placing %s of %s failed", run[0].event_id, work.origin)
-                work.verdicts[run[0].event_id] = Dropped("Internal server error.")
-                return
-            for event in run:  # one that trips over a fault of ours takes no other with it
-                await self._place_run(work, [event])
-            return
+        verdicts = await self._placer.place_all([Task(work.room.number, event) for event in run])
         for event, verdict in zip(run, verdicts, strict=True):
             work.note(event, verdict)
 
@@ -200,7 +184,7 @@ def _look_up(tx: Transaction, origin: str, room: Room, given: dict[str, Event]) 
         held = known.get(event_id)
         if event.room_id != room.room_id:
             work.verdicts[event_id] = Dropped("it is of another room")
-        elif held is not None and (held.placed or held.standing is not Standing.ACCEPTED):
+        elif held is not None and held.placed:
             stored = events.get(tx, event_id)
             assert stored is not None
             work.verdicts[event_id] = verdict_of(stored)

@@ -6,20 +6,23 @@ branches disagree on. Everything here only reads; `rooms/persist.py` writes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeserver.matrix.state_resolution import resolve
+from edgeserver.matrix.room_versions import StateResolution
+from edgeserver.matrix.state_resolution import resolve, resolve_conflict
 from edgeserver.store import events, state
 from edgeserver.store.events import Standing
+from edgeserver.store.state import StateKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
     from edgeserver.matrix.event import Event
     from edgeserver.matrix.room_versions import RoomVersion
     from edgeserver.store.database import Transaction
-    from edgeserver.store.state import StateKey
 
 
 class NeedsResolution(Exception):
@@ -44,15 +47,11 @@ State = int | Resolved
 
 def numbers(tx: Transaction, at: State, keys: Iterable[StateKey]) -> dict[StateKey, int]:
     """The numbers of the events under those of the keys that the state has."""
-    found: dict[StateKey, int] = {}
-    for key in keys:
-        if isinstance(at, Resolved):
-            number = at.changes[key] if key in at.changes else state.lookup(tx, at.parent, key)
-        else:
-            number = state.lookup(tx, at, key)
-        if number is not None:
-            found[key] = number
-    return found
+    if not isinstance(at, Resolved):
+        return state.lookup_many(tx, at, keys)
+    wanted = list(keys)
+    found = state.lookup_many(tx, at.parent, [key for key in wanted if key not in at.changes])
+    return found | {key: number for key in wanted if (number := at.changes.get(key)) is not None}
 
 
 def events_at(tx: Transaction, at: State, keys: Iterable[StateKey]) -> dict[StateKey, Event]:
@@ -76,32 +75,141 @@ def whole_ids(tx: Transaction, at: State) -> dict[StateKey, str]:
     return found
 
 
-def resolved(tx: Transaction, rules: RoomVersion, states: Sequence[State], *, may_resolve: bool) -> State:
-    """One state out of several (server-server API, "State resolution").
+def resolved(tx: Transaction, rules: RoomVersion, states: Sequence[State], *, most: int | None = None) -> State:
+    """One state out of several, at least one (server-server API, "State resolution").
 
-    Raises `NeedsResolution` if they differ and `may_resolve` is False.
+    Costs what the states disagree on and what authorises that, whatever the room's size. `most` bounds how many events are
+    looked up: `NeedsResolution` is raised where that is not enough. 0: unless they are the same.
     """
-    distinct = list(dict.fromkeys(one for one in states if not isinstance(one, Resolved)))
-    unwritten = [one for one in states if isinstance(one, Resolved)]
-    if not unwritten and len(distinct) == 1:
+    distinct = list(dict.fromkeys(states))
+    if len(distinct) == 1:
         return distinct[0]
-    if not may_resolve:
+    if most == 0:
         raise NeedsResolution
-    every: list[State] = [*distinct, *unwritten]
-    maps = [whole_ids(tx, one) for one in every]
-    cache: dict[str, Event | None] = {}
-    rejected: set[str] = set()
+    keys, found = _conflicts(tx, distinct)
+    if not keys:
+        return distinct[0]
+    if rules.state_resolution is StateResolution.V1:
+        return _resolved_whole(tx, rules, distinct)
+    ids = events.ids_by_number(tx, {number for one in found for number in one.values()})
+    look = _Lookups(tx, most)
+    conflicted = [{key: ids[number] for key, number in one.items()} for one in found]
+    outcome = resolve_conflict(
+        rules,
+        conflicted,
+        _Unconflicted(look, distinct[0], keys),
+        look.event,
+        rejected=look.rejected,
+        auth_edges=look.auth_edges,
+        unconflicted_chain=lambda wanted: _unconflicted_chain(tx, distinct[0], keys, wanted),
+    )
+    number_of = events.numbers_by_id(tx, outcome.values())
+    wanted = {key: number_of[event_id] for key, event_id in outcome.items()}
+    return _nearest_of(distinct, found, keys, wanted)
 
-    def fetch(event_id: str) -> Event | None:
-        if event_id not in cache:
-            stored = events.get(tx, event_id)
-            cache[event_id] = None if stored is None else stored.event
+
+def _conflicts(tx: Transaction, states: Sequence[State]) -> tuple[set[StateKey], list[dict[StateKey, int]]]:
+    """The keys under which the states differ, and what each has there."""
+    changes = [one.changes if isinstance(one, Resolved) else {} for one in states]
+    parents = [one.parent if isinstance(one, Resolved) else one for one in states]
+    keys, parts = state.conflicts(tx, parents, {key for one in changes for key in one})
+    found: list[dict[StateKey, int]] = []
+    for part, changed in zip(parts, changes, strict=True):
+        over: dict[StateKey, int | None] = {**part, **changed}
+        found.append({key: number for key, number in over.items() if number is not None})
+    keys = {key for key in keys if any(one.get(key) != found[0].get(key) for one in found)}
+    return keys, [{key: number for key, number in one.items() if key in keys} for one in found]
+
+
+def _nearest_of(
+    states: Sequence[State], found: Sequence[Mapping[StateKey, int]], keys: Iterable[StateKey], wanted: Mapping[StateKey, int]
+) -> State:
+    """The outcome, expressed by that one of the states which differs least from it; `found` is what each has under the keys."""
+    best: Resolved | None = None
+    for one, have in zip(states, found, strict=True):
+        changes: dict[StateKey, int | None] = {key: wanted.get(key) for key in keys if have.get(key) != wanted.get(key)}
+        if not changes:
+            return one
+        if isinstance(one, Resolved):
+            changes = {**one.changes, **changes}
+        if best is None or len(changes) < len(best.changes):
+            best = Resolved(one.parent if isinstance(one, Resolved) else one, changes)
+    assert best is not None
+    return best
+
+
+def _resolved_whole(tx: Transaction, rules: RoomVersion, states: Sequence[State]) -> State:
+    """For rooms of version 1, whose resolution looks at all of the state."""
+    look = _Lookups(tx, None)
+    answer = resolve(rules, [whole_ids(tx, one) for one in states], look.event, rejected=look.rejected)
+    return nearest(tx, answer, [one.parent if isinstance(one, Resolved) else one for one in states])
+
+
+class _Lookups:
+    """What one resolution has read, and how much it still may."""
+
+    def __init__(self, tx: Transaction, most: int | None) -> None:
+        self.tx = tx
+        self.rejected: set[str] = set()
+        self._left = most
+        self._events: dict[str, Event | None] = {}
+        self._edges: dict[str, tuple[str, ...]] = {}
+
+    def event(self, event_id: str) -> Event | None:
+        if event_id not in self._events:
+            self._count()
+            stored = events.get(self.tx, event_id)
+            self._events[event_id] = None if stored is None else stored.event
             if stored is not None and stored.standing is Standing.REJECTED:
-                rejected.add(event_id)
-        return cache[event_id]
+                self.rejected.add(event_id)
+        return self._events[event_id]
 
-    answer = resolve(rules, maps, fetch, rejected=rejected, auth_edges=lambda event_id: events.auth_edges(tx, event_id))
-    return nearest(tx, answer, distinct or [unwritten[0].parent])
+    def auth_edges(self, event_id: str) -> tuple[str, ...]:
+        if event_id not in self._edges:
+            self._count()
+            self._edges[event_id] = events.auth_edges(self.tx, event_id)
+        return self._edges[event_id]
+
+    def _count(self) -> None:
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                raise NeedsResolution
+
+
+class _Unconflicted(Mapping[StateKey, str]):
+    """What all the states have in common, read from one of them where it is asked for."""
+
+    def __init__(self, look: _Lookups, at: State, conflicted: AbstractSet[StateKey]) -> None:
+        self._look = look
+        self._at = at
+        self._conflicted = conflicted
+        self._known: dict[StateKey, str | None] = {}
+
+    def __getitem__(self, key: StateKey) -> str:
+        if key not in self._known:
+            tx = self._look.tx
+            number = None if key in self._conflicted else numbers(tx, self._at, [key]).get(key)
+            self._known[key] = None if number is None else events.ids_by_number(tx, [number])[number]
+        found = self._known[key]
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def __iter__(self) -> Iterator[StateKey]:
+        return iter(whole_ids(self._look.tx, self._at).keys() - self._conflicted)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _unconflicted_chain(tx: Transaction, at: State, conflicted: AbstractSet[StateKey], wanted: set[str]) -> set[str]:
+    """Those of the wanted ids that are in the auth chain of what the states have in common."""
+    oldest = min(events.numbers_by_id(tx, wanted).values(), default=0)
+    fresh: dict[StateKey, int | None] = {**state.newest(tx, at.parent if isinstance(at, Resolved) else at, oldest)}
+    if isinstance(at, Resolved):
+        fresh.update(at.changes)
+    return events.auth_chain_among(tx, [number for key, number in fresh.items() if number and key not in conflicted], wanted)
 
 
 def nearest(tx: Transaction, wanted: Mapping[StateKey, str], snapshots: Sequence[int]) -> State:

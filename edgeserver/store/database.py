@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -30,7 +30,7 @@ import trio
 from edgeserver.store import migrations
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
     import aiosqlite
@@ -89,6 +89,23 @@ class Transaction:
         if self._streams is None:
             raise RuntimeError("a read transaction has no stream positions to give")
         return self._streams.next(self)
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """A part of a write that may fail by itself: if the block raises, what it did is undone, and the rest can go on."""
+        assert self._streams is not None
+        reserved, callbacks = self._streams.reserved, len(self.after_commit)
+        self.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            if self._connection.in_transaction:  # else SQLite itself gave the whole transaction up
+                self.execute("ROLLBACK TO part")
+                self.execute("RELEASE part")
+            self._streams.reserved = reserved
+            del self.after_commit[callbacks:]
+            raise
+        self.execute("RELEASE part")
 
     def on_commit(self, callback: Callable[[], None]) -> None:
         """Runs `callback` on the trio side once this transaction is on disk (never when it fails)."""

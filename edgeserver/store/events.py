@@ -193,7 +193,36 @@ def stated_depths(tx: Transaction, event_ids: Sequence[str]) -> dict[str, int]:
 def auth_edges(tx: Transaction, event_id: str) -> tuple[str, ...]:
     """The ids that the event cites as its auth events; none if it is not held."""
     row = tx.one("SELECT pdu FROM events WHERE event_id = ?", (event_id,))
-    return () if row is None else tuple(orjson.loads(row[0])["auth_events"])
+    return () if row is None else _cited(row[0])
+
+
+def _cited(pdu: bytes) -> tuple[str, ...]:
+    """The ids in a PDU's `auth_events`, which in room versions 1 and 2 are pairs of an id and hashes."""
+    return tuple(one if isinstance(one, str) else one[0] for one in orjson.loads(pdu)["auth_events"])
+
+
+def auth_chain_among(tx: Transaction, numbers: Iterable[int], wanted: Iterable[str]) -> set[str]:
+    """Those of the wanted ids that are in the auth chain of any of these events; a generation costs a few reads.
+
+    Nothing is stored before what it cites, so of the chain only what is newer than the oldest wanted event is walked.
+    """
+    sought = numbers_by_id(tx, wanted)
+    oldest = min(sought.values(), default=0)
+    found: set[str] = set()
+    seen: set[str] = set()
+    level: list[Any] = [number for number in numbers if number > oldest]
+    column = "event"
+    while level and len(found) < len(sought):
+        cited: set[str] = set()
+        for start in range(0, len(level), _CHUNK):
+            part = level[start : start + _CHUNK]
+            marks = ",".join("?" * len(part))
+            rows = tx.all(f"SELECT pdu FROM events WHERE {column} IN ({marks}) AND event > ?", [*part, oldest])
+            cited.update(one for (pdu,) in rows for one in _cited(pdu))
+        level, column = list(cited - seen), "event_id"
+        seen |= cited
+        found |= cited & sought.keys()
+    return found
 
 
 def ids_by_number(tx: Transaction, numbers: Iterable[int]) -> dict[int, str]:
@@ -213,6 +242,57 @@ def numbers_by_id(tx: Transaction, event_ids: Iterable[str]) -> dict[str, int]:
         part = wanted[start : start + _CHUNK]
         marks = ",".join("?" * len(part))
         found.update(tx.all(f"SELECT event_id, event FROM events WHERE event_id IN ({marks})", part))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What lies before an event: `accepted` are the nearest accepted events, `missing` the nearest that have no place here."""
+
+    accepted: frozenset[str]
+    missing: frozenset[str]
+
+
+MOST_BEHIND = 2000
+
+
+def behind(tx: Transaction, prev_events: Iterable[str]) -> Behind:
+    """Walks back from an event's prev events to the nearest accepted ones, through those that soft-failed or were rejected.
+
+    What such events cite is before whatever is accepted after them, so it is no forward extremity any more. Somebody might
+    build long chains of failed events: the walk ends after `MOST_BEHIND`.
+    """
+    accepted, missing = set[str](), set[str]()
+    seen = set(prev_events)
+    wanted = list(seen)
+    while wanted and len(seen) < MOST_BEHIND:
+        failed: list[str] = []
+        marks = ",".join("?" * len(wanted[:_CHUNK]))
+        placed: dict[str, int] = dict(
+            tx.all(f"SELECT event_id, verdict FROM events WHERE event_id IN ({marks}) AND before IS NOT NULL", wanted[:_CHUNK])
+        )
+        for event_id in wanted[:_CHUNK]:
+            if event_id not in placed:
+                missing.add(event_id)
+            elif placed[event_id] == Standing.ACCEPTED:
+                accepted.add(event_id)
+            else:
+                failed.append(event_id)
+        further = {prev for stored in many(tx, failed).values() for prev in stored.event.prev_events} - seen
+        seen |= further
+        wanted = [*wanted[_CHUNK:], *further]
+    return Behind(frozenset(accepted), frozenset(missing))
+
+
+def afters(tx: Transaction, room: int, event_ids: Iterable[str]) -> dict[str, int]:
+    """The states after those of the events that have a place in the room."""
+    found: dict[str, int] = {}
+    wanted = list(dict.fromkeys(event_ids))
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        marks = ",".join("?" * len(part))
+        sql = f"SELECT event_id, after FROM events WHERE event_id IN ({marks}) AND room = ? AND before IS NOT NULL"
+        found.update(tx.all(sql, (*part, room)))
     return found
 
 
@@ -320,6 +400,11 @@ def note_gaps(tx: Transaction, room: int, number: int, missing: Iterable[str]) -
 def is_named(tx: Transaction, room: int, event_id: str) -> bool:
     """Whether some held event names this one, which is not in the timeline yet."""
     return tx.one("SELECT 1 FROM gaps WHERE room = ? AND missing = ?", (room, event_id)) is not None
+
+
+def naming(tx: Transaction, room: int, event_id: str) -> list[int]:
+    """The numbers of the held events that name this one, which has no place yet, as an event before them."""
+    return [number for (number,) in tx.all("SELECT event FROM gaps WHERE room = ? AND missing = ?", (room, event_id))]
 
 
 def close_gaps(tx: Transaction, room: int, event_id: str) -> None:

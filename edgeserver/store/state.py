@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from edgeserver.store import events
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from edgeserver.store.database import Transaction
+    from edgeserver.store.database import Row, Transaction
     from edgeserver.store.events import StoredEvent
 
 StateKey = tuple[str, str]
@@ -158,43 +158,97 @@ def whole_events(tx: Transaction, snapshot: int) -> dict[StateKey, StoredEvent]:
 
 
 def changed_between(tx: Transaction, older: int, newer: int) -> dict[StateKey, int | None]:
-    """What to change in `older` to have `newer` (None: the key leaves). Costs the difference where one descends from the other."""
-    if older == newer:
-        return {}
-    changes = _walk_back(tx, older, newer)
-    if changes is not None:
-        return changes
-    before, after = whole(tx, older), whole(tx, newer)
-    difference: dict[StateKey, int | None] = {key: number for key, number in after.items() if before.get(key) != number}
-    difference.update({key: None for key in before if key not in after})
-    return difference
+    """What to change in `older` to have `newer` (None: the key leaves). Costs what happened since their last common snapshot."""
+    keys, (before, after) = conflicts(tx, [older, newer])
+    return {key: after.get(key) for key in keys if before.get(key) != after.get(key)}
 
 
-def _walk_back(tx: Transaction, older: int, newer: int) -> dict[StateKey, int | None] | None:
-    """The keys touched between the two, if `older` is an ancestor of `newer`; values are looked up in both."""
-    row = tx.one("SELECT height FROM snapshots WHERE snapshot = ?", (older,))
-    target = row[0] if row else -1
+def conflicts(
+    tx: Transaction, snapshots: Sequence[int], also: Iterable[StateKey] = ()
+) -> tuple[set[StateKey], list[dict[StateKey, int]]]:
+    """The keys under which the states are not all the same, and `also`; and what each state has under them.
+
+    Costs what happened since the last snapshot that all come from, whatever the room's size; states that come from none
+    (one was given by another server) are compared whole.
+    """
+    first, *others = snapshots
     touched: set[int] = set()
-    at: int | None = newer
-    while at is not None:
-        row = tx.one("SELECT height, base, parent FROM snapshots WHERE snapshot = ?", (at,))
-        if row is None or row[0] < target:
-            return None
-        height, base, parent = row
-        if at == older:
-            break
-        if height == target:
-            return None
-        base_row = tx.one("SELECT height FROM snapshots WHERE snapshot = ?", (base,))
-        touched.update(key for key, _ in _entries(tx, at))
-        at = base if base_row is not None and base_row[0] >= target else parent
-    names = _key_names(tx, touched)
-    difference: dict[StateKey, int | None] = {}
-    for name in names.values():
-        number = lookup(tx, newer, name)
-        if lookup(tx, older, name) != number:
-            difference[name] = number
-    return difference
+    for other in others:
+        between = _touched_between(tx, first, other)
+        if between is None:
+            maps = [whole(tx, snapshot) for snapshot in snapshots]
+            keys = {key for one in maps for key in one}
+            keys = {key for key in keys if any(one.get(key) != maps[0].get(key) for one in maps)} | set(also)
+            return keys, [{key: one[key] for key in keys if key in one} for one in maps]
+        touched |= between
+    known = [key for key in also if tx.one("SELECT 1 FROM state_keys WHERE type = ? AND state_key = ?", key)]
+    kept = {key_number(tx, key) for key in known}
+    values = [_values(tx, snapshot, touched | kept) for snapshot in snapshots]
+    differing = {key for key in touched if any(one.get(key) != values[0].get(key) for one in values)} | kept
+    names = _key_names(tx, differing)
+    return {*names.values(), *also}, [
+        {names[key]: number for key, number in one.items() if key in differing} for one in values
+    ]
+
+
+def newest(tx: Transaction, snapshot: int, after: int) -> dict[StateKey, int]:
+    """The part of the state whose events were stored after that number."""
+    numbers: dict[int, int | None] = dict(
+        tx.all(
+            f"{_CHAIN} SELECT e.key, e.event FROM chain c JOIN snapshot_entries e ON e.snapshot = c.snapshot"
+            " WHERE e.event > ? ORDER BY c.height",
+            (snapshot, after),
+        )
+    )
+    current = _values(tx, snapshot, numbers)
+    return _named(tx, {key: number for key, number in current.items() if number > after})
+
+
+def _values(tx: Transaction, snapshot: int, keys: Iterable[int]) -> dict[int, int]:
+    """The numbers of the events under those of the keys (by number) that the state has."""
+    wanted = list(keys)
+    found: dict[int, int | None] = {}
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        marks = ",".join("?" * len(part))
+        found.update(
+            tx.all(
+                f"{_CHAIN} SELECT e.key, e.event FROM chain c CROSS JOIN snapshot_entries e ON e.snapshot = c.snapshot"
+                f" WHERE e.key IN ({marks}) ORDER BY c.height",
+                (snapshot, *part),
+            )
+        )
+    return {key: number for key, number in found.items() if number is not None}
+
+
+def _touched_between(tx: Transaction, one: int, other: int) -> set[int] | None:
+    """The keys (by number) that anything has changed since the two states parted, and perhaps some more; None if they never were one.
+
+    Both chains are walked down at the same height. Heights alone say where a jump leads, so that if the jumps of two snapshots
+    of a height meet, the snapshots that they come from lie between.
+    """
+    touched: set[int] = set()
+    left, right = _link(tx, one), _link(tx, other)
+    while left is not None and right is not None and left[0] != right[0]:
+        if left[1] < right[1]:
+            left, right = right, left
+        if left[1] == right[1]:
+            jump = left[2] != right[2]
+            touched.update(key for key, _ in (*_entries(tx, left[0]), *_entries(tx, right[0])))
+            left = _link(tx, left[2] if jump else left[3])
+            right = _link(tx, right[2] if jump else right[3])
+        else:
+            touched.update(key for key, _ in _entries(tx, left[0]))
+            base = _link(tx, left[2])
+            left = base if base is not None and base[1] >= right[1] else _link(tx, left[3])
+    return None if left is None or right is None else touched
+
+
+def _link(tx: Transaction, snapshot: int | None) -> Row | None:
+    """A snapshot: its number, height, base and parent."""
+    if snapshot is None:
+        return None
+    return tx.one("SELECT snapshot, height, base, parent FROM snapshots WHERE snapshot = ?", (snapshot,))
 
 
 def _key_names(tx: Transaction, keys: Iterable[int]) -> dict[int, StateKey]:

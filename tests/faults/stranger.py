@@ -23,7 +23,9 @@ V1, V2 = "/_matrix/federation/v1", "/_matrix/federation/v2"
 
 
 class Stranger:
-    """`asked` holds the paths of the requests that came in; `answers` maps the begin of a path to what it answers there, at once or in a while."""
+    """`asked` holds the paths of the requests that came in; `answers` maps the begin of a path to what it answers there, at once or in a
+    while.
+    """
 
     def __init__(self, world: World, name: str = "evil.test", seed: bytes = b"e" * 32) -> None:
         self.world, self.name = world, name

@@ -1,4 +1,4 @@
-"""Servers that keep the protocol's form and mean harm: forged depths, floods, endless ancestors, doctored state, keys that are not there."""
+"""Servers that keep the protocol's form and mean harm: forged depths, floods, endless ancestors, doctored state, missing keys."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def rows_of(box: Any, event_id: str) -> int:
 
 @pytest.mark.parametrize("depth", [0, 1, 2**53 - 1])
 async def test_a_forged_depth_disorders_no_timeline_and_boxes_page_alike(tmp_path, autojump_clock, depth):
-    async with visited(tmp_path) as (world, _, alice, room_id, stranger, joined):
+    async with visited(tmp_path) as (world, _, alice, room_id, stranger, _joined):
         bob = await (await world.box("b", UNLIMITED)).person("bob")
         await bob.join(room_id, "a.test")
         bobs = (await alice.state(room_id))["m.room.member", bob.user_id]
@@ -84,7 +84,7 @@ async def paged(person: Any, room_id: str) -> list[str]:
 
 
 async def test_history_with_forged_depths_is_shown_in_the_order_in_which_it_was_said(tmp_path, autojump_clock):
-    async with visited(tmp_path) as (_, _, alice, room_id, stranger, joined):
+    async with visited(tmp_path) as (_, _, alice, room_id, stranger, _joined):
         said = [stranger.message(room_id, ["$" + "x" * 43], 4, "what nobody has")]
         for number, depth in enumerate([9, 0, 2**53 - 1, 3, 2**53 - 1, 1]):
             said.append(stranger.message(room_id, [said[-1].event_id], depth, f"{number}"))
@@ -237,7 +237,7 @@ async def test_what_follows_rejected_and_soft_failed_events_is_judged_and_they_a
 
 
 async def test_an_event_whose_authors_keys_cannot_be_had_is_asked_for_again_until_they_can(tmp_path, autojump_clock):
-    async with visited(tmp_path) as (world, box, alice, room_id, stranger, joined):
+    async with visited(tmp_path) as (world, box, alice, room_id, stranger, _joined):
         author = Stranger(world, "author.test", b"o" * 32)
         theirs = await author.join("a.test", room_id)
         author.key = SigningKey(b"n" * 32, "ed25519:new")  # nobody has seen this one, and its owner goes away
@@ -257,7 +257,7 @@ async def test_an_event_whose_authors_keys_cannot_be_had_is_asked_for_again_unti
 
 
 async def test_an_event_that_waits_for_its_authors_keys_is_taken_as_soon_as_the_author_is_heard_of(tmp_path, autojump_clock):
-    async with visited(tmp_path) as (world, _, alice, room_id, stranger, joined):
+    async with visited(tmp_path) as (world, _, alice, room_id, stranger, _joined):
         author = Stranger(world, "author.test", b"o" * 32)
         theirs = await author.join("a.test", room_id)
         author.key = SigningKey(b"n" * 32, "ed25519:new")
@@ -292,7 +292,7 @@ async def test_an_absent_authors_keys_are_believed_if_two_servers_of_the_room_te
 
 
 async def test_made_up_servers_are_looked_up_a_few_times_and_no_more(tmp_path, autojump_clock):
-    async with visited(tmp_path) as (world, _, alice, room_id, stranger, joined):
+    async with visited(tmp_path) as (world, _, _alice, room_id, stranger, joined):
         tried: list[str] = []
         carry = world.internet.carry
 
@@ -364,7 +364,7 @@ async def test_what_is_still_under_way_in_the_background_survives_a_restart(tmp_
 
 
 async def test_more_transactions_at_once_than_may_wait_are_put_off(tmp_path, autojump_clock):
-    async with slow_and_quick(tmp_path) as (_, _, alice, _, _, stranger, stuck, _):
+    async with slow_and_quick(tmp_path) as (_, _, _alice, _, _, stranger, stuck, _):
         statuses: list[int] = []
 
         async def send(number: int) -> None:
