@@ -112,3 +112,16 @@ class Stranger:
             **changes,
         }
         return draft.complete(proto, self.rules, self.name, self.key)
+
+
+def targets(world: World) -> list[str]:
+    """The names that requests are made of from now on, as they are."""
+    found: list[str] = []
+    carry = world.internet.carry
+
+    async def noting(origin: str, request: Request) -> Response:
+        found.append(request.authority)
+        return await carry(origin, request)
+
+    world.internet.carry = noting  # type: ignore[method-assign]
+    return found

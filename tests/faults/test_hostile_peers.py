@@ -13,7 +13,7 @@ from edgeserver.federation import inbound, key_response, lookups
 from edgeserver.matrix.signatures import SigningKey
 from edgeserver.rooms import missing
 from edgeserver.store import events
-from tests.faults.stranger import V1, Stranger
+from tests.faults.stranger import V1, Stranger, targets
 from tests.faults.test_bad_peers import visited
 from tests.faults.test_bodies import UNLIMITED
 from tests.flows.world import World, until
@@ -293,14 +293,7 @@ async def test_an_absent_authors_keys_are_believed_if_two_servers_of_the_room_te
 
 async def test_made_up_servers_are_looked_up_a_few_times_and_no_more(tmp_path, autojump_clock):
     async with visited(tmp_path) as (world, _, _alice, room_id, stranger, joined):
-        tried: list[str] = []
-        carry = world.internet.carry
-
-        async def noting(origin: str, request: Any) -> Any:
-            tried.append(request.authority)
-            return await carry(origin, request)
-
-        world.internet.carry = noting
+        tried = targets(world)
         for number in range(4):
             made_up = []
             for index in range(50):
