@@ -64,13 +64,15 @@ FLOOR_SECONDS = 3600.0
 class Wires:
     """What a test or the demo puts in place of the world: an `Exchange` to the internet, drivers by line name, a source of time.
 
-    `inline` runs the database in the caller, for virtual clocks.
+    `inline` runs the database in the caller, for virtual clocks; `random_bytes` gives what of a box's chance others can see (names of
+    rooms, moments of repeats), so that a seeded run can be run again.
     """
 
     internet: Exchange | None = None
     drivers: Mapping[str, Driver] = field(default_factory=dict)
     time: TimeSource | None = None
     inline: bool = False
+    random_bytes: Callable[[int], bytes] = os.urandom
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,9 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
         floor = await db.read(lambda tx: clock_floor.newest(tx, identity.server_name, before_ms=NEVER_AFTER_MS))
         clock = Clock(_time_source(config, wires), floor)
         async with _pool(config) as pool, trio.open_nursery() as nursery:
-            ground = services.Ground(db, Wakeups(), clock, identity.server_name, identity.signing_key, nursery)
+            ground = services.Ground(
+                db, Wakeups(), clock, identity.server_name, identity.signing_key, nursery, wires.random_bytes
+            )
             box = await _build(config, identity, ground, wires, pool)
             for what, *task in (
                 ("the sender", box.inward.sender.run),

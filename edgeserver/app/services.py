@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-import secrets
+from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,7 @@ class Ground:
     server_name: str
     key: SigningKey
     nursery: trio.Nursery
+    random_bytes: Callable[[int], bytes] = os.urandom
 
     @property
     def now_ms(self) -> Callable[[], int]:
@@ -233,7 +234,7 @@ def rooms(ground: Ground, out: Out, users: Users) -> Rooms:
         ground.server_name,
         ground.key,
         ground.now_ms,
-        lambda: secrets.token_urlsafe(14).replace("-", "x").replace("_", "y"),
+        lambda: urlsafe_b64encode(ground.random_bytes(15)).decode().replace("-", "x").replace("_", "y"),
         profile_table.member_fields,
     )
     memberships = Memberships(ground.db, composer, placer, importer, remote, ground.server_name, profile_table.member_fields)
@@ -284,7 +285,7 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -
         out.calls,
         server_name=ground.server_name,
         now_ms=ground.now_ms,
-        random=random.Random(os.urandom(16)).random,
+        random=random.Random(ground.random_bytes(16)).random,
         neighbours=room_table.all_servers,
         ways_to=peers.ways_to,
     )

@@ -98,7 +98,7 @@ class Uplink:
 
     async def _answers(self) -> bool:
         """Whether any server that answered lately answers now; whatever it says is an answer."""
-        for authority in reversed(self._good):
+        for authority in reversed(list(self._good)):  # requests that succeed meanwhile change it
             request = Request("GET", PROBE_PATH, authority, priority=Priority.INTERACTIVE, timeout=PROBE_TIMEOUT)
             try:
                 await self._inner.exchange(request)

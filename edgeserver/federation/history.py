@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeserver.federation.participation import pdus_for, placed_event, shared_room
+from edgeserver.federation.participation import once_shared_room, pdus_for, placed_event, shared_room
 from edgeserver.matrix.errors import NotFound
 from edgeserver.store import events, rooms, state
 from edgeserver.store.events import Standing
@@ -49,7 +49,7 @@ class History:
         """The events between `earliest` and `latest`, both left out: at most `limit`, the oldest first."""
 
         def read(tx: Transaction) -> Pdus:
-            room = shared_room(tx, room_id, origin)
+            room = once_shared_room(tx, room_id, origin, list(latest)[:MAX_WALK])
             known = _in_timeline(tx, room.number, list(latest)[:MAX_WALK])
             starts = [prev for stored in known for prev in stored.event.prev_events]
             stop = {*list(earliest)[:MAX_WALK], *latest}
@@ -63,7 +63,7 @@ class History:
         """(the ids of the state before an event, the ids of its auth chain)."""
 
         def read(tx: Transaction) -> tuple[list[str], list[str]]:
-            stored = placed_event(tx, shared_room(tx, room_id, origin), event_id)
+            stored = placed_event(tx, once_shared_room(tx, room_id, origin, [event_id]), event_id)
             assert stored.before is not None
             ids = list(state.whole_ids(tx, stored.before).values())
             return ids, list(auth_chain_of(tx, events.many(tx, ids).values()))
@@ -74,7 +74,7 @@ class History:
         """(the state before an event, its auth chain)."""
 
         def read(tx: Transaction) -> tuple[Pdus, Pdus]:
-            stored = placed_event(tx, shared_room(tx, room_id, origin), event_id)
+            stored = placed_event(tx, once_shared_room(tx, room_id, origin, [event_id]), event_id)
             assert stored.before is not None
             found = list(state.whole_events(tx, stored.before).values())
             chain = auth_chain_of(tx, found)
@@ -89,7 +89,7 @@ class History:
             stored = events.get(tx, event_id)
             if stored is None or stored.standing is Standing.REJECTED:
                 raise NotFound("That event is not known here.")
-            shared_room(tx, rooms.by_number(tx, stored.room).room_id, origin)
+            once_shared_room(tx, rooms.by_number(tx, stored.room).room_id, origin, [event_id])
             return pdus_for(tx, [stored], origin)[0]
 
         return await self._db.read(read)
@@ -98,7 +98,7 @@ class History:
         """The auth chain of an event."""
 
         def read(tx: Transaction) -> Pdus:
-            room = shared_room(tx, room_id, origin)
+            room = once_shared_room(tx, room_id, origin, [event_id])
             stored = events.get(tx, event_id)
             if stored is None or stored.room != room.number:
                 raise NotFound("That event is not known here.")

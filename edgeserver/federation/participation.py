@@ -43,6 +43,25 @@ def shared_room(tx: Transaction, room_id: str, origin: str) -> Room:
     return room
 
 
+def once_shared_room(tx: Transaction, room_id: str, origin: str, event_ids: Iterable[str]) -> Room:
+    """A room of ours that the asking server is in, or was in when each of these events was sent.
+
+    A server whose last user was removed is told of that, but may lack what was before: without it, it could not judge the
+    removal, and would think itself in the room for good. Raises M_NOT_FOUND or M_FORBIDDEN.
+    """
+    room = our_room(tx, room_id, origin)
+    if not rooms.server_is_in(tx, room.number, origin):
+        known = events.many(tx, event_ids)
+        if not known or not all(one.room == room.number and was_in(tx, one, origin) for one in known.values()):
+            raise Forbidden("Your server is not in that room.")
+    return room
+
+
+def was_in(tx: Transaction, stored: StoredEvent, server_name: str) -> bool:
+    """Whether the server had a joined user just before the event."""
+    return stored.before is not None and "join" in _Filter(tx, server_name).memberships_at(stored.before)
+
+
 def placed_event(tx: Transaction, room: Room, event_id: str) -> StoredEvent:
     """An event of the room with the state before it. Raises M_NOT_FOUND."""
     stored = events.get(tx, event_id)
@@ -72,7 +91,7 @@ class _Filter:
         visibility = self._visibility_at(stored.before)
         if visibility in ("shared", "world_readable"):
             return True
-        memberships = self._memberships_at(stored.before)
+        memberships = self.memberships_at(stored.before)
         return visible_to_server(stored.event, self._server_name, visibility=visibility, memberships=memberships)
 
     def _visibility_at(self, snapshot: int) -> str:
@@ -81,7 +100,7 @@ class _Filter:
             self._visibility[snapshot] = visibility_of(found.event if found else None)
         return self._visibility[snapshot]
 
-    def _memberships_at(self, snapshot: int) -> list[str]:
+    def memberships_at(self, snapshot: int) -> list[str]:
         if snapshot not in self._memberships:
             numbers = [
                 number

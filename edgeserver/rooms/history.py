@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 MAX_PAGE = 1000
 FAR = 2**62
-BACKFILL_SERVERS = 3
+BACKFILL_SERVERS = 5
 MAX_BACKFILL = 100
 
 

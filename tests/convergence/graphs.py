@@ -221,7 +221,7 @@ def _event_of(graph: Graph, step: Step) -> Event:
     if step.lie != 6 and not is_own_membership:
         joined = _joined(graph, after)
         sender = joined[step.sender % len(joined)]
-    event_type, state_key, content, redacts = _meant(graph, step, sender, target, after)
+    sender, event_type, state_key, content, redacts = _meant(graph, step, sender, target, after)
     return graph.make(event_type, sender, content, after=after, state_key=state_key, redacts=redacts, ts=step.ts, lie=step.lie)
 
 
@@ -233,30 +233,34 @@ def _joined(graph: Graph, after: list[str]) -> list[str]:
 
 def _meant(
     graph: Graph, step: Step, sender: str, target: str, after: list[str]
-) -> tuple[str, str | None, dict[str, Any], str | None]:
+) -> tuple[str, str, str | None, dict[str, Any], str | None]:
+    """Sender, type, state key, content, and what it redacts."""
     kind, value = step.kind, step.value
     if kind < 15:
-        return "m.room.message", None, {"body": f"{value}"}, None
+        return sender, "m.room.message", None, {"body": f"{value}"}, None
     if kind < 25:
-        return "m.room.topic", "", {"topic": f"{value}"}, None
+        return sender, "m.room.topic", "", {"topic": f"{value}"}, None
     if kind < 30:
-        return "m.room.history_visibility", "", {"history_visibility": ("shared", "joined", "invited")[value % 3]}, None
+        return sender, "m.room.history_visibility", "", {"history_visibility": ("shared", "joined", "invited")[value % 3]}, None
     if kind < 40:
-        return "m.room.join_rules", "", _join_rule(value), None
+        return sender, "m.room.join_rules", "", _join_rule(value), None
     if kind < 55:
-        return "m.room.power_levels", "", _levels(graph, after, sender, target, value), None
+        return sender, "m.room.power_levels", "", _levels(graph, after, sender, target, value), None
     if kind < 90:
         membership = ("join", "leave", "ban", "invite", "leave", "join", "knock")[(kind - 55) // 5]
         if membership in ("join", "knock") or (membership == "leave" and value < 4):
-            target = sender
-        if target == ALICE and membership != "join":
+            sender = target = sender if sender != ALICE else DAVE  # nor does she join anew, which a join rule might not let her
+        if target == ALICE:
             target = DAVE
         content: dict[str, Any] = {"membership": membership}
         if membership == "join" and value > 6:
             content["join_authorised_via_users_server"] = (ALICE, BOB, CAROL)[value % 3]
-        return "m.room.member", target, content, None
-    redacted = list(graph.events)[-1 - value % len(graph.events)] if value < 7 else graph.setup[(2, 3, 6)[value - 7]]
-    return "m.room.redaction", None, {}, redacted
+        return sender, "m.room.member", target, content, None
+    state = graph.state_after(after)
+    keys = (("m.room.power_levels", ""), ("m.room.join_rules", ""), ("m.room.member", target))
+    recent = list(graph.events)[-1 - value % len(graph.events)]
+    redacted = state.get(keys[value % 3], recent) if value < 7 else recent
+    return sender, "m.room.redaction", None, {}, redacted
 
 
 def _join_rule(value: int) -> dict[str, Any]:

@@ -10,7 +10,9 @@ The internet is an `Exchange` that hands requests to the application of the name
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +25,11 @@ from edgeserver.app.box import Box, Wires, open_box
 from edgeserver.clock import TimeSource
 from edgeserver.config import Config, Server, parse
 from tests.asgi import Answer, AsgiClient
-from transports.exchange import LinkProfile, Request, Response, TimedOut, Unreachable
+from transports.exchange import ExchangeError, LinkProfile, Request, Response, TimedOut, Unreachable
 from transports.server import AsgiHandler
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 EPOCH = 1_790_000_000.0
 
@@ -41,13 +43,18 @@ class Internet:
         self._chance = random.Random(seed)
         self._apps: dict[str, Any] = {}
         self._cut: set[frozenset[str]] = set()
+        self._answering: dict[str, set[trio.CancelScope]] = {}
         self.requests = 0
+        self.watch: Callable[[str, Request, int | str], None] = lambda origin, request, outcome: None
 
     def plug(self, name: str, app: Any) -> None:
         self._apps[name] = app
 
     def unplug(self, name: str) -> None:
+        """The box is gone from one moment to the next, with what it was answering."""
         self._apps.pop(name, None)
+        for scope in self._answering.pop(name, set()):
+            scope.cancel()
 
     def cut(self, one: str, other: str) -> None:
         self._cut.add(frozenset((one, other)))
@@ -64,14 +71,29 @@ class Internet:
 
     async def carry(self, origin: str, request: Request) -> Response:
         self.requests += 1
+        try:
+            response = await self._carry(origin, request)
+        except ExchangeError as error:
+            self.watch(origin, request, type(error).__name__)
+            raise
+        self.watch(origin, request, response.status)
+        return response
+
+    async def _carry(self, origin: str, request: Request) -> Response:
         await trio.sleep(self.delay)
-        app = self._apps.get(request.authority)
-        if app is None or frozenset((origin, request.authority)) in self._cut or self._chance.random() < self.loss:
-            raise Unreachable(f"{request.authority} cannot be reached from {origin}")
+        name = request.authority
+        app = self._apps.get(name)
+        if app is None or frozenset((origin, name)) in self._cut or self._chance.random() < self.loss:
+            raise Unreachable(f"{name} cannot be reached from {origin}")
         handler = AsgiHandler(app, LinkProfile("internet"))
-        with trio.move_on_after(request.timeout):
-            response = await handler(request, trio.Event())
-            if frozenset((origin, request.authority)) in self._cut or self._chance.random() < self.loss:
+        with trio.move_on_after(request.timeout) as scope:
+            answering = self._answering.setdefault(name, set())
+            answering.add(scope)
+            try:
+                response = await handler(request, trio.Event())
+            finally:
+                answering.discard(scope)
+            if frozenset((origin, name)) in self._cut or self._chance.random() < self.loss:
                 raise TimedOut("the answer was lost")
             await trio.sleep(self.delay)
             return response
@@ -179,18 +201,29 @@ class BoxInWorld:
         source = TimeSource(lambda: EPOCH + self.wall_offset + trio.current_time(), trio.current_time, lambda: self.synchronised)
         with trio.CancelScope() as self._scope:
             port = internet.from_(self._config.server.name) if self._config.federation.internet else None
-            async with open_box(self._config, Wires(port, self._drivers, source, inline=True)) as self.box:
+            async with open_box(self._config, Wires(port, self._drivers, source, inline=True, random_bytes=self.world.random_bytes)) as self.box:
                 if self._config.federation.internet:
                     internet.plug(self.server_name, self.box.app)
                 task_status.started()
-                await trio.sleep_forever()
-        internet.unplug(self._config.server.name)
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    internet.unplug(self._config.server.name)
         self._closed.set()
 
     async def stop(self) -> None:
         assert self._scope is not None
         self._scope.cancel()
         await self._closed.wait()
+
+    async def kill(self) -> None:
+        """As a power cut: nothing is closed in order, and the disk holds what it held at this moment."""
+        self.world.internet.unplug(self._config.server.name)
+        disk, held = self._config.data, self._config.data.with_name("as it was")
+        shutil.copytree(disk, held)
+        await self.stop()
+        shutil.rmtree(disk)
+        held.rename(disk)
 
     async def person(self, name: str, password: str = "correct horse battery") -> Person:
         from edgeserver.users.accounts import DeviceWish
@@ -203,8 +236,9 @@ class BoxInWorld:
 class World:
     """The boxes of a test and what lies between them."""
 
-    def __init__(self, folder: Path, *, seed: int = 0) -> None:
+    def __init__(self, folder: Path, *, seed: int = 0, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
         self._folder = folder
+        self.random_bytes = random_bytes
         self.internet = Internet(seed=seed)
         self.boxes: dict[str, BoxInWorld] = {}
         self._stack = AsyncExitStack()
