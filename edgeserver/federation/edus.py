@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 MAX_UPDATES: Final = 500
 """Receipts or presence updates that are taken out of one EDU."""
 MAX_MESSAGE_ID: Final = 64
+MAX_ID: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +162,12 @@ def _receipts(content: Mapping[str, Any], origin: str) -> Iterable[Receipt]:
             data = receipt.get("data")
             ts = data.get("ts") if isinstance(data, dict) else None
             thread = data.get("thread_id") if isinstance(data, dict) else None
-            if isinstance(event_ids[0], str) and type(ts) is int and (thread is None or isinstance(thread, str)):
+            if _is_short(event_ids[0]) and type(ts) is int and (thread is None or _is_short(thread)):
                 yield Receipt(room_id, "m.read", user_id, event_ids[0], ts, thread)
+
+
+def _is_short(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and len(value) <= MAX_ID
 
 
 def _messages(value: Any) -> dict[str, dict[str, dict[str, Any]]]:

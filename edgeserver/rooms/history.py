@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix import errors, visibility
 from edgeserver.rooms.graph import in_order, least_depths
-from edgeserver.rooms.missing import SourceFailed
+from edgeserver.rooms.missing import Allowance, SourceFailed
 from edgeserver.rooms.placing import Task
 from edgeserver.rooms.tokens import parse
 from edgeserver.store import events, rooms, state
@@ -203,8 +203,9 @@ class History:
         placed, starts = await self._db.read(lambda tx: (events.held(tx, got), events.many(tx, from_ids)))
         before = _leading_to(got, [prev for stored in starts.values() for prev in stored.event.prev_events])
         fresh = {event_id: got[event_id] for event_id in before if not placed.get(event_id)}
-        await self._receiver.missing.complete_auth(server, room.room_id, room.number, room.rules, fresh.values())
-        befores = await self._states_before(server, room, fresh)
+        allowance = Allowance()
+        await self._receiver.missing.complete_auth(server, room.room_id, room.number, room.rules, fresh.values(), allowance)
+        befores = await self._states_before(server, room, fresh, allowance)
         ordered = in_order(fresh)
         least = least_depths(ordered)
         for event in reversed(ordered):
@@ -212,7 +213,7 @@ class History:
             await self._placer.place(task)
         return bool(fresh)
 
-    async def _states_before(self, server: str, room: Room, fresh: dict[str, Event]) -> dict[str, Any]:
+    async def _states_before(self, server: str, room: Room, fresh: dict[str, Event], allowance: Allowance) -> dict[str, Any]:
         """The state before each event: asked for at the oldest ones, worked out along the graph for the rest."""
         from edgeserver.rooms import state_at
 
@@ -230,7 +231,7 @@ class History:
             elif event.type == "m.room.create":
                 before = await self._db.write(lambda tx: state.root(tx, room.number, {}))
             else:
-                before = await self._receiver.missing.state_before(server, room, event.event_id)
+                before = await self._receiver.missing.state_before(server, room, event.event_id, allowance)
             befores[event.event_id] = before
             after[event.event_id] = before
             if event.state_key is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from edgeserver.rooms import state_at
 from edgeserver.rooms.graph import in_order
+from edgeserver.rooms.seldom import Seldom
 from edgeserver.store import events, rooms
 from edgeserver.store.events import Standing
 
@@ -90,6 +91,7 @@ class Missing:
         self._placer = placer
         self._source = source
         self._opened = opened
+        self._seldom = Seldom(log)
 
     # The timeline
 
@@ -123,7 +125,7 @@ class Missing:
             allowance.ask()
             pdus = await self._source.missing_events(origin, room.room_id, list(heads), list(latest)[:GAP_PAGE], GAP_PAGE, 0)
         except SourceFailed as error:
-            log.info("%s did not fill the gap in %s: %s", origin, room.room_id, error)
+            self._seldom.say(origin, "%s did not fill the gap in %s: %s", origin, room.room_id, error)
             return {}
         found = await self._opened(pdus[:GAP_PAGE], room.room_id, room.rules, origin)
         unplaced = await self.unplaced(room.number, found)

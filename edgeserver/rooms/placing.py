@@ -18,9 +18,11 @@ import trio
 
 from edgeserver.matrix import auth
 from edgeserver.matrix.auth_events import CREATE, auth_types_of
+from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.verdicts import ACCEPTED, Accepted, Dropped, Rejected, SoftFailed
 from edgeserver.rooms import state_at
 from edgeserver.rooms.persist import Placement
+from edgeserver.rooms.seldom import Seldom
 from edgeserver.rooms.state_at import NeedsResolution, Resolved, State
 from edgeserver.store import events, rooms
 from edgeserver.store.events import Standing
@@ -87,6 +89,7 @@ class Placer:
         self._db = db
         self._persister = persister
         self._turns: dict[int, trio.Lock] = {}
+        self._seldom = Seldom(log)
 
     async def place(self, task: Task) -> Verdict:
         """Checks 4 to 6 and the write. Every event that its task refers to is held by now."""
@@ -272,7 +275,8 @@ class Placer:
         )
         self._persister.persist(tx, room, event, placement, deliver=task.deliver)
         if not isinstance(plan.verdict, Accepted):
-            log.info("%s in %s: %s", event.event_id, event.room_id, plan.verdict)
+            verdict = plan.verdict
+            tx.on_commit(lambda: self._seldom.say(domain_of(event.sender), "%s in %s: %s", event.event_id, event.room_id, verdict))
         return plan.verdict
 
 
