@@ -115,7 +115,9 @@ class HttpPool:
         """Carries one request along a route. Raises ExchangeError; any status is a response."""
         if isinstance(route.tls, Plaintext) and not self._allow_plaintext:
             raise Unreachable(f"{route.host} would be spoken to without TLS")
-        most = min(self._max_response if max_response is None else max_response, request.max_response or self._max_response)
+        most = self._max_response if max_response is None else max_response
+        if request.max_response is not None:
+            most = min(most, request.max_response)
         progress = _Progress()
         with self._backend.routed(route) as origin, trio.move_on_after(request.timeout):
             try:
