@@ -4,7 +4,7 @@ Spec: server-server API, "Transactions". One transaction of an origin at a time,
 answer. Events of one room are taken in the order given; rooms side by side, a few at a time. Events come before
 EDUs, for an EDU may speak of them.
 
-A peer sends us nothing new until it has its answer, so no room is waited for longer than `PATIENCE`: a gap that takes longer to
+A peer sends us nothing new until it has its answer, so rooms are not waited for longer than `PATIENCE`: a gap that takes longer to
 fill goes on being filled in the background, with its events noted as late so that a restart does not lose them. What cannot be
 judged for want of keys is answered with an error and noted as late, too.
 """
@@ -12,7 +12,6 @@ judged for want of keys is answered with an error and noted as late, too.
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -48,9 +47,12 @@ MAX_UNDER_WAY: Final = 64
 """Transactions of all origins, each with a body of up to 12 MB."""
 PARALLEL_ROOMS: Final = 4
 PATIENCE: Final = 20.0
-"""Seconds that a transaction's answer waits for one of its rooms."""
+"""Seconds that a transaction's answer waits for its rooms: half of what peers wait for the answer, at most."""
+LEAST_PATIENCE: Final = 1.0
+"""For a room whose turn came late."""
 MAX_BEHIND: Final = 64
-"""Rooms that go on in the background."""
+MAX_BEHIND_OF_ORIGIN: Final = 8
+"""Rooms that go on in the background. Beyond these the work is given up, and its events are asked for again later."""
 BEHIND_PAUSE: Final = 900.0
 """Seconds before an event is asked for again that is still being worked on in the background."""
 REMEMBERED_MS: Final = 7 * 86_400_000
@@ -65,6 +67,7 @@ Results = dict[str, dict[str, str]]
 class _Working:
     """Events of one room that are being taken in."""
 
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     done: trio.Event = field(default_factory=trio.Event)
     verdicts: dict[str, Verdict] | None = None
     error: StoreError | None = None
@@ -170,10 +173,11 @@ class Inbound:
             found, refused = await self._db.read(known)
         results: Results = {}
         limit = trio.CapacityLimiter(PARALLEL_ROOMS)
+        deadline = trio.current_time() + PATIENCE
 
         async def take_room(room: rooms.Room, opened: list[Event]) -> None:
             async with limit:
-                await self._take_room(origin, room, opened, results)
+                await self._take_room(origin, room, opened, results, deadline)
 
         async with trio.open_nursery() as nursery:
             for room_id, in_room in by_room.items():
@@ -196,8 +200,8 @@ class Inbound:
                 opened.append(event)
         return opened
 
-    async def _take_room(self, origin: str, room: rooms.Room, found: Sequence[Event], results: Results) -> None:
-        """Events of one room: their results, as far as they come within `PATIENCE`."""
+    async def _take_room(self, origin: str, room: rooms.Room, found: Sequence[Event], results: Results, deadline: float) -> None:
+        """Events of one room: their results, as far as they come before the deadline."""
         if self._background is None or room.snapshot is None:
             results |= _results(await self._work(origin, room, found))
             return
@@ -208,23 +212,28 @@ class Inbound:
             return
         working = _Working()
         self._background.start_soon(self._work_for, working, origin, room, found)
-        with trio.move_on_after(PATIENCE if len(self._behind) < MAX_BEHIND else math.inf):
+        with trio.move_on_at(max(deadline, trio.current_time() + LEAST_PATIENCE)):
             await working.done.wait()
         if working.error is not None:
             raise working.error
         if working.verdicts is not None:
             results |= _results(working.verdicts)
             return
+        results |= {event.event_id: {} for event in found}
+        if len(self._behind) >= MAX_BEHIND or sum(of == origin for of, _ in self._behind) >= MAX_BEHIND_OF_ORIGIN:
+            working.scope.cancel()
+            await self._late.note(origin, room, found)
+            return
         self._behind.add(turn)
         try:
             await self._late.note(origin, room, found, BEHIND_PAUSE)
         finally:
             self._background.start_soon(self._go_on, working, turn)
-        results |= {event.event_id: {} for event in found}
 
     async def _work_for(self, working: _Working, origin: str, room: rooms.Room, found: Sequence[Event]) -> None:
         try:
-            working.verdicts = await self._work(origin, room, found)
+            with working.scope:
+                working.verdicts = await self._work(origin, room, found)
         except StoreError as error:
             working.error = error
         finally:

@@ -35,7 +35,10 @@ LONGEST_PAUSE: Final = 6 * 3600.0
 MOST_TRIES: Final = 20
 """Three days and some hours."""
 PAGE: Final = 100
-PARALLEL: Final = 4
+PARALLEL: Final = 8
+OF_ORIGIN_AT_ONCE: Final = 5
+MOST_TIME: Final = 600.0
+"""For one event: a server that answers slowly keeps the others' waiting no longer."""
 OTHERS: Final = 2
 """So many of the room's other servers are asked where the origin does not answer."""
 
@@ -112,7 +115,7 @@ class LateEvents:
 
         async def fetch_of(of_origin: list[LateEvent]) -> None:
             async with limit:
-                for late in of_origin:
+                for late in of_origin[:OF_ORIGIN_AT_ONCE]:
                     await self._fetch(late)
 
         async with trio.open_nursery() as nursery:
@@ -120,18 +123,28 @@ class LateEvents:
                 nursery.start_soon(fetch_of, of_origin)
 
     async def _fetch(self, late: LateEvent) -> None:
+        judged = False
+        with trio.move_on_after(MOST_TIME):
+            judged = await self._is_judged(late)
+        if judged:
+            await self.settled([late.event_id])
+        else:
+            await self._postpone(late)
+
+    async def _is_judged(self, late: LateEvent) -> bool:
+        """Asks its origin for the event, then others of the room; whether there is a verdict on it now."""
         room, servers = await self._db.read(lambda tx: self._room_and_servers(tx, late))
-        if room is not None:
-            for server in servers:
-                try:
-                    verdict = await self._ask(server, room, late)
-                except SourceFailed as error:
-                    log.debug("%s did not give %s: %s", server, late.event_id, error)
-                    continue
-                if not isinstance(verdict, Unready):
-                    await self.settled([late.event_id])
-                    return
-        await self._postpone(late)
+        if room is None:
+            return False
+        for server in servers:
+            try:
+                verdict = await self._ask(server, room, late)
+            except SourceFailed as error:
+                log.debug("%s did not give %s: %s", server, late.event_id, error)
+                continue
+            if not isinstance(verdict, Unready):
+                return True
+        return False
 
     def _room_and_servers(self, tx: Transaction, late: LateEvent) -> tuple[Room | None, list[str]]:
         room = rooms.get(tx, late.room_id)

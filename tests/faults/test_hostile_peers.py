@@ -372,6 +372,37 @@ async def test_more_transactions_at_once_than_may_wait_are_put_off(tmp_path, aut
         assert statuses.count(429) == 30 - inbound.MAX_WAITING
 
 
+async def test_rooms_beyond_what_may_go_on_in_the_background_are_put_off_and_not_lost(tmp_path, autojump_clock):
+    async with visited(tmp_path) as (_, box, alice, _, stranger, _):
+        stuck, gaps, rooms = [], [], []
+        for _ in range(inbound.MAX_BEHIND_OF_ORIGIN + 3):
+            room_id = await alice.create_room(preset="public_chat", room_version="11")
+            joined = await stranger.join("a.test", room_id)
+            gaps.append(stranger.message(room_id, [joined.event_id], joined.depth + 1, "in the gap"))
+            stuck.append(stranger.message(room_id, [gaps[-1].event_id], joined.depth + 2, "stuck"))
+            rooms.append(room_id)
+
+        async def never(_: str) -> Any:
+            await trio.sleep_forever()
+
+        give(stranger, *gaps, *stuck)
+        stranger.answers[f"{V1}/get_missing_events"] = never
+        answer = await stranger.transaction("a.test", [event.pdu for event in stuck])
+        assert list(answer.values()) == [{}] * len(stuck)
+        await trio.sleep(20)
+        assert len(box.box.inward.inbound._behind) <= inbound.MAX_BEHIND_OF_ORIGIN
+        state = {}
+        for room_id in rooms:
+            state[room_id] = list((await alice.state(room_id)).values())
+        stranger.answers[f"{V1}/get_missing_events"] = lambda _: {"events": []}
+        stranger.answers[f"{V1}/state_ids"] = lambda target: {
+            "pdu_ids": next(ids for room_id, ids in state.items() if room_id in unquote(target)),
+            "auth_chain_ids": [],
+        }
+        for room_id in rooms:
+            await until(lambda room_id=room_id: has(alice, room_id, "stuck"), seconds=7200)
+
+
 async def test_a_gap_that_could_not_be_filled_is_filled_when_its_server_answers_again(tmp_path, autojump_clock):
     async with visited(tmp_path) as (_, box, alice, room_id, stranger, joined):
         first = stranger.message(room_id, [joined.event_id], joined.depth + 1, "first")
