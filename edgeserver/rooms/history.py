@@ -35,6 +35,7 @@ MAX_PAGE = 1000
 FAR = 2**62
 BACKFILL_SERVERS = 5
 MAX_BACKFILL = 100
+BACKFILL_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +157,11 @@ class History:
     ) -> Page:
         """One page of at most `limit` events that the user may see. Raises M_FORBIDDEN, M_INVALID_PARAM."""
         limit = max(1, min(limit, MAX_PAGE))
-        page, gaps = await self._db.read(lambda tx: self._page(tx, user_id, room_id, token, to, limit, backwards))
-        if gaps and await self.backfill(room_id, gaps, limit):
-            page, _ = await self._db.read(lambda tx: self._page(tx, user_id, room_id, token, to, limit, backwards))
+        for _ in range(BACKFILL_ROUNDS):  # one server may have what is before one gap, another what is before another
+            page, gaps = await self._db.read(lambda tx: self._page(tx, user_id, room_id, token, to, limit, backwards))
+            if not gaps or not await self.backfill(room_id, gaps, limit):
+                return page
+        page, _ = await self._db.read(lambda tx: self._page(tx, user_id, room_id, token, to, limit, backwards))
         return page
 
     def _page(

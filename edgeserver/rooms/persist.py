@@ -249,6 +249,6 @@ def may_redact(tx: Transaction, redaction: Event, target: StoredEvent) -> bool:
     if stored is None or stored.before is None:
         return False
     found = state.lookup_events(tx, stored.before, [CREATE, POWER_LEVELS])
-    known = {key: item.event for key, item in found.items()}
+    known = {key: events.for_auth(tx, item) for key, item in found.items()}
     levels = PowerLevels(redaction.rules, known.get(CREATE), known.get(POWER_LEVELS))
     return levels.user(redaction.sender) >= levels.redact

@@ -288,7 +288,7 @@ def judge_by_auth_events(tx: Transaction, event: Event) -> Verdict:
     create = next((stored.event for stored in found.values() if stored.event.type == "m.room.create"), None)
     return auth.check_by_auth_events(
         event,
-        [found[event_id].event for event_id in event.auth_events],
+        [events.for_auth(tx, found[event_id]) for event_id in event.auth_events],
         rejected={event_id for event_id, stored in found.items() if stored.standing is Standing.REJECTED},
         create=create,
     )

@@ -427,12 +427,40 @@ def gaps_from(tx: Transaction, room: int, low: int, high: int, limit: int) -> li
 # Redactions
 
 
+_JUDGED_BY = {
+    "m.room.power_levels": ("invite", "notifications"),
+    "m.room.member": ("join_authorised_via_users_server", "third_party_invite"),
+    "m.room.third_party_invite": ("public_key", "public_keys"),
+}
+"""Of state events' content, what authorization rules read and what a redaction removes in some room version."""
+
+
 def redact(tx: Transaction, target: StoredEvent, by: str) -> None:
-    """Removes from disk what the redaction removes."""
-    tx.execute(
+    """Removes from disk what the redaction removes, but for what other events are judged by (`for_auth`)."""
+    redacted = target.event.redacted()
+    changed = tx.execute(
         "UPDATE events SET redacted_by = ?, pdu = ? WHERE event = ? AND redacted_by IS NULL",
-        (by, encode(target.event.redacted().pdu), target.number),
+        (by, encode(redacted.pdu), target.number),
     )
+    if not changed.rowcount:
+        return  # redacted before
+    content = target.event.content
+    kept = {name: content[name] for name in _JUDGED_BY.get(target.event.type, ()) if name in content}
+    if isinstance(invite := kept.get("third_party_invite"), dict):
+        kept["third_party_invite"] = {name: invite[name] for name in ("signed",) if name in invite}  # not the name shown for it
+    if target.event.state_key is not None and any(redacted.content.get(name) != value for name, value in kept.items()):
+        tx.execute("INSERT INTO redacted_state (event, content) VALUES (?, ?)", (target.number, orjson.dumps(kept)))
+
+
+def for_auth(tx: Transaction, stored: StoredEvent) -> Event:
+    """The event as others are judged by it and as state is resolved with it: as it was before any redaction, as far as rules read it."""
+    if stored.redacted_by is None or stored.event.type not in _JUDGED_BY:
+        return stored.event
+    row = tx.one("SELECT content FROM redacted_state WHERE event = ?", (stored.number,))
+    if row is None:
+        return stored.event
+    pdu = {**stored.event.pdu, "content": {**stored.event.content, **orjson.loads(row[0])}}
+    return Event.from_pdu(pdu, stored.event.rules, event_id=stored.event.event_id)
 
 
 def remember_redaction(tx: Transaction, redacts: str, number: int) -> None:

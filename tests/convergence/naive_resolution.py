@@ -87,9 +87,9 @@ class NaiveResolution:
         else:
             create = None
         levels = cited[POWER].content if POWER in cited else None
-        if create is not None and rules.privileged_creators:
-            if event.sender in (create.sender, *create.content.get("additional_creators", ())):
-                return float("inf")
+        creators = () if create is None else (create.sender, *create.content.get("additional_creators", ()))
+        if rules.privileged_creators and event.sender in creators:
+            return float("inf")
         if levels is None:
             creator = None if create is None else create.content.get("creator", create.sender)
             return 100 if event.sender == creator else 0

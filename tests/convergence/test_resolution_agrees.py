@@ -15,7 +15,12 @@ from tests.convergence.naive_resolution import NaiveResolution
 
 SHORT = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 LONG = settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))
-GRAPHS = (st.sampled_from(VERSIONS), st.lists(STEPS, min_size=4, max_size=24), st.lists(st.integers(0, 30), min_size=2, max_size=4), st.randoms())
+GRAPHS = (
+    st.sampled_from(VERSIONS),
+    st.lists(STEPS, min_size=4, max_size=24),
+    st.lists(st.integers(0, 30), min_size=2, max_size=4),
+    st.randoms(),
+)
 
 
 def check(version: str, steps: list[object], chosen: list[int], chance: random.Random) -> None:

@@ -201,7 +201,8 @@ class BoxInWorld:
         source = TimeSource(lambda: EPOCH + self.wall_offset + trio.current_time(), trio.current_time, lambda: self.synchronised)
         with trio.CancelScope() as self._scope:
             port = internet.from_(self._config.server.name) if self._config.federation.internet else None
-            async with open_box(self._config, Wires(port, self._drivers, source, inline=True, random_bytes=self.world.random_bytes)) as self.box:
+            wires = Wires(port, self._drivers, source, inline=True, random_bytes=self.world.random_bytes)
+            async with open_box(self._config, wires) as self.box:
                 if self._config.federation.internet:
                     internet.plug(self.server_name, self.box.app)
                 task_status.started()
