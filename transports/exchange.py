@@ -55,7 +55,8 @@ class Request:
     """One request.
 
     `authority` is the server name that it is meant for (the HTTP Host; empty: whoever is at the other end); `target` is the path and query,
-    percent-encoded, exactly as it is signed. `timeout` is in seconds and covers the whole exchange.
+    percent-encoded, exactly as it is signed. `timeout` is in seconds and covers the whole exchange. A body of more
+    than `max_response` bytes (None: what the wire allows) is not wanted.
     """
 
     method: str
@@ -65,6 +66,7 @@ class Request:
     body: bytes = b""
     priority: Priority = Priority.MESSAGE
     timeout: float = 60.0
+    max_response: int | None = None
 
     def header(self, name: str) -> str | None:
         """The first header of that name, compared without case."""

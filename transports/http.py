@@ -115,10 +115,13 @@ class HttpPool:
         """Carries one request along a route. Raises ExchangeError; any status is a response."""
         if isinstance(route.tls, Plaintext) and not self._allow_plaintext:
             raise Unreachable(f"{route.host} would be spoken to without TLS")
+        most = self._max_response if max_response is None else max_response
+        if request.max_response is not None:
+            most = min(most, request.max_response)
         progress = _Progress()
         with self._backend.routed(route) as origin, trio.move_on_after(request.timeout):
             try:
-                return await self._carry(self._wire_request(request, route, origin, progress), max_response)
+                return await self._carry(self._wire_request(request, route, origin, progress), most)
             except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
                 raise progress.error(error) from error
             except (httpcore.UnsupportedProtocol, ValueError) as error:
@@ -151,10 +154,10 @@ class HttpPool:
         extensions = {"timeout": timeouts, "trace": progress.trace}
         return httpcore.Request(request.method, url, headers=headers, content=request.body, extensions=extensions)
 
-    async def _carry(self, request: httpcore.Request, max_response: int | None) -> Response:
+    async def _carry(self, request: httpcore.Request, max_response: int) -> Response:
         response = await self._pool.handle_async_request(request)
         try:
-            body = await _whole_body(response, self._max_response if max_response is None else max_response)
+            body = await _whole_body(response, max_response)
         finally:
             with trio.CancelScope(shield=True):
                 await response.aclose()

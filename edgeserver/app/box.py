@@ -122,6 +122,7 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
             box = await _build(config, identity, ground, wires, pool)
             for what, *task in (
                 ("the sender", box.inward.sender.run),
+                ("what comes late", box.inward.late.run),
                 ("the notes of when devices were seen", box.users.tokens.run),
                 ("typing notifications", box.users.typing.run),
                 ("the lines", box.links.run),

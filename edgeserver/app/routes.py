@@ -121,7 +121,11 @@ def server_routes(
     ground: Ground, out: Out, users: Users, rooms: Rooms, inward: In, media: MediaRepository, gateway: GatewayRoutes, peers: Peers
 ) -> list[Route]:
     """The server-server API, and what paired boxes tell each other."""
-    guard = authentication.ServerGuard(ground.server_name, out.keyring.key, inward.sender.heard_from)
+    def heard_from(server: str) -> None:
+        inward.sender.heard_from(server)
+        inward.late.heard_from(server)
+
+    guard = authentication.ServerGuard(ground.server_name, out.keyring.key, heard_from)
     return [
         *server_keys.routes(out.keyring, out.notary, ground.now_ms),
         *transactions.routes(guard, inward.inbound),

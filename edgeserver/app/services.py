@@ -35,6 +35,7 @@ from edgeserver.rooms.guests import leave_where_unwanted
 from edgeserver.rooms.hierarchy import Hierarchy, RoomSummaries
 from edgeserver.rooms.history import History
 from edgeserver.rooms.importing import Importer
+from edgeserver.rooms.late import LateEvents
 from edgeserver.rooms.membership import Memberships
 from edgeserver.rooms.outliers import OutlierIntake
 from edgeserver.rooms.persist import Persister
@@ -258,10 +259,10 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
     placer = Placer(ground.db, persister)
     policy = PolicyGate(ground.db, placer, FederationPolicy(out.calls), ground.server_name, Turns())
     composer = Composer(ground.db, persister, ground.server_name, ground.key, ground.now_ms, policy)
-    receiver = Receiver(ground.db, placer, out.source, out.keyring, policy)
     outliers = OutlierIntake(ground.db, persister, out.keyring)
-    importer = Importer(ground.db, persister, outliers, ground.wakeups)
     remote_state = RemoteState(ground.db, out.source, outliers)
+    receiver = Receiver(ground.db, placer, out.source, out.keyring, remote_state, policy)
+    importer = Importer(ground.db, persister, outliers, ground.wakeups)
     remote = RemoteRooms(
         ground.db,
         out.calls,
@@ -311,6 +312,7 @@ class In:
     """Answering other servers, and sending to them."""
 
     inbound: Inbound
+    late: LateEvents
     history: FederationHistory
     spaces: SpaceHierarchy
     resident: Resident
@@ -345,8 +347,14 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -
         ways_to=peers.ways_to,
     )
     peers.on_return(sender.route_returned)
+    late = LateEvents(ground.db, rooms.receiver, out.source, ground.server_name, ground.now_ms)
+    peers.on_return(late.heard_from)
+    edus = Edus(ground.db, handlers)
     return In(
-        Inbound(ground.db, rooms.receiver, Edus(ground.db, handlers), invites, joining=out.joining, now_ms=ground.now_ms),
+        Inbound(
+            ground.db, rooms.receiver, edus, invites, late, joining=out.joining, now_ms=ground.now_ms, background=ground.nursery
+        ),
+        late,
         FederationHistory(ground.db),
         SpaceHierarchy(ground.db),
         Resident(ground.db, rooms.composer, rooms.placer, rooms.receiver, server_name=ground.server_name, key=ground.key),

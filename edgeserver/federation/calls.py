@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
-from edgeserver.federation.client import MAX_STATE_ANSWER, Ask
+from edgeserver.federation.client import MAX_CHAIN_ANSWER, MAX_PART_OF_STATE, MAX_STATE_ANSWER, Ask
 from edgeserver.federation.errors import BadAnswer, PeerError
 from edgeserver.federation.multipart import Media, decode_media
 from edgeserver.matrix import canonical_json
@@ -172,21 +172,21 @@ class Calls:
     async def state_ids(self, server: str, room_id: str, event_id: str) -> tuple[list[str], list[str]]:
         """GET /state_ids: (ids of the state before the event, ids of its auth chain)."""
         target = path(V1 + "/state_ids", room_id, event_id=event_id)
-        ask = Ask("GET", target, timeout=120.0, expected=20_000, max_answer=MAX_STATE_ANSWER)
+        ask = Ask("GET", target, timeout=120.0, expected=20_000, max_answer=MAX_CHAIN_ANSWER)
         answer = await self._client.json(server, ask)
         return _ids(server, answer, "pdu_ids"), _ids(server, answer, "auth_chain_ids")
 
     async def state(self, server: str, room_id: str, event_id: str) -> tuple[Sequence[Any], Sequence[Any]]:
         """GET /state: (the state before the event, its auth chain), PDUs that are decoded one by one."""
         target = path(V1 + "/state", room_id, event_id=event_id)
-        ask = Ask("GET", target, timeout=JOIN_TIMEOUT, expected=100_000, max_answer=MAX_STATE_ANSWER)
+        ask = Ask("GET", target, timeout=JOIN_TIMEOUT, expected=100_000, max_answer=MAX_PART_OF_STATE)
         answer = await self._large_answer(server, ask, "pdus", "auth_chain")
         return _long_list(server, answer, "pdus"), _long_list(server, answer, "auth_chain")
 
     async def event_auth(self, server: str, room_id: str, event_id: str) -> list[Any]:
         """GET /event_auth: the event's auth chain."""
         target = path(V1 + "/event_auth", room_id, event_id)
-        ask = Ask("GET", target, timeout=120.0, expected=20_000, max_answer=MAX_STATE_ANSWER)
+        ask = Ask("GET", target, timeout=120.0, expected=20_000, max_answer=MAX_CHAIN_ANSWER)
         return _pdus(server, await self._client.json(server, ask), "auth_chain")
 
     async def timestamp_to_event(self, server: str, room_id: str, ts: int, *, backwards: bool) -> tuple[str, int]:

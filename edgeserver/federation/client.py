@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 MAX_ANSWER: Final = 4 * 1024 * 1024
 MAX_STATE_ANSWER: Final = 256 * 1024 * 1024
+MAX_PART_OF_STATE: Final = 32 * 1024 * 1024
+"""Of a room that we are in already: a peer's word on its state costs several times its size in memory."""
+MAX_CHAIN_ANSWER: Final = 8 * 1024 * 1024
 TIMEOUT: Final = 60.0
 MAX_TIMEOUT: Final = 3600.0
 REPEATS: Final = 2
@@ -144,7 +147,7 @@ class FederationClient:
             authorization = signatures.sign_request(ask.method, ask.target, self._server_name, server_name, self._key, ask.content)
             headers.append(("Authorization", authorization))
         timeout = timeout_on(way.exchange.profile, len(body) + ask.expected, ask.timeout)
-        return Request(ask.method, ask.target, server_name, tuple(headers), body, ask.priority, timeout)
+        return Request(ask.method, ask.target, server_name, tuple(headers), body, ask.priority, timeout, ask.max_answer)
 
 
 def timeout_on(profile: LinkProfile, expected_bytes: int, timeout: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.federation import acl
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 MAX_UPDATES: Final = 500
 """Receipts or presence updates that are taken out of one EDU."""
 MAX_MESSAGE_ID: Final = 64
+MAX_ID: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Edus:
     async def _receipt(self, origin: str, content: dict[str, Any]) -> None:
         if self._handlers.receipts is None:
             return
-        found = list(_receipts(content, origin))[:MAX_UPDATES]
+        found = list(islice(_receipts(content, origin), MAX_UPDATES))
         joined = await self._joined(origin, [(one.room_id, one.user_id) for one in found])
         kept = [one for one in found if (one.room_id, one.user_id) in joined]
         if kept:
@@ -160,8 +162,12 @@ def _receipts(content: Mapping[str, Any], origin: str) -> Iterable[Receipt]:
             data = receipt.get("data")
             ts = data.get("ts") if isinstance(data, dict) else None
             thread = data.get("thread_id") if isinstance(data, dict) else None
-            if isinstance(event_ids[0], str) and type(ts) is int and (thread is None or isinstance(thread, str)):
+            if _is_short(event_ids[0]) and type(ts) is int and (thread is None or _is_short(thread)):
                 yield Receipt(room_id, "m.read", user_id, event_ids[0], ts, thread)
+
+
+def _is_short(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and len(value) <= MAX_ID
 
 
 def _messages(value: Any) -> dict[str, dict[str, dict[str, Any]]]:

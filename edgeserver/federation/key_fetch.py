@@ -1,11 +1,13 @@
 """Fetching other servers' keys: from themselves, else through a gateway or notary.
 
 Direct: GET /_matrix/key/v2/server over a way that proves whose answer it is. Else: POST /_matrix/key/v2/query, in
-one batch for all servers that are asked for. Spec: server-server API, "Retrieving server keys".
+one batch for all servers that are asked for. Last, servers of the room that wants the keys are asked likewise: they are
+nobody whom we trust, so what two of them tell alike counts. Spec: server-server API, "Retrieving server keys".
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 MAX_RESPONSE: Final = 1_048_576
 TIMEOUT: Final = 30.0
 THIN_TIMEOUT: Final = 180.0
+HURRIED_TIMEOUT: Final = 10.0
 PARALLEL: Final = 8
+PARALLEL_HURRIED: Final = 4
 BATCH: Final = 50
 PAUSES: Final = (2.0, 6.0)
 """Seconds before a request is made again under which the line broke."""
@@ -35,6 +39,10 @@ class KeyRoutes(Protocol):
         """Ways whose answers are sure to come from that server, the best first; none if there are only gateways."""
         ...
 
+    def witness(self, server_name: str) -> Exchange | None:
+        """A way to ask that server for others' keys, sure to lead to it; None if there is none."""
+        ...
+
     def notaries(self) -> Sequence[tuple[str, Exchange]]:
         """Gateways and notaries by name, in the order to ask them."""
         ...
@@ -45,16 +53,18 @@ class KeyFetcher:
 
     def __init__(self, routes: KeyRoutes) -> None:
         self._routes = routes
-        self._limit = trio.CapacityLimiter(PARALLEL)
+        self._limits = {False: trio.CapacityLimiter(PARALLEL), True: trio.CapacityLimiter(PARALLEL_HURRIED)}
 
-    async def fetch(self, servers: Iterable[str]) -> dict[str, tuple[KeyResponse, bool]]:
-        """The key responses that could be had, each with `proven`."""
+    async def fetch(
+        self, servers: Iterable[str], *, witnesses: Sequence[str] = (), hurried: bool = False
+    ) -> dict[str, tuple[KeyResponse, bool]]:
+        """The key responses that could be had, each with `proven`. `hurried`: strangers, who get less time, a few at once."""
         wanted = list(dict.fromkeys(servers))
         found: dict[str, tuple[KeyResponse, bool]] = {}
 
         async def ask(server_name: str) -> None:
-            async with self._limit:
-                response = await self._ask_itself(server_name)
+            async with self._limits[hurried]:
+                response = await self._ask_itself(server_name, hurried=hurried)
             if response is not None:
                 found[server_name] = (response, True)
 
@@ -66,21 +76,40 @@ class KeyFetcher:
             for start in range(0, len(missing), BATCH):
                 for response in await self._ask_notary(notary, exchange, missing[start : start + BATCH]):
                     found[response.server_name] = (response, False)
+        missing = [name for name in wanted if name not in found]
+        if missing and len(witnesses) > 1:
+            found |= {response.server_name: (response, False) for response in await self._ask_witnesses(witnesses, missing[:BATCH])}
         return found
 
-    async def _ask_itself(self, server_name: str) -> KeyResponse | None:
+    async def _ask_witnesses(self, witnesses: Sequence[str], servers: Sequence[str]) -> list[KeyResponse]:
+        """The responses whose keys two of the witnesses tell alike."""
+        told: dict[tuple[str, tuple[tuple[str, bytes], ...]], dict[str, KeyResponse]] = {}
+
+        async def ask(witness: str, exchange: Exchange) -> None:
+            for response in await self._ask_notary(witness, exchange, [name for name in servers if name != witness]):
+                told.setdefault((response.server_name, tuple(sorted(response.current.items()))), {})[witness] = response
+
+        async with trio.open_nursery() as nursery:
+            for witness in dict.fromkeys(witnesses):
+                exchange = self._routes.witness(witness)
+                if exchange is not None:
+                    nursery.start_soon(ask, witness, exchange)
+        return [max(by.values(), key=lambda response: response.valid_until) for by in told.values() if len(by) > 1]
+
+    async def _ask_itself(self, server_name: str, *, hurried: bool) -> KeyResponse | None:
         """Asks again, over whatever ways there are then, if a line broke under the request: joins wait for these keys."""
-        for pause in (*PAUSES, None):
+        for pause in (None,) if hurried else (*PAUSES, None):
             try:
-                return await self._ask_directly(server_name)
+                return await self._ask_directly(server_name, HURRIED_TIMEOUT if hurried else TIMEOUT)
             except _Broken:
                 if pause is not None:
                     await trio.sleep(pause)
         return None
 
-    async def _ask_directly(self, server_name: str) -> KeyResponse | None:
+    async def _ask_directly(self, server_name: str, timeout: float) -> KeyResponse | None:
         for exchange in self._routes.direct(server_name):
-            body = await _exchange(exchange, Request("GET", "/_matrix/key/v2/server", server_name, priority=Priority.INTERACTIVE))
+            request = Request("GET", "/_matrix/key/v2/server", server_name, priority=Priority.INTERACTIVE)
+            body = await _exchange(exchange, request, timeout)
             try:
                 return read(body, server_name)
             except BadKeyResponse:
@@ -118,10 +147,9 @@ class _Broken(Exception):
     """The line went down under the request."""
 
 
-async def _exchange(exchange: Exchange, request: Request) -> Any:
+async def _exchange(exchange: Exchange, request: Request, timeout: float = TIMEOUT) -> Any:
     """The decoded JSON of a 200, None for anything else. Raises `_Broken`."""
-    timeout = THIN_TIMEOUT if exchange.profile.is_thin else TIMEOUT
-    request = Request(request.method, request.target, request.authority, request.headers, request.body, request.priority, timeout)
+    request = replace(request, timeout=THIN_TIMEOUT if exchange.profile.is_thin else timeout, max_response=MAX_RESPONSE)
     try:
         response = await exchange.exchange(request)
         if response.status != 200 or len(response.body) > MAX_RESPONSE:

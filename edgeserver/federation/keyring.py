@@ -10,6 +10,10 @@ Where a key comes from, in this order:
    but a pinned key only gives way to one that it has signed.
 5. A gateway or notary: believed at first sight and then pinned: a change that none of the old keys has signed is
    refused.
+6. Servers of a room, where a key is wanted for an event of it that its author's server is not there to prove: believed as
+   under 5, but only where two of them tell the same. Whoever hands us an event must not be alone in vouching for it.
+
+Lookups of servers of which nothing is known, at the word of others, are counted: see `lookups.py`.
 
 Validity (spec: rooms/v5, "Signing key validity period"): an event of room version 5 or later needs a key that was
 valid at its `origin_server_ts`. A box that does not know the time cannot tell, so as long as `clock_trusted()` is
@@ -25,9 +29,11 @@ import trio
 
 from edgeserver.federation import key_response
 from edgeserver.federation.key_response import FOREVER, MAX_VALIDITY_MS, KeyResponse, is_signed_by_any
+from edgeserver.federation.lookups import UNPROVEN, Lookups
 from edgeserver.matrix import canonical_json, pdu_checks, server_names, signatures
 from edgeserver.matrix.signatures import SignatureError
-from edgeserver.matrix.verdicts import Dropped
+from edgeserver.matrix.verdicts import Dropped, Unready
+from edgeserver.rooms.seldom import Seldom
 from edgeserver.store import server_keys
 from edgeserver.store.server_keys import FROM_ITSELF, PINNED, THROUGH_NOTARY, StoredKey
 
@@ -54,8 +60,13 @@ Wanted = tuple[str, str, int]
 class Fetcher(Protocol):
     """What brings key responses; see `key_fetch.KeyFetcher`."""
 
-    async def fetch(self, servers: Iterable[str]) -> dict[str, tuple[KeyResponse, bool]]:
-        """The responses that could be had, each with whether the way itself proved whose it is."""
+    async def fetch(
+        self, servers: Iterable[str], *, witnesses: Sequence[str] = (), hurried: bool = False
+    ) -> dict[str, tuple[KeyResponse, bool]]:
+        """The responses that could be had, each with whether the way itself proved whose it is.
+
+        `witnesses` are servers to ask, too; `hurried`: these are strangers, on whom no time is to be lost.
+        """
         ...
 
 
@@ -85,6 +96,8 @@ class Keyring:
         self._cache: dict[str, dict[str, StoredKey]] = {}
         self._fetching: dict[str, trio.Event] = {}
         self._pause: dict[str, tuple[int, float]] = {}
+        self._lookups = Lookups()
+        self._seldom = Seldom(log)
 
     def own_response(self) -> dict[str, Any]:
         """Our own key response, freshly signed."""
@@ -117,49 +130,66 @@ class Keyring:
             self._pause.pop(server_name, None)
 
     async def key(self, server_name: str, key_id: str, at_ms: int | None = None) -> bytes | None:
-        """The public key (32 bytes) of that server under that id, valid at that time (None: now); None if it cannot
-        be had.
+        """The public key (32 bytes) of that server under that id, valid at that time (None: now), for whoever claims to be it;
+        None if it cannot be had.
         """
         at = self._now_ms() if at_ms is None else at_ms
-        return (await self.keys([(server_name, key_id, at)])).get((server_name, key_id, at))
+        return (await self.keys([(server_name, key_id, at)], told_by=UNPROVEN)).get((server_name, key_id, at))
 
-    async def keys(self, wanted: Iterable[Wanted]) -> dict[Wanted, bytes]:
-        """Those of the wanted keys that are known or could be fetched."""
+    async def keys(
+        self, wanted: Iterable[Wanted], *, told_by: str | None = None, witnesses: Sequence[str] = ()
+    ) -> dict[Wanted, bytes]:
+        """Those of the wanted keys that are known or could be fetched. `told_by`: at whose word they are wanted (None: our own)."""
         open_wants = set(wanted)
         found: dict[Wanted, bytes] = {}
         await self._take_known(open_wants, found)
         if open_wants:
             servers = {server_name for server_name, _, _ in open_wants if server_names.key_of(server_name) is None}
-            await self._fetch(servers - {self._server_name})
+            await self._fetch(servers - {self._server_name}, told_by=told_by, witnesses=witnesses)
             await self._take_known(open_wants, found, last=not self._clock_trusted())
         return found
 
     async def verify_json(self, obj: Mapping[str, Any], server_name: str) -> None:
         """Check that a server has signed a JSON object, with a key that is valid now. Raises SignatureError."""
         for key_id in list(signatures.signatures_by(obj, server_name))[: pdu_checks.MAX_KEYS_TRIED]:
-            key = await self.key(server_name, key_id)
+            want = (server_name, key_id, self._now_ms())
+            key = (await self.keys([want])).get(want)
             if key is not None:
                 signatures.verify_json(obj, server_name, key_id, key)
                 return
         raise SignatureError(f"no signature of {server_name} by a key that is known")
 
-    async def verify(self, events: Sequence[Event]) -> list[str | None]:
-        """For each event None if all the signatures that it needs hold, else the reason why not.
+    async def verify(
+        self, events: Sequence[Event], *, told_by: str | None = None, witnesses: Sequence[str] = ()
+    ) -> list[Dropped | None]:
+        """For each event None if all the signatures that it needs hold, else the reason why not: `Unready` for want of a key.
 
         Implements the `Verifier` of `rooms`; keys that are missing are fetched in one batch.
         """
         wants: set[Wanted] = set()
         for event in events:
             wants |= _wants(event)
-        keys = await self.keys(wants)
-        reasons: list[str | None] = []
+        keys = await self.keys(wants, told_by=told_by, witnesses=witnesses)
+        reasons: list[Dropped | None] = []
         for index, event in enumerate(events):
             own = {(want[0], want[1]): keys[want] for want in _wants(event) if want in keys}
             verdict = pdu_checks.check_signatures(event, own)
-            reasons.append(verdict.why if isinstance(verdict, Dropped) else None)
+            reasons.append(self._told_apart(event, verdict, own) if isinstance(verdict, Dropped) else None)
             if index % EVENTS_A_TURN == EVENTS_A_TURN - 1:
                 await trio.lowlevel.checkpoint()
         return reasons
+
+    def _told_apart(self, event: Event, verdict: Dropped, keys: Mapping[tuple[str, str], bytes]) -> Dropped:
+        """A verdict on signatures: final, or only for want of keys that their owners, out of reach now, may give another time."""
+        for required in pdu_checks.required_signatures(event):
+            lacking = [key_id for key_id in required.key_ids if (required.server_name, key_id) not in keys]
+            if lacking and len(lacking) == len(required.key_ids) and not self._has_no_more(required.server_name):
+                return Unready(f"no key of {required.server_name} could be had")
+        return verdict
+
+    def _has_no_more(self, server_name: str) -> bool:
+        """Whether all is known that there ever will be of the server's keys. Of others a key may be too new to be known yet."""
+        return server_name == self._server_name or server_names.key_of(server_name) is not None or not server_names.is_valid(server_name)
 
     # Finding
 
@@ -202,25 +232,33 @@ class Keyring:
 
     # Fetching
 
-    async def _fetch(self, servers: set[str]) -> None:
+    async def _fetch(self, servers: set[str], *, told_by: str | None = None, witnesses: Sequence[str] = ()) -> None:
         now = trio.current_time()
         ours: set[str] = set()
         theirs: list[trio.Event] = []
+        strangers = set() if told_by is None else servers - {name for name, keys in (await self._known(servers)).items() if keys}
         for server_name in servers:
             if (fetching := self._fetching.get(server_name)) is not None:
                 theirs.append(fetching)
             elif server_names.is_valid(server_name) and self._pause.get(server_name, (0, 0.0))[1] <= now:
-                ours.add(server_name)
-        if ours:
-            await self._fetch_ours(ours)
+                if told_by is None or server_name not in strangers or self._lookups.take(told_by):
+                    ours.add(server_name)
+                else:
+                    self._seldom.say(told_by, "no more keys of strangers are looked up at the word of %s for now", told_by or "strangers")
+        parts = [(part, trio.Event()) for part in (ours - strangers, ours & strangers)]  # nobody who is known waits for strangers
+        for part, done in parts:
+            self._fetching |= dict.fromkeys(part, done)
+        async with trio.open_nursery() as nursery:
+            for (part, done), hurried in zip(parts, (False, True), strict=True):
+                if part:
+                    nursery.start_soon(self._fetch_ours, part, done, witnesses, hurried)
         for fetching in theirs:
             await fetching.wait()
 
-    async def _fetch_ours(self, servers: set[str]) -> None:
-        done = trio.Event()
-        self._fetching |= dict.fromkeys(servers, done)
+    async def _fetch_ours(self, servers: set[str], done: trio.Event, witnesses: Sequence[str], hurried: bool) -> None:
         try:
-            responses = await self._fetcher.fetch(servers)
+            others = [name for name in witnesses if name != self._server_name]
+            responses = await self._fetcher.fetch(servers, witnesses=others, hurried=hurried)
             for response, proven in responses.values():
                 await self._accept(response, proven=proven)
             for server_name in servers - set(responses):

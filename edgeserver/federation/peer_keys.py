@@ -23,6 +23,9 @@ class PeerKeyRoutes:
     def direct(self, server_name: str) -> list[Exchange]:
         return [way.exchange for way in self._peers.ways_to(server_name) if way.proves_peer]
 
+    def witness(self, server_name: str) -> Exchange | None:
+        return next((way.exchange for way in self._peers.ways_to(server_name) if way.proves_peer), None)
+
     def notaries(self) -> list[tuple[str, Exchange]]:
         found = [(exchange.profile.peer or "", exchange) for exchange in self._peers.gateways()]
         for name in self._notaries:

@@ -54,7 +54,7 @@ class Checking(Protocol):
 
     async def opened(self, pdus: Iterable[Any], room_id: str, rules: RoomVersion) -> dict[str, Event]: ...
 
-    async def judged_by_policy(self, room: int, event: Event) -> tuple[Event, str | None]: ...
+    async def judged_by_policy(self, room: int, found: Sequence[Event]) -> list[tuple[Event, str | None]]: ...
 
 
 class Resident:
@@ -169,7 +169,7 @@ class Resident:
         (checked,) = await self._checks.checked([event])
         if isinstance(checked, Dropped) or checked.pdu != event.pdu:
             raise errors.InvalidParam("The event's signature or hash is wrong.")
-        event, not_recommended = await self._checks.judged_by_policy(room.number, event)
+        ((event, not_recommended),) = await self._checks.judged_by_policy(room.number, [event])
         if not_recommended is not None:
             raise errors.Forbidden(f"The room does not allow it: {not_recommended}.")
         verdict = await self._placer.place(Task(room.number, event, deliver=True))

@@ -10,7 +10,7 @@ from edgeserver.federation.errors import FederationError, PeerError, as_matrix_e
 from edgeserver.federation.multipart import Media
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.media.remote import MediaUnavailable
-from edgeserver.rooms.receive import SourceFailed
+from edgeserver.rooms.event_source import SourceFailed
 from edgeserver.users.remote_keys import KeysUnavailable
 from transports.exchange import ExchangeError
 
@@ -24,7 +24,7 @@ MEDIA_TIMEOUT: Final = 120.0
 
 
 class FederationSource:
-    """See `rooms.receive.EventSource`: PDUs as they came, unverified; everything that goes wrong is `SourceFailed`."""
+    """See `rooms.missing.EventSource`: PDUs as they came, unverified; everything that goes wrong is `SourceFailed`."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls

@@ -29,6 +29,10 @@ class Turns:
             if users > 1:
                 self._locks[name] = (lock, users - 1)
 
+    def waiting(self, name: str) -> int:
+        """How many have or want the turn of that name."""
+        return self._locks[name][1] if name in self._locks else 0
+
     async def over(self, name: str) -> None:
         """Returns when all who wanted the turn of that name have had it."""
         if name in self._locks:

@@ -34,6 +34,11 @@ class Dropped:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unready(Dropped):
+    """What the event is judged by could not be had now, keys or other events: it is not kept, but may be asked for again."""
+
+
 Verdict = Accepted | SoftFailed | Rejected | Dropped
 
 ACCEPTED = Accepted()

@@ -20,8 +20,8 @@ from edgeserver.matrix import auth, errors
 from edgeserver.matrix.auth_events import CREATE, auth_types_of
 from edgeserver.matrix.verdicts import Accepted, Rejected
 from edgeserver.rooms import state_at
+from edgeserver.rooms.event_source import SourceFailed
 from edgeserver.rooms.placing import judge_by_auth_events
-from edgeserver.rooms.receive import SourceFailed
 from edgeserver.rooms.state_at import Resolved, State
 from edgeserver.store import events, partial_rooms, rooms, state
 from edgeserver.store.database import StoreError
@@ -295,7 +295,7 @@ def _place_again(tx: Transaction, stored: StoredEvent, settled: _Settled) -> Non
         standing = Standing.SOFT_FAILED
     else:
         standing, stream = Standing.ACCEPTED, tx.stream() if stream is None else stream
-    events.place(tx, stored.number, stream=stream, before=before, after=before, standing=standing)
+    events.place(tx, stored.number, stream=stream, before=before, after=before, standing=standing, depth=stored.depth)
     if event.state_key is not None and standing is not Standing.REJECTED:
         events.set_after(tx, stored.number, state.derive(tx, stored.room, before, {(event.type, event.state_key): stored.number}))
     partial_rooms.settle(tx, stored.number)

@@ -1,6 +1,7 @@
 """Reading a room's past: pages of the timeline, the state at a point, what a user may see of it; and filling gaps from other servers.
 
-Client-server API, "Syncing" (pagination), "Room History Visibility". Pages run in topological order (depth, then arrival).
+Client-server API, "Syncing" (pagination), "Room History Visibility". Pages run in topological order
+(`events.effective_depth`, then the time that events state).
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix import errors, visibility
+from edgeserver.rooms.event_source import Allowance, SourceFailed
+from edgeserver.rooms.graph import in_order, least_depths
 from edgeserver.rooms.placing import MembersKnown, Task
-from edgeserver.rooms.receive import SourceFailed
 from edgeserver.rooms.tokens import parse
 from edgeserver.store import events, rooms, state
 from edgeserver.store.events import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from edgeserver.matrix.event import Event
+    from edgeserver.rooms.event_source import EventSource
     from edgeserver.rooms.placing import Placer
-    from edgeserver.rooms.receive import EventSource, Receiver
+    from edgeserver.rooms.receive import Receiver
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.events import StoredEvent
     from edgeserver.store.rooms import Membership, Room
@@ -31,6 +34,8 @@ log = logging.getLogger(__name__)
 MAX_PAGE = 1000
 FAR = 2**62
 BACKFILL_SERVERS = 5
+MAX_BACKFILL = 100
+BACKFILL_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,7 @@ def _last_join(tx: Transaction, membership: Membership | None) -> int | None:
 def place_of(tx: Transaction, room: int, token: str | None, upto: int, *, backwards: bool) -> Place:
     """The place that a token names; without one, the newest or the oldest end."""
     if token is None:
-        return Place(FAR, FAR) if backwards else Place(-1, -FAR)
+        return Place(FAR, FAR) if backwards else Place(-FAR, -FAR)
     at = parse(token)
     if isinstance(at, Place):
         return at
@@ -143,7 +148,7 @@ def place_of(tx: Transaction, room: int, token: str | None, upto: int, *, backwa
         return Place(FAR, FAR)  # nothing came since: everything is before it, however deep
     found = None if stream is None else events.at_stream(tx, room, stream)
     if found is None:
-        return Place(-1, -FAR)  # the room is younger than the token: nothing is before it, everything after
+        return Place(-FAR, -FAR)  # the room is younger than the token: nothing is before it, everything after
     return place(found)
 
 
@@ -162,9 +167,11 @@ class History:
     ) -> Page:
         """One page of at most `limit` events that the user may see. Raises M_FORBIDDEN, M_INVALID_PARAM."""
         limit = max(1, min(limit, MAX_PAGE))
-        page, gaps = await self._db.read(lambda tx: self._page(tx, user_id, room_id, token, to, limit, backwards))
-        if gaps and await self.backfill(room_id, gaps, limit):
-            page, _ = await self._db.read(lambda tx: self._page(tx, user_id, room_id, token, to, limit, backwards))
+        for _ in range(BACKFILL_ROUNDS):  # one server may have what is before one gap, another what is before another
+            page, gaps = await self._db.read(lambda tx: self._page(tx, user_id, room_id, token, to, limit, backwards))
+            if not gaps or not await self.backfill(room_id, gaps, limit):
+                return page
+        page, _ = await self._db.read(lambda tx: self._page(tx, user_id, room_id, token, to, limit, backwards))
         return page
 
     def _page(
@@ -184,7 +191,7 @@ class History:
             end = before(raw[-1]) if backwards else place(raw[-1])
         gaps: list[str] = []
         if backwards:
-            low = raw[-1].event.depth if raw else start.depth
+            low = raw[-1].depth if raw else start.depth
             gaps = [held for held, _ in events.gaps_from(tx, at.room.number, low, start.depth, limit)]
         chunk = visible(tx, user_id, at.membership, raw)
         if start.depth == FAR and raw:
@@ -198,8 +205,8 @@ class History:
         room, known = await self._db.read(lambda tx: _room_and_servers(tx, room_id))
         for server in [name for name in servers or known if name != self._server_name][:BACKFILL_SERVERS]:
             try:
-                pdus = await self._source.backfill(server, room_id, list(from_ids), min(limit, 100))
-                if await self._take_in(server, room, pdus):
+                pdus = await self._source.backfill(server, room_id, list(from_ids), min(limit, MAX_BACKFILL))
+                if await self._take_in(server, room, from_ids, pdus[:MAX_BACKFILL]):
                     return True
             except MembersKnown:
                 return await self.backfill(room_id, from_ids, limit)
@@ -207,28 +214,33 @@ class History:
                 log.info("%s did not give history of %s: %s", server, room_id, error)
         return False
 
-    async def _take_in(self, server: str, room: Room, pdus: Sequence[dict[str, Any]]) -> bool:
+    async def _take_in(self, server: str, room: Room, from_ids: Sequence[str], pdus: Sequence[dict[str, Any]]) -> bool:
         """Stores old events, newest first so that each gets a lower stream position than what comes after it."""
-        got = await self._receiver.opened(pdus, room.room_id, room.rules)
-        placed = await self._db.read(lambda tx: events.held(tx, got))
-        fresh = {event_id: event for event_id, event in got.items() if not placed.get(event_id)}
-        await self._receiver.complete_auth(server, room.room_id, room.number, room.rules, fresh.values())
-        befores = await self._states_before(server, room, fresh)
-        for event in sorted(fresh.values(), key=lambda event: (-event.depth, event.event_id)):
-            before = befores[event.event_id]
-            await self._placer.place(Task(room.number, event, before=before, backfilled=True, lacks_members=room.is_partial))
+        got = await self._receiver.opened(pdus, room.room_id, room.rules, server)
+        placed, starts = await self._db.read(lambda tx: (events.held(tx, got), events.many(tx, from_ids)))
+        before = _leading_to(got, [prev for stored in starts.values() for prev in stored.event.prev_events])
+        fresh = {event_id: got[event_id] for event_id in before if not placed.get(event_id)}
+        allowance = Allowance()
+        await self._receiver.missing.complete_auth(server, room.room_id, room.number, room.rules, fresh.values(), allowance)
+        befores = await self._states_before(server, room, fresh, allowance)
+        ordered = in_order(fresh)
+        least = least_depths(ordered)
+        for event in reversed(ordered):
+            before_it, depth = befores[event.event_id], least[event.event_id]
+            lacking = room.is_partial
+            await self._placer.place(Task(room.number, event, before=before_it, backfilled=True, lacks_members=lacking, depth=depth))
         return bool(fresh)
 
-    async def _states_before(self, server: str, room: Room, fresh: dict[str, Event]) -> dict[str, Any]:
+    async def _states_before(self, server: str, room: Room, fresh: dict[str, Event], allowance: Allowance) -> dict[str, Any]:
         """The state before each event: asked for at the oldest ones, worked out along the graph for the rest."""
         from edgeserver.rooms import state_at
 
         befores: dict[str, state_at.State] = {}
         after: dict[str, state_at.State] = {}
-        for event in sorted(fresh.values(), key=lambda event: (event.depth, event.event_id)):
+        for event in in_order(fresh):
             missing = [prev for prev in event.prev_events if prev not in after]
             known = await self._db.read(lambda tx, missing=missing: events.many(tx, missing))  # type: ignore[misc]
-            after.update({one: stored.after for one, stored in known.items() if stored.after is not None})
+            after.update({one: stored.after for one, stored in known.items() if stored.after is not None and stored.room == room.number})
             if all(prev in after for prev in event.prev_events) and event.prev_events:
                 states = [after[prev] for prev in event.prev_events]
                 before = await self._db.read(
@@ -237,7 +249,7 @@ class History:
             elif event.type == "m.room.create":
                 before = await self._db.write(lambda tx: state.root(tx, room.number, {}))
             else:
-                before = await self._receiver.state_before_from(server, room, event.event_id)
+                before = await self._receiver.missing.state_before(server, room, event.event_id, allowance)
             befores[event.event_id] = before
             after[event.event_id] = before
             if event.state_key is not None:
@@ -249,6 +261,18 @@ class History:
         return befores
 
 
+def _leading_to(got: Mapping[str, Event], starts: Sequence[str]) -> list[str]:
+    """Those of the events that are among the starts or come before them: what was asked for, and nothing made up beside it."""
+    found: dict[str, None] = {}
+    wanted = list(starts)
+    while wanted:
+        event_id = wanted.pop()
+        if event_id in got and event_id not in found:
+            found[event_id] = None
+            wanted += got[event_id].prev_events
+    return list(found)
+
+
 def _room_and_servers(tx: Transaction, room_id: str) -> tuple[Room, list[str]]:
     room = rooms.get(tx, room_id)
     if room is None:
@@ -258,9 +282,9 @@ def _room_and_servers(tx: Transaction, room_id: str) -> tuple[Room, list[str]]:
 
 def place(stored: StoredEvent) -> Place:
     """Just after this event."""
-    return Place(stored.event.depth, events.tie_of(stored.event))
+    return Place(stored.depth, events.tie_of(stored.event))
 
 
 def before(stored: StoredEvent) -> Place:
     """Just before this event."""
-    return Place(stored.event.depth, events.tie_of(stored.event) - 1)
+    return Place(stored.depth, events.tie_of(stored.event) - 1)

@@ -32,11 +32,15 @@ if TYPE_CHECKING:
     from edgeserver.wakeups import Wakeups
 
 
+WITNESSES = 4
+"""So many of the room's servers are asked for keys that their owners do not give."""
+
+
 @dataclass(frozen=True, slots=True)
 class GivenRoom:
     """What `server` answered to a join: PDUs, unverified, of the state before the join and of what authorises both.
 
-    `members_omitted`: the state lacks members; `servers` are then all that are in the room.
+    `servers` are others in the room, all of them if `members_omitted`: then the state lacks members.
     """
 
     server: str
@@ -62,7 +66,7 @@ class Importer:
         server has told a tale.
         """
         room = await self._db.write(lambda tx: rooms.by_number(tx, self._room(tx, join.room_id, rules)))
-        ids = await self._outliers.take_in(room, Both(given.state, given.auth_chain))
+        ids = await self._outliers.take_in(room, Both(given.state, given.auth_chain), [given.server, *given.servers][:WITNESSES])
         state_ids = [event_id for event_id in ids[: len(given.state)] if event_id is not None]
 
         def run(tx: Transaction) -> None:

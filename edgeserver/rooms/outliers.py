@@ -15,9 +15,10 @@ import trio
 from edgeserver.matrix.auth_chains import in_order
 from edgeserver.matrix.canonical_json import CanonicalJSONError
 from edgeserver.matrix.event import Event
-from edgeserver.matrix.pdu_checks import check_hash, open_pdu
+from edgeserver.matrix.pdu_checks import open_pdu
 from edgeserver.matrix.verdicts import Dropped
 from edgeserver.rooms.placing import cited, judge_by_auth_events, standing_of
+from edgeserver.rooms.verifying import checked
 from edgeserver.store import events
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from edgeserver.matrix.room_versions import RoomVersion
     from edgeserver.rooms.persist import Persister
+    from edgeserver.rooms.verifying import Verifier
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.events import StoredEvent
     from edgeserver.store.rooms import Room
@@ -36,12 +38,6 @@ STORED_AT_ONCE: Final = 200
 REMEMBERED: Final = 512
 """So many events that others cite again and again (power levels, join rules) are kept at hand while a room is stored."""
 OFTEN_CITED: Final = frozenset({"m.room.create", "m.room.power_levels", "m.room.join_rules"})
-
-
-class Verifier(Protocol):
-    """Holds the keys: for each event None if every required signature verifies, else why not."""
-
-    async def verify(self, events: Sequence[Event]) -> list[str | None]: ...
 
 
 class Pdus(Protocol):
@@ -65,15 +61,6 @@ class Both:
         return self._first[index] if index < len(self._first) else self._second[index - len(self._first)]
 
 
-async def checked(verifier: Verifier, found: Sequence[Event]) -> list[Event | Dropped]:
-    """Checks 2 and 3: signatures, then hashes; an event whose hash does not match comes back redacted."""
-    failures = await verifier.verify(found)
-    return [
-        (event if check_hash(event) else event.redacted()) if why is None else Dropped(why)
-        for event, why in zip(found, failures, strict=True)
-    ]
-
-
 @dataclass(slots=True)
 class _Pool:
     """What is known of the PDUs after the first pass, by event id."""
@@ -91,16 +78,17 @@ class OutlierIntake:
         self._persister = persister
         self._verifier = verifier
 
-    async def take_in(self, room: Room, pdus: Pdus) -> list[str | None]:
+    async def take_in(self, room: Room, pdus: Pdus, witnesses: Sequence[str] = ()) -> list[str | None]:
         """Stores those of the PDUs that are events of the room, and that are not held; the event id of each PDU that is held now.
 
         Each element is looked at up to twice and may be decoded anew each time. What cites an event that is neither here nor held is
         left out: it might be right, but cannot be judged. Ids chosen by their senders (room versions 1 and 2) may form a cycle: left out.
+        `witnesses` are servers that may know the keys of servers that do not answer.
         """
         ids: list[str | None] = []
         pool = _Pool()
         for start in range(0, len(pdus), VERIFIED_AT_ONCE):
-            ids += await self._first_pass(room, pdus, range(start, min(start + VERIFIED_AT_ONCE, len(pdus))), pool)
+            ids += await self._first_pass(room, pdus, range(start, min(start + VERIFIED_AT_ONCE, len(pdus))), pool, witnesses)
             await trio.lowlevel.checkpoint()
         order = in_order(pool.cites)
         known: dict[str, StoredEvent] = {}
@@ -116,7 +104,9 @@ class OutlierIntake:
             log.info("%d events were left out: they cite what is not known", missing)
         return [one if one in held else None for one in ids]
 
-    async def _first_pass(self, room: Room, pdus: Pdus, places: range, pool: _Pool) -> list[str | None]:
+    async def _first_pass(
+        self, room: Room, pdus: Pdus, places: range, pool: _Pool, witnesses: Sequence[str]
+    ) -> list[str | None]:
         opened = [_opened(pdus, place, room.rules) for place in places]
         found = [event if event is not None and event.room_id == room.room_id else None for event in opened]
         fresh = {
@@ -126,7 +116,7 @@ class OutlierIntake:
         wanted = [event for place, event in zip(places, found, strict=True) if event and fresh.get(event.event_id) == place]
         wanted = [event for event in wanted if event.event_id not in held]
         failed: set[str] = set()
-        for event, verdict in zip(wanted, await checked(self._verifier, wanted), strict=True):
+        for event, verdict in zip(wanted, await checked(self._verifier, wanted, witnesses=witnesses), strict=True):
             if isinstance(verdict, Dropped):
                 failed.add(event.event_id)
                 continue

@@ -52,7 +52,7 @@ class Placement:
 
     `before` is the snapshot of the state before it. `heads` are the room's forward extremities from now on and `current` the
     current state that follows from them: None means "the state after this event". `backfilled` puts it at the old end, as
-    no news.
+    no news. `depth`: see `events.effective_depth`.
     """
 
     before: int
@@ -60,6 +60,7 @@ class Placement:
     current: int | None = None
     standing: Standing = Standing.ACCEPTED
     backfilled: bool = False
+    depth: int | None = None
 
 
 class Persister:
@@ -125,6 +126,7 @@ class Persister:
         key: StateKey | None = (event.type, event.state_key) if event.state_key is not None else None
         takes_effect = key is not None and placement.standing is not Standing.REJECTED
         held = events.get(tx, event.event_id)
+        depth = events.effective_depth(tx, room.number, event, placement.depth)
         if held is None:
             key_number = None if key is None else state.key_number(tx, key)
             number = events.insert(
@@ -136,11 +138,18 @@ class Persister:
                 before=placement.before,
                 after=placement.before,
                 standing=placement.standing,
+                depth=depth,
             )
         else:
             number = held.number
             events.place(
-                tx, number, stream=stream, before=placement.before, after=placement.before, standing=placement.standing
+                tx,
+                number,
+                stream=stream,
+                before=placement.before,
+                after=placement.before,
+                standing=placement.standing,
+                depth=depth,
             )
         after = placement.before
         if takes_effect and key is not None:
@@ -261,6 +270,6 @@ def may_redact(tx: Transaction, redaction: Event, target: StoredEvent) -> bool:
     if stored is None or stored.before is None:
         return False
     found = state.lookup_events(tx, stored.before, [CREATE, POWER_LEVELS])
-    known = {key: item.event for key, item in found.items()}
+    known = {key: events.for_auth(tx, item) for key, item in found.items()}
     levels = PowerLevels(redaction.rules, known.get(CREATE), known.get(POWER_LEVELS))
     return levels.user(redaction.sender) >= levels.redact

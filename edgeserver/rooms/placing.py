@@ -17,9 +17,11 @@ import trio
 
 from edgeserver.matrix import auth
 from edgeserver.matrix.auth_events import CREATE, auth_types_of
+from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.verdicts import ACCEPTED, Accepted, Dropped, Rejected, SoftFailed
 from edgeserver.rooms import state_at
 from edgeserver.rooms.persist import Placement
+from edgeserver.rooms.seldom import Seldom
 from edgeserver.rooms.state_at import NeedsResolution, Resolved, State
 from edgeserver.store import events, rooms
 from edgeserver.store.database import DatabaseError
@@ -74,7 +76,7 @@ class Task:
     `states` are those after prev events that are not held; `before` overrides what the graph says. `deliver`: the event is
     ours to hand on; `backfilled`: it goes to the old end of the timeline and is no news to anybody. `lacks_members`: the states
     given were taken from the room while it was partial. `not_recommended`: why check 7 failed (`policy.PolicyGate.judge`).
-    `accepted(tx, number)` runs in the transaction that makes the event part of the room.
+    `accepted(tx, number)` runs in the transaction that makes the event part of the room. `depth`: see `events.effective_depth`.
     """
 
     room: int
@@ -86,6 +88,7 @@ class Task:
     lacks_members: bool = False
     not_recommended: str | None = None
     accepted: Callable[[Transaction, int], None] | None = None
+    depth: int | None = None
 
 
 class Placer:
@@ -95,6 +98,7 @@ class Placer:
         self._db = db
         self._persister = persister
         self._turns: dict[int, trio.Lock] = {}
+        self._seldom = Seldom(log)
 
     async def place(self, task: Task) -> Verdict:
         """Checks 4 to 6 and the write. Every event that its task refers to is held by now. Raises `MembersKnown`, StoreError."""
@@ -144,7 +148,7 @@ class Placer:
         """Whether the state before it can be known."""
         if task.before is not None:
             return True
-        placed = events.afters(tx, task.event.prev_events)
+        placed = events.afters(tx, task.room, task.event.prev_events)
         return len(set(task.event.prev_events)) - len(placed) <= len(task.states)
 
     def _number(self, tx: Transaction, task: Task) -> None:
@@ -199,7 +203,7 @@ class Placer:
         assert room.snapshot is not None
         if cited == set(room.heads):
             return room.snapshot  # which is just that
-        after = events.afters(tx, cited)
+        after = events.afters(tx, room.number, cited)
         given = task.states if len(after) < len(cited) else ()  # else what was missing has come meanwhile
         return state_at.resolved(tx, room.rules, [*sorted(set(after.values())), *given], most=most)
 
@@ -248,13 +252,13 @@ class Placer:
         if set(heads) == set(room.heads):
             return room.snapshot
         is_head = event.event_id in heads
-        others = set(events.afters(tx, [head for head in heads if head != event.event_id]).values())
+        others = set(events.afters(tx, room.number, [head for head in heads if head != event.event_id]).values())
         if is_head and not others:
             return None
         if is_head and event.state_key is None:
             if others == {before}:
                 return None
-            if {*others, before} == set(events.afters(tx, room.heads).values()):
+            if {*others, before} == set(events.afters(tx, room.number, room.heads).values()):
                 return room.snapshot  # the same states have been resolved already
         ours: list[State] = []
         if is_head and event.state_key is None:
@@ -279,12 +283,14 @@ class Placer:
             current=None if plan.current is None else _written(tx, room.number, plan.current),
             standing=standing_of(plan.verdict),
             backfilled=task.backfilled,
+            depth=task.depth,
         )
         written = self._persister.persist(tx, room, event, placement, deliver=task.deliver)
         if task.accepted is not None and isinstance(plan.verdict, Accepted):
             task.accepted(tx, written.number)
         if not isinstance(plan.verdict, Accepted):
-            log.info("%s in %s: %s", event.event_id, event.room_id, plan.verdict)
+            verdict = plan.verdict
+            tx.on_commit(lambda: self._seldom.say(domain_of(event.sender), "%s in %s: %s", event.event_id, event.room_id, verdict))
         return plan.verdict
 
 
@@ -302,7 +308,7 @@ def judge_by_auth_events(tx: Transaction, event: Event, known: Mapping[str, Stor
     create = next((stored.event for stored in found.values() if stored.event.type == "m.room.create"), None)
     return auth.check_by_auth_events(
         event,
-        [found[event_id].event for event_id in event.auth_events],
+        [events.for_auth(tx, found[event_id]) for event_id in event.auth_events],
         rejected={event_id for event_id, stored in found.items() if stored.standing is Standing.REJECTED},
         create=create,
     )

@@ -29,7 +29,7 @@ from edgeserver.rooms.placing import Task
 from edgeserver.store import events, rooms, state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from edgeserver.matrix.event import Event
@@ -179,14 +179,15 @@ class PolicyGate:
 
     # Others' events
 
-    async def judge(self, room: int, event: Event) -> tuple[Event, str | None]:
-        """Check 7 for an event of another server: the event, with the policy server's signature if it had to be asked for, and
+    async def judge(self, room: int, found: Sequence[Event]) -> list[tuple[Event, str | None]]:
+        """Check 7 for events of other servers in one room: each, with the policy server's signature if it had to be asked for, and
         why it is not to be part of the room (None: it may be).
         """
-        if policy_server.is_exempt(event):
-            return event, None
         server = await self._db.read(lambda tx: self.server_of(tx, rooms.by_number(tx, room)))
-        if server is None or policy_server.has_signed(event, server):
+        return [(event, None) if server is None else await self._judged(event, server) for event in found]
+
+    async def _judged(self, event: Event, server: PolicyServer) -> tuple[Event, str | None]:
+        if policy_server.is_exempt(event) or policy_server.has_signed(event, server):
             return event, None
         if self._silent.get(server.server_name, 0.0) > trio.current_time():
             return event, f"the policy server {server.server_name} has not signed it and cannot be reached"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from edgeserver.rooms.event_source import Allowance, SourceFailed
 from edgeserver.rooms.outliers import Both
-from edgeserver.rooms.receive import SourceFailed
 from edgeserver.store import events
 from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
+    from edgeserver.rooms.event_source import EventSource
     from edgeserver.rooms.outliers import OutlierIntake
-    from edgeserver.rooms.receive import EventSource
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.rooms import Room
     from edgeserver.store.state import StateKey
@@ -29,11 +29,13 @@ class RemoteState:
         self._source = source
         self._outliers = outliers
 
-    async def before(self, server: str, room: Room, event_id: str) -> dict[StateKey, int]:
+    async def before(self, server: str, room: Room, event_id: str, allowance: Allowance | None = None) -> dict[StateKey, int]:
         """The state before an event, as numbers of held events. Raises `SourceFailed`.
 
-        Events of it that fail the checks, or are rejected by what they cite, are left out.
+        Events of it that fail the checks, are rejected by what they cite, or are of another room, are left out.
         """
+        allowance = allowance or Allowance()
+        allowance.ask()
         state_ids, auth_ids = await self._source.state_ids(server, room.room_id, event_id)
         wanted = list(dict.fromkeys([*auth_ids, *state_ids]))
         if len(wanted) > MAX_STATE:
@@ -41,18 +43,27 @@ class RemoteState:
         held = await self._db.read(lambda tx: events.held(tx, wanted))
         lacking = [one for one in wanted if one not in held]
         if len(lacking) > ONE_BY_ONE:
+            allowance.ask()
             await self._take_all(server, room, event_id)
-        elif lacking:
-            await self._outliers.take_in(room, [await self._source.event(server, one) for one in lacking])
-        return await self._db.read(lambda tx: _by_key(tx, state_ids))
+        else:
+            await self._take_singly(server, room, lacking, allowance)
+        return await self._db.read(lambda tx: _by_key(tx, room.number, state_ids))
+
+    async def _take_singly(self, server: str, room: Room, event_ids: list[str], allowance: Allowance) -> None:
+        pdus = []
+        for event_id in event_ids:
+            allowance.ask()
+            pdus.append(await self._source.event(server, event_id))
+        if pdus:
+            await self._outliers.take_in(room, pdus, [server])
 
     async def _take_all(self, server: str, room: Room, event_id: str) -> None:
         pdus, chain = await self._source.state(server, room.room_id, event_id)
         if len(pdus) + len(chain) > MAX_STATE:
             raise SourceFailed(f"{server} gave a state of {len(pdus) + len(chain)} events")
-        await self._outliers.take_in(room, Both(pdus, chain))
+        await self._outliers.take_in(room, Both(pdus, chain), [server])
 
 
-def _by_key(tx: Transaction, state_ids: list[str]) -> dict[StateKey, int]:
-    found = events.described(tx, state_ids)
-    return {one.key: one.number for one in found if one.key is not None and one.standing is not Standing.REJECTED}
+def _by_key(tx: Transaction, room: int, state_ids: list[str]) -> dict[StateKey, int]:
+    found = [one for one in events.described(tx, state_ids) if one.room == room and one.standing is not Standing.REJECTED]
+    return {one.key: one.number for one in found if one.key is not None}

@@ -15,8 +15,8 @@ import trio
 
 from edgeserver.matrix import server_names
 from edgeserver.matrix.identifiers import domain_of
+from edgeserver.rooms.event_source import SourceFailed
 from edgeserver.rooms.read_summary import read_summary
-from edgeserver.rooms.receive import SourceFailed
 from edgeserver.rooms.space_children import Child, in_order
 from edgeserver.rooms.summaries import SPACE
 from edgeserver.store import events, rooms

@@ -13,6 +13,7 @@ from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS, auth_types_for
 from edgeserver.matrix.draft import complete, depth_after, references, template
 from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.matrix.verdicts import Accepted
+from edgeserver.rooms import state_at
 from edgeserver.rooms.persist import Placement
 from edgeserver.store import events, rooms, state
 
@@ -165,7 +166,7 @@ class Composer:
     ) -> tuple[Event, tuple[str, ...]]:
         """A signed event after the room's heads, not yet authorised or written; and the heads that it cites."""
         assert room.snapshot is not None
-        heads = events.depths(tx, room.heads)
+        heads = events.stated_depths(tx, room.heads)
         cited = tuple(sorted(heads, key=lambda head: -heads[head])[:MAX_PREV_EVENTS])
         wanted = auth_types_for(room.rules, event_type, state_key, sender, content)
         numbers = list(state.lookup_many(tx, room.snapshot, wanted).values())
@@ -189,8 +190,7 @@ class Composer:
         """Holds a draft to the room's current state. Raises M_FORBIDDEN."""
         assert room.snapshot is not None
         wanted = [CREATE, *auth_types_for(event.rules, event.type, event.state_key, event.sender, event.content)]
-        found = state.lookup_events(tx, room.snapshot, wanted)
-        known = {key: stored.event for key, stored in found.items()}
+        known = state_at.events_at(tx, room.snapshot, wanted)
         verdict = auth.check(event, known)
         if not isinstance(verdict, Accepted):
             raise errors.Forbidden(f"The room does not allow it: {verdict.why}.")

@@ -55,10 +55,10 @@ def numbers(tx: Transaction, at: State, keys: Iterable[StateKey]) -> dict[StateK
 
 
 def events_at(tx: Transaction, at: State, keys: Iterable[StateKey]) -> dict[StateKey, Event]:
-    """The events under those of the keys that the state has."""
+    """The events under those of the keys that the state has, as others are judged by them."""
     found = numbers(tx, at, keys)
     loaded = events.many_by_number(tx, found.values())
-    return {key: loaded[number].event for key, number in found.items()}
+    return {key: events.for_auth(tx, loaded[number]) for key, number in found.items()}
 
 
 def whole_ids(tx: Transaction, at: State) -> dict[StateKey, str]:
@@ -159,7 +159,7 @@ class _Lookups:
         if event_id not in self._events:
             self._count()
             stored = events.get(self.tx, event_id)
-            self._events[event_id] = None if stored is None else stored.event
+            self._events[event_id] = None if stored is None else events.for_auth(self.tx, stored)
             if stored is not None and stored.standing is Standing.REJECTED:
                 self.rejected.add(event_id)
         return self._events[event_id]

@@ -16,7 +16,7 @@ import trio
 from edgeserver.matrix import errors
 from edgeserver.matrix.identifiers import domain_of, is_event_id
 from edgeserver.rooms import history
-from edgeserver.rooms.receive import SourceFailed
+from edgeserver.rooms.event_source import SourceFailed
 from edgeserver.store import events, rooms, state, timestamps
 
 if TYPE_CHECKING:

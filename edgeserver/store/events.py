@@ -34,7 +34,7 @@ class StoredEvent:
     """An event with its place here.
 
     `number` is its numeric id; `stream` its place in the timeline (None: it has none); `before` and `after` are state snapshots
-    (None for an outlier: an event held only as somebody's auth event or state).
+    (None for an outlier: an event held only as somebody's auth event or state). `depth` orders the timeline: see `effective_depth`.
     """
 
     number: int
@@ -45,6 +45,7 @@ class StoredEvent:
     after: int | None
     standing: Standing
     redacted_by: str | None
+    depth: int
 
     @property
     def is_outlier(self) -> bool:
@@ -52,17 +53,17 @@ class StoredEvent:
 
 
 _COLUMNS = (
-    "e.event, e.event_id, e.room, r.version, e.stream, e.before, e.after, e.verdict, e.redacted_by, e.pdu"
+    "e.event, e.event_id, e.room, r.version, e.stream, e.before, e.after, e.verdict, e.redacted_by, e.depth, e.pdu"
     " FROM events e JOIN rooms r ON r.room = e.room"
 )
 _CHUNK = 500
 
 
 def _load(row: tuple[Any, ...]) -> StoredEvent:
-    number, event_id, room, version, stream, before, after, standing, redacted_by, pdu = row
+    number, event_id, room, version, stream, before, after, standing, redacted_by, depth, pdu = row
     rules = ROOM_VERSIONS[version]
     event = Event.from_pdu(decode(pdu, rules), rules, event_id=event_id)
-    return StoredEvent(number, room, event, stream, before, after, Standing(standing), redacted_by)
+    return StoredEvent(number, room, event, stream, before, after, Standing(standing), redacted_by, depth)
 
 
 def insert(
@@ -75,11 +76,15 @@ def insert(
     before: int | None,
     after: int | None,
     standing: Standing = Standing.ACCEPTED,
+    depth: int | None = None,
 ) -> int:
-    """Stores an event that is not held yet; returns its numeric id."""
+    """Stores an event that is not held yet; returns its numeric id. `depth` (None: as the event states it) orders the timeline."""
     return tx.insert(
         "INSERT INTO events (event_id, room, stream, depth, tie, key, before, after, verdict, pdu) VALUES (?,?,?,?,?,?,?,?,?,?)",
-        (event.event_id, room, stream, event.depth, tie_of(event), key, before, after, int(standing), encode(event.pdu)),
+        (
+            *(event.event_id, room, stream, event.depth if depth is None else depth, tie_of(event)),
+            *(key, before, after, int(standing), encode(event.pdu)),
+        ),
     )
 
 
@@ -103,11 +108,12 @@ def place(
     before: int | None,
     after: int | None,
     standing: Standing,
+    depth: int,
 ) -> None:
     """Gives an outlier its place, now that the state before it is known."""
     tx.execute(
-        "UPDATE events SET stream = ?, before = ?, after = ?, verdict = ? WHERE event = ?",
-        (stream, before, after, int(standing), number),
+        "UPDATE events SET stream = ?, before = ?, after = ?, verdict = ?, depth = ? WHERE event = ?",
+        (stream, before, after, int(standing), depth, number),
     )
 
 
@@ -156,6 +162,7 @@ class Described:
 
     event_id: str
     number: int
+    room: int
     key: tuple[str, str] | None
     standing: Standing
 
@@ -167,13 +174,13 @@ def described(tx: Transaction, event_ids: Iterable[str]) -> list[Described]:
     for start in range(0, len(wanted), _CHUNK):
         part = wanted[start : start + _CHUNK]
         rows = tx.all(
-            "SELECT e.event_id, e.event, k.type, k.state_key, e.verdict FROM events e LEFT JOIN state_keys k ON k.key = e.key"
+            "SELECT e.event_id, e.event, e.room, k.type, k.state_key, e.verdict FROM events e LEFT JOIN state_keys k ON k.key = e.key"
             f" WHERE e.event_id IN ({','.join('?' * len(part))})",
             part,
         )
         found += [
-            Described(event_id, number, None if kind is None else (kind, state_key), Standing(verdict))
-            for event_id, number, kind, state_key, verdict in rows
+            Described(event_id, number, room, None if kind is None else (kind, state_key), Standing(verdict))
+            for event_id, number, room, kind, state_key, verdict in rows
         ]
     return found
 
@@ -190,10 +197,34 @@ def held(tx: Transaction, event_ids: Iterable[str]) -> dict[str, bool]:
     return found
 
 
-def depths(tx: Transaction, event_ids: Sequence[str]) -> dict[str, int]:
-    """The depths of those of the ids that are held."""
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """What is known of a held event without reading it; `placed`: the state before it is known."""
+
+    room: int
+    placed: bool
+    standing: Standing
+
+
+def whereabouts(tx: Transaction, event_ids: Iterable[str]) -> dict[str, Whereabouts]:
+    """Those of the ids that are held, in whatever room."""
+    found: dict[str, Whereabouts] = {}
+    wanted = list(dict.fromkeys(event_ids))
+    for start in range(0, len(wanted), _CHUNK):
+        part = wanted[start : start + _CHUNK]
+        marks = ",".join("?" * len(part))
+        for event_id, room, before, verdict in tx.all(
+            f"SELECT event_id, room, before, verdict FROM events WHERE event_id IN ({marks})", part
+        ):
+            found[event_id] = Whereabouts(room, before is not None, Standing(verdict))
+    return found
+
+
+def stated_depths(tx: Transaction, event_ids: Sequence[str]) -> dict[str, int]:
+    """The depths that those of the events state which are held: what a new event after them states one more than."""
     marks = ",".join("?" * len(event_ids))
-    return dict(tx.all(f"SELECT event_id, depth FROM events WHERE event_id IN ({marks})", event_ids))
+    rows = tx.all(f"SELECT event_id, pdu FROM events WHERE event_id IN ({marks})", event_ids)
+    return {event_id: int(_glance(pdu)["depth"]) for event_id, pdu in rows}
 
 
 def auth_edges(tx: Transaction, event_id: str) -> tuple[str, ...]:
@@ -303,14 +334,15 @@ def behind(tx: Transaction, prev_events: Iterable[str]) -> Behind:
     return Behind(frozenset(accepted), frozenset(missing))
 
 
-def afters(tx: Transaction, event_ids: Iterable[str]) -> dict[str, int]:
-    """The states after those of the events that have a place."""
+def afters(tx: Transaction, room: int, event_ids: Iterable[str]) -> dict[str, int]:
+    """The states after those of the events that have a place in the room."""
     found: dict[str, int] = {}
     wanted = list(dict.fromkeys(event_ids))
     for start in range(0, len(wanted), _CHUNK):
         part = wanted[start : start + _CHUNK]
         marks = ",".join("?" * len(part))
-        found.update(tx.all(f"SELECT event_id, after FROM events WHERE event_id IN ({marks}) AND before IS NOT NULL", part))
+        sql = f"SELECT event_id, after FROM events WHERE event_id IN ({marks}) AND room = ? AND before IS NOT NULL"
+        found.update(tx.all(sql, (*part, room)))
     return found
 
 
@@ -351,6 +383,27 @@ def tie_of(event: Event) -> int:
     """Orders events of the same depth alike on every box: by the time that their senders state, then by their ids."""
     stated = min(max(event.origin_server_ts, 0), 2**42 - 1)
     return stated << 20 | int.from_bytes(sha256(event.event_id.encode()).digest()[:3], "big") >> 4
+
+
+def effective_depth(tx: Transaction, room: int, event: Event, lowest: int | None = None) -> int:
+    """The depth by which an event that gets its place now is ordered: one more than that of any event before it.
+
+    What an event states of its depth is its sender's word and may be anything, so it counts only where none of the events before it
+    is held: and then it is less than that of the events after it, if any are. Whatever one event states, the rest of the timeline
+    keeps its order, and boxes that hold the same events page alike. `lowest` (None: as stated) takes the place of the stated depth
+    where more is known of what comes before.
+    """
+    marks = ",".join("?" * len(event.prev_events))
+    row = tx.one(
+        f"SELECT max(depth) FROM events WHERE event_id IN ({marks}) AND room = ? AND before IS NOT NULL", (*event.prev_events, room)
+    )
+    if row is not None and row[0] is not None:
+        return int(row[0]) + 1
+    stated = event.depth if lowest is None else lowest
+    row = tx.one(
+        "SELECT min(e.depth) FROM gaps g JOIN events e ON e.event = g.event WHERE g.room = ? AND g.missing = ?", (room, event.event_id)
+    )
+    return stated if row is None or row[0] is None else min(stated, int(row[0]) - 1)
 
 
 def page_backwards(tx: Transaction, room: int, before: Place, limit: int, upto: int) -> list[StoredEvent]:
@@ -424,12 +477,40 @@ def gaps_from(tx: Transaction, room: int, low: int, high: int, limit: int) -> li
 # Redactions
 
 
+_JUDGED_BY = {
+    "m.room.power_levels": ("invite", "notifications"),
+    "m.room.member": ("join_authorised_via_users_server", "third_party_invite"),
+    "m.room.third_party_invite": ("public_key", "public_keys"),
+}
+"""Of state events' content, what authorization rules read and what a redaction removes in some room version."""
+
+
 def redact(tx: Transaction, target: StoredEvent, by: str) -> None:
-    """Removes from disk what the redaction removes."""
-    tx.execute(
+    """Removes from disk what the redaction removes, but for what other events are judged by (`for_auth`)."""
+    redacted = target.event.redacted()
+    changed = tx.execute(
         "UPDATE events SET redacted_by = ?, pdu = ? WHERE event = ? AND redacted_by IS NULL",
-        (by, encode(target.event.redacted().pdu), target.number),
+        (by, encode(redacted.pdu), target.number),
     )
+    if not changed.rowcount:
+        return  # redacted before
+    content = target.event.content
+    kept = {name: content[name] for name in _JUDGED_BY.get(target.event.type, ()) if name in content}
+    if isinstance(invite := kept.get("third_party_invite"), dict):
+        kept["third_party_invite"] = {name: invite[name] for name in ("signed",) if name in invite}  # not the name shown for it
+    if target.event.state_key is not None and any(redacted.content.get(name) != value for name, value in kept.items()):
+        tx.execute("INSERT INTO redacted_state (event, content) VALUES (?, ?)", (target.number, canonical_json.encode_loose(kept)))
+
+
+def for_auth(tx: Transaction, stored: StoredEvent) -> Event:
+    """The event as others are judged by it and as state is resolved with it: as it was before any redaction, as far as rules read it."""
+    if stored.redacted_by is None or stored.event.type not in _JUDGED_BY:
+        return stored.event
+    row = tx.one("SELECT content FROM redacted_state WHERE event = ?", (stored.number,))
+    if row is None:
+        return stored.event
+    pdu = {**stored.event.pdu, "content": {**stored.event.content, **canonical_json.decode_exact(row[0])}}
+    return Event.from_pdu(pdu, stored.event.rules, event_id=stored.event.event_id)
 
 
 def remember_redaction(tx: Transaction, redacts: str, number: int) -> None:

@@ -27,3 +27,12 @@ def put_answer(tx: Transaction, origin: str, txn_id: str, response: bytes, now_m
 def forget_before(tx: Transaction, received_before_ms: int) -> int:
     """Forget answers older than that; returns how many."""
     return tx.execute("DELETE FROM received_transactions WHERE received_at < ?", (received_before_ms,)).rowcount
+
+
+def keep_newest(tx: Transaction, origin: str, most: int) -> None:
+    """Forget all but the newest answers to an origin: it repeats its last transaction, never one before it."""
+    tx.execute(
+        "DELETE FROM received_transactions WHERE origin = ? AND received_at < (SELECT received_at FROM received_transactions"
+        " WHERE origin = ? ORDER BY received_at DESC LIMIT 1 OFFSET ?)",
+        (origin, origin, most),
+    )

@@ -16,6 +16,7 @@ from edgeserver.matrix.verdicts import Verdict
 from edgeserver.rooms.importing import GivenRoom
 from edgeserver.rooms.placing import Task
 from edgeserver.rooms.receive import Receiver, SourceFailed
+from edgeserver.rooms.remote_state import RemoteState
 from edgeserver.store import events, rooms, state
 from edgeserver.store.database import Transaction
 from edgeserver.store.events import Standing, StoredEvent
@@ -105,7 +106,9 @@ class Server:
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         self._closing, self._closed = trio.Event(), trio.Event()
         async with open_house(self.folder, self.name, Street()) as self.house:
-            self.house.receiver = Receiver(self.house.db, self.house.placer, self.library, self.house)
+            self.house.receiver = Receiver(
+                self.house.db, self.house.placer, self.library, self.house, RemoteState(self.house.db, self.library, self.house.outliers)
+            )
             task_status.started()
             await self._closing.wait()
         self._closed.set()

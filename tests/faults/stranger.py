@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import isawaitable
 from typing import Any
 from urllib.parse import quote
 
@@ -22,16 +23,25 @@ V1, V2 = "/_matrix/federation/v1", "/_matrix/federation/v2"
 
 
 class Stranger:
-    """`asked` holds the paths of the requests that came in; `answers` maps the begin of a path to what it answers there."""
+    """`asked` holds the paths of the requests that came in; `answers` maps the begin of a path to what it answers there, at once or in a
+    while.
+    """
 
     def __init__(self, world: World, name: str = "evil.test", seed: bytes = b"e" * 32) -> None:
         self.world, self.name = world, name
         self.key = SigningKey(seed, "ed25519:e")
         self.user_id = f"@mallory:{name}"
+        self.rules = ROOM_VERSIONS["11"]
         self.asked: list[str] = []
         self.answers: dict[str, Callable[[str], Any]] = {}
         self._sent = 0
-        world.internet.plug(name, self._app)
+        self.appear()
+
+    def appear(self) -> None:
+        self.world.internet.plug(self.name, self._app)
+
+    def vanish(self) -> None:
+        self.world.internet.unplug(self.name)
 
     def now(self) -> int:
         return int((EPOCH + trio.current_time()) * 1000)
@@ -45,6 +55,8 @@ class Stranger:
         for begin, make in self.answers.items():
             if target.startswith(begin):
                 answer = make(target)
+                if isawaitable(answer):
+                    answer = await answer
         body = answer if isinstance(answer, bytes) else orjson.dumps(answer)
         status = 404 if isinstance(answer, dict) and "errcode" in answer else 200
         await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
@@ -74,17 +86,16 @@ class Stranger:
         """The stranger's user joins as any server's would; returns the membership event."""
         status, made = await self.ask(server, "GET", path(f"{V1}/make_join", room_id, self.user_id, ver=[version]))
         assert status == 200, made
-        event = draft.complete({**made["event"], "origin_server_ts": self.now()}, ROOM_VERSIONS[version], self.name, self.key)
+        self.rules = ROOM_VERSIONS[version]
+        event = draft.complete({**made["event"], "origin_server_ts": self.now()}, self.rules, self.name, self.key)
         target = f"{V2}/send_join/{quote(room_id, safe='')}/{quote(event.event_id, safe='')}"
         status, answer = await self.ask(server, "PUT", target, event.pdu)
         assert status == 200, answer
         self.auth = [*[one for one in event.auth_events if one not in self._replaced(answer)], event.event_id]
         return event
 
-    @staticmethod
-    def _replaced(answer: Mapping[str, Any]) -> set[str]:
-        rules = ROOM_VERSIONS["11"]
-        made = [Event.from_pdu(pdu, rules) for pdu in answer["state"]]
+    def _replaced(self, answer: Mapping[str, Any]) -> set[str]:
+        made = [Event.from_pdu(pdu, self.rules) for pdu in answer["state"]]
         return {one.event_id for one in made if one.type == "m.room.join_rules"}
 
     def message(self, room_id: str, prev: Sequence[str], depth: int, text: str, **changes: Any) -> Event:
@@ -100,4 +111,17 @@ class Stranger:
             "origin_server_ts": self.now(),
             **changes,
         }
-        return draft.complete(proto, ROOM_VERSIONS["11"], self.name, self.key)
+        return draft.complete(proto, self.rules, self.name, self.key)
+
+
+def targets(world: World) -> list[str]:
+    """The names that requests are made of from now on, as they are."""
+    found: list[str] = []
+    carry = world.internet.carry
+
+    async def noting(origin: str, request: Request) -> Response:
+        found.append(request.authority)
+        return await carry(origin, request)
+
+    world.internet.carry = noting  # type: ignore[method-assign]
+    return found

@@ -42,11 +42,13 @@ from edgeserver.federation.turns import Turns
 from edgeserver.matrix.signatures import SigningKey
 from edgeserver.rooms.create import RoomCreator, parse
 from edgeserver.rooms.importing import Importer
+from edgeserver.rooms.late import LateEvents
 from edgeserver.rooms.membership import Memberships
 from edgeserver.rooms.outliers import OutlierIntake
 from edgeserver.rooms.persist import Persister
 from edgeserver.rooms.placing import Placer
 from edgeserver.rooms.receive import Receiver
+from edgeserver.rooms.remote_state import RemoteState
 from edgeserver.rooms.send import Composer
 from edgeserver.store import rooms, state
 from edgeserver.store.database import Database, Transaction, open_database
@@ -117,7 +119,8 @@ class Server:
         self.composer = Composer(self.db, self.persister, self.name, self.key, self.now_ms)
         outliers = OutlierIntake(self.db, self.persister, self.keyring)
         self.importer = Importer(self.db, self.persister, outliers, self.wakeups)
-        self.receiver = Receiver(self.db, self.placer, FederationSource(self.calls), self.keyring)
+        source = FederationSource(self.calls)
+        self.receiver = Receiver(self.db, self.placer, source, self.keyring, RemoteState(self.db, source, outliers))
 
     def _federation(self) -> None:
         joining = Turns()
@@ -148,7 +151,9 @@ class Server:
         resident = Resident(self.db, self.composer, self.placer, self.receiver, server_name=self.name, key=self.key)
         self.invites = Invites(self.db, self.importer, self.receiver, self._may_invite, server_name=self.name, key=self.key)
         handlers = EduHandlers(typing=self._typing, receipts=self._receipts, direct_to_device=self._to_device)
-        self.inbound = Inbound(self.db, self.receiver, Edus(self.db, handlers), self.invites, joining=joining, now_ms=self.now_ms)
+        self.late = LateEvents(self.db, self.receiver, FederationSource(self.calls), self.name, self.now_ms)
+        edus = Edus(self.db, handlers)
+        self.inbound = Inbound(self.db, self.receiver, edus, self.invites, self.late, joining=joining, now_ms=self.now_ms)
         guard = ServerGuard(self.name, self.keyring.key, self.sender.heard_from)
         notary = Notary(self.db, self.keyring, server_name=self.name, now_ms=self.now_ms)
         routes = [

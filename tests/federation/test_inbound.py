@@ -136,7 +136,7 @@ async def test_an_edu_handler_that_fails_does_not_fail_the_transaction() -> None
             await trio.lowlevel.checkpoint()
             raise RuntimeError("broken")
 
-        inbound = Inbound(a.db, a.receiver, Edus(a.db, EduHandlers(presence=fail)), a.invites, joining=Turns(), now_ms=a.now_ms)
+        inbound = Inbound(a.db, a.receiver, Edus(a.db, EduHandlers(presence=fail)), a.invites, a.late, joining=Turns(), now_ms=a.now_ms)
         content = {"push": [{"user_id": BOB, "presence": "online"}]}
         answer = await inbound.transaction("b.test", "t", {"edus": [{"edu_type": "m.presence", "content": content}]})
         assert answer == {"pdus": {}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from edgeserver.federation.notary import Notary
 from edgeserver.matrix import draft, server_names, signatures
 from edgeserver.matrix.room_versions import V1, V2, V3, V4, V5, V11, RoomVersion
 from edgeserver.matrix.signatures import SigningKey
+from edgeserver.matrix.verdicts import Dropped, Unready
 from edgeserver.store.database import Database, open_database
 
 NOW = 1_700_000_000_000
@@ -45,7 +46,9 @@ class Answers:
         self.known: dict[str, tuple[dict[str, Any], bool]] = {}
         self.asked: list[set[str]] = []
 
-    async def fetch(self, servers: Iterable[str]) -> dict[str, tuple[KeyResponse, bool]]:
+    async def fetch(
+        self, servers: Iterable[str], *, witnesses: Sequence[str] = (), hurried: bool = False
+    ) -> dict[str, tuple[KeyResponse, bool]]:
         wanted = set(servers)
         self.asked.append(wanted)
         await trio.sleep(0.1)
@@ -176,6 +179,29 @@ async def test_a_key_that_was_not_valid_then_is_refused_since_version_5(db: Data
         assert await ring.verify([event_of(NEW, NOW + 2 * DAY, rules)]) == [None]
     (failure,) = await ring.verify([event_of(NEW, NOW + 2 * DAY, V5)])
     assert failure is not None
+
+
+async def test_events_are_verified_by_keys_that_were_valid_when_they_were_made(db: Database) -> None:
+    answers = Answers()
+    response = response_of(NEW)
+    response = {name: value for name, value in response.items() if name != "signatures"}
+    response["old_verify_keys"] = {OLD.key_id: {"key": signatures.encode_base64(OLD.verify_key), "expired_ts": NOW - DAY}}
+    answers.known["a.test"] = (signatures.sign_json(response, "a.test", NEW), True)
+    ring = Ring(db, answers)
+    before, after, now = event_of(OLD, NOW - 2 * DAY), event_of(OLD, NOW), event_of(NEW, NOW)
+    first, second, third = await ring.verify([before, after, now])
+    assert (first, third) == (None, None)
+    assert second is not None
+
+
+async def test_for_want_of_a_key_an_event_is_unready_and_a_wrong_signature_is_final(db: Database) -> None:
+    answers = Answers()
+    ring = Ring(db, answers)
+    assert [type(one) for one in await ring.verify([event_of(NEW, NOW)])] == [Unready]
+    answers.known["a.test"] = (response_of(NEW), True)
+    ring.route_returned("a.test")
+    forged = event_of(SigningKey(b"f" * 32, NEW.key_id), NOW)
+    assert [type(one) for one in await ring.verify([forged])] == [Dropped]
 
 
 async def test_a_validity_of_years_is_believed_for_a_week(db: Database) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,9 @@ class Slow(Answers):
         super().__init__()
         self.hanging: set[str] = set()
 
-    async def fetch(self, servers: Iterable[str]) -> dict[str, tuple[KeyResponse, bool]]:
+    async def fetch(
+        self, servers: Iterable[str], *, witnesses: Sequence[str] = (), hurried: bool = False
+    ) -> dict[str, tuple[KeyResponse, bool]]:
         wanted = set(servers)
         if wanted & self.hanging:
             await trio.sleep(3600)

@@ -12,17 +12,18 @@ from edgeserver.matrix.draft import complete, countersign
 from edgeserver.matrix.event import Event
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.signatures import SigningKey
-from edgeserver.matrix.verdicts import Accepted, Verdict
+from edgeserver.matrix.verdicts import Accepted, Dropped, Verdict
 from edgeserver.rooms.completing import Completer
 from edgeserver.rooms.create import NewRoom, RoomCreator
 from edgeserver.rooms.directory import Directory, PublicRooms
+from edgeserver.rooms.event_source import SourceFailed
 from edgeserver.rooms.history import History
 from edgeserver.rooms.importing import GivenRoom, Importer
 from edgeserver.rooms.membership import Memberships
 from edgeserver.rooms.outliers import OutlierIntake
 from edgeserver.rooms.persist import PersistedEvent, Persister
 from edgeserver.rooms.placing import Placer, Task
-from edgeserver.rooms.receive import Receiver, SourceFailed
+from edgeserver.rooms.receive import Receiver
 from edgeserver.rooms.remote_state import RemoteState
 from edgeserver.rooms.send import Composer
 from edgeserver.rooms.upgrade import RoomUpgrader
@@ -67,12 +68,11 @@ class House:
         self.placer = Placer(db, self.persister)
         self.outliers = OutlierIntake(db, self.persister, self)
         self.importer = Importer(db, self.persister, self.outliers, self.wakeups)
-        self.completer = Completer(
-            db, self.persister, RemoteState(db, Source(street), self.outliers), self.wakeups, name, at_once=True
-        )
+        self.remote_state = RemoteState(db, Source(street), self.outliers)
+        self.completer = Completer(db, self.persister, self.remote_state, self.wakeups, name, at_once=True)
         self.omits_members = False
         self.forged: set[str] = set()
-        self.receiver = Receiver(db, self.placer, Source(street), self)
+        self.receiver = Receiver(db, self.placer, Source(street), self, self.remote_state)
         self.history = History(db, self.receiver, self.placer, Source(street), name)
         self.memberships = Memberships(
             db, self.composer, self.placer, self.importer, Neighbours(self), name, lambda tx, user: self.profiles.get(user, {})
@@ -95,9 +95,11 @@ class House:
         self.rooms_made += 1
         return f"room{self.rooms_made}"
 
-    async def verify(self, found: Sequence[Event]) -> list[str | None]:
+    async def verify(
+        self, found: Sequence[Event], *, told_by: str | None = None, witnesses: Sequence[str] = ()
+    ) -> list[Dropped | None]:
         """See `rooms.receive.Verifier`."""
-        return ["forged" if event.event_id in self.forged else None for event in found]
+        return [Dropped("forged") if event.event_id in self.forged else None for event in found]
 
     # Doing things in one line
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from edgeserver.matrix.draft import complete
-from edgeserver.matrix.verdicts import Accepted, Dropped, Rejected, SoftFailed
+from edgeserver.matrix.verdicts import Accepted, Dropped, Rejected, SoftFailed, Unready
 from edgeserver.store.events import Standing
 from tests.rooms.house import ALICE, BOB, CAROL, DAVE, House, Street
 
@@ -82,7 +82,7 @@ async def test_a_gap_that_cannot_be_filled_becomes_a_state_request_and_is_filled
     await one.set(room_id, ALICE, "m.room.topic", {"topic": "Tea"})
     said.append(await one.say(room_id, ALICE, "last"))
 
-    source = two.receiver._source
+    source = two.receiver.missing._source
 
     class Forgetful:
         def __getattr__(self, name: str) -> object:
@@ -91,7 +91,7 @@ async def test_a_gap_that_cannot_be_filled_becomes_a_state_request_and_is_filled
         async def missing_events(self, *args: object) -> list[object]:
             return []
 
-    two.receiver._source = Forgetful()
+    two.receiver.missing._source = Forgetful()
     (verdict,) = await one.tell(two, said[-1])
     assert isinstance(verdict, Accepted)
     assert (await two.state(room_id))["m.room.topic", ""].event.content == {"topic": "Tea"}
@@ -104,7 +104,7 @@ async def test_an_event_whose_past_cannot_be_had_is_dropped_and_taken_when_it_co
     await one.say(room_id, ALICE, "lost")
     last = await one.say(room_id, ALICE, "last")
     street.down.add("one")
-    assert [type(verdict) for verdict in await one.tell(two, last)] == [Dropped]
+    assert [type(verdict) for verdict in await one.tell(two, last)] == [Unready]
     street.down.clear()
     assert [type(verdict) for verdict in await one.tell(two, last)] == [Accepted]
 

@@ -51,7 +51,7 @@ def guard(house: House, policy: PolicyServer) -> Signer:
     signer = Signer(policy)
     gate = PolicyGate(house.db, house.placer, signer, house.name, Turns())
     house.composer = Composer(house.db, house.persister, house.name, house.key, house.now_ms, gate)
-    house.receiver = Receiver(house.db, house.placer, Source(house.street), house, gate)
+    house.receiver = Receiver(house.db, house.placer, Source(house.street), house, house.remote_state, gate)
     house.memberships = Memberships(
         house.db, house.composer, house.placer, house.importer, Neighbours(house), house.name, lambda tx, user: {}
     )

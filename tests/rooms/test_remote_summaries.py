@@ -9,9 +9,9 @@ import trio
 
 from edgeserver.matrix import errors
 from edgeserver.rooms import hierarchy
+from edgeserver.rooms.event_source import SourceFailed
 from edgeserver.rooms.hierarchy import Hierarchy, RoomSummaries
 from edgeserver.rooms.read_summary import read_summary
-from edgeserver.rooms.receive import SourceFailed
 from edgeserver.rooms.remote_summaries import KEPT, Budget, RemoteSummaries, read_answer
 from edgeserver.rooms.space_children import in_order
 from tests.rooms.house import ALICE, House

@@ -227,3 +227,19 @@ async def test_the_outbox_keeps_the_order_and_replaces_edus_with_the_same_key(db
         assert outbox.pending(tx, x) == []
 
     await db.write(run)
+
+
+async def test_what_others_are_judged_by_outlives_a_redaction_where_clients_do_not_see_it(db: Database) -> None:
+    content = {"users": {"@alice:test": 100}, "invite": 60, "note": "x"}
+
+    def run(tx: Transaction) -> None:
+        number = store(tx, make_room(tx), make_event("levels", type="m.room.power_levels", state_key="", content=content))
+        stored = events.by_number(tx, number)
+        assert stored is not None
+        events.redact(tx, stored, "$r")
+        redacted = events.by_number(tx, number)
+        assert redacted is not None
+        assert redacted.event.content == {"users": {"@alice:test": 100}}
+        assert events.for_auth(tx, redacted).content == {"users": {"@alice:test": 100}, "invite": 60}
+
+    await db.write(run)

@@ -202,6 +202,14 @@ async def test_a_body_beyond_the_bound_is_too_large():
         assert len((await pool.exchange(Request("GET", "/"), plain(server), max_response=3000)).body) == 3000
 
 
+async def test_a_body_beyond_what_the_request_wants_is_not_read():
+    async with serving(ok(bytes(1500)), endless, ok(bytes(1500))) as server, HttpPool(allow_plaintext=True, max_response=2000) as pool:
+        for _ in range(2):
+            with pytest.raises(TooLarge):
+                await pool.exchange(Request("GET", "/", max_response=1000), plain(server))
+        assert len((await pool.exchange(Request("GET", "/", max_response=9000), plain(server))).body) == 1500
+
+
 @pytest.mark.parametrize("request_", [Request("GET", "/ü"), Request("GET", "/", headers=(("a", "b\r\nc: d"),)), Request("GET", "/a b")])
 async def test_what_cannot_be_a_request_is_unreachable(request_):
     async with serving() as server, HttpPool(allow_plaintext=True) as pool:
