@@ -9,16 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix import auth, errors
-from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS, auth_types_for
+from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS, auth_types_for, auth_types_of
 from edgeserver.matrix.draft import complete, depth_after, template
 from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.matrix.verdicts import Accepted
 from edgeserver.rooms import state_at
 from edgeserver.rooms.persist import Placement
 from edgeserver.store import events, rooms, state
+from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from edgeserver.matrix.event import Event
     from edgeserver.matrix.signatures import SigningKey
@@ -114,10 +115,32 @@ class Composer:
             tx, room, sender, event_type, content, state_key=state_key, redacts=redacts, origin_server_ts=origin_server_ts
         )
         self.authorise(tx, room, event)
-        assert room.snapshot is not None
-        heads = (*(head for head in room.heads if head not in cited), event.event_id)
-        placement = Placement(before=room.snapshot, heads=heads)
+        placement = self._placement(tx, room, event, cited)
         return self._persister.persist(tx, room, event, placement, deliver=deliver)
+
+    def _placement(self, tx: Transaction, room: Room, event: Event, cited: Sequence[str]) -> Placement:
+        """After the heads that the event cites; with others left, neither state is the room's present one. Raises M_FORBIDDEN."""
+        assert room.snapshot is not None
+        left = [head for head in room.heads if head not in cited]
+        if not left:
+            return Placement(before=room.snapshot, heads=(event.event_id,))
+        before = _written(tx, room.number, self._state_after(tx, room, cited))
+        verdict = auth.check(event, state_at.events_at(tx, before, [CREATE, *auth_types_of(event)]))
+        if not isinstance(verdict, Accepted):
+            raise errors.Forbidden(f"The room does not allow it: {verdict.why}.")
+        ours: state_at.State = before
+        if event.state_key is not None:
+            number = self._persister.outlier(tx, room.number, event, Standing.ACCEPTED)
+            ours = state_at.with_event(before, (event.type, event.state_key), number)
+        current = state_at.resolved(tx, room.rules, [*events.afters(tx, left).values(), ours])
+        return Placement(before=before, heads=(*left, event.event_id), current=_written(tx, room.number, current))
+
+    def _state_after(self, tx: Transaction, room: Room, cited: Sequence[str]) -> state_at.State:
+        """The state after some of the heads: the room's, if it is all of them."""
+        assert room.snapshot is not None
+        if set(cited) == set(room.heads):
+            return room.snapshot
+        return state_at.resolved(tx, room.rules, list(events.afters(tx, cited).values()))
 
     def draft(
         self,
@@ -136,7 +159,7 @@ class Composer:
         heads = events.depths(tx, room.heads)
         cited = tuple(sorted(heads, key=lambda head: -heads[head])[:MAX_PREV_EVENTS])
         wanted = auth_types_for(room.rules, event_type, state_key, sender, content)
-        numbers = list(state.lookup_many(tx, room.snapshot, wanted).values())
+        numbers = list(state_at.numbers(tx, self._state_after(tx, room, cited), wanted).values())
         ids = events.ids_by_number(tx, numbers)
         proto = template(
             room.rules,
@@ -178,6 +201,10 @@ def _check_redaction(tx: Transaction, event: Event, redacts: str, levels: PowerL
     is_own = target is not None and target.event.sender == event.sender
     if not is_own and levels.user(event.sender) < levels.redact:
         raise errors.Forbidden("You may redact only your own events in this room.")
+
+
+def _written(tx: Transaction, room: int, at: state_at.State) -> int:
+    return at.write(tx, room) if isinstance(at, state_at.Resolved) else at
 
 
 def unchanged(

@@ -8,7 +8,7 @@ import trio
 from edgeserver.matrix.draft import complete
 from edgeserver.matrix.verdicts import Accepted, Dropped, Rejected, SoftFailed
 from edgeserver.rooms.placing import Task
-from edgeserver.store import rooms
+from edgeserver.store import rooms, state
 from edgeserver.store.events import Standing
 from tests.rooms.house import ALICE, BOB, CAROL, DAVE, House, Street
 
@@ -180,6 +180,12 @@ async def test_a_redaction_that_comes_before_its_target_is_applied_when_that_com
     assert stored.event.content == {}
 
 
+async def state_before(house: House, event_id: str) -> dict[tuple[str, str], str]:
+    before = (await house.get(event_id)).before
+    assert before is not None
+    return await house.db.read(lambda tx: state.whole_ids(tx, before))
+
+
 # Runs of events
 
 
@@ -219,3 +225,20 @@ async def test_an_event_of_a_run_that_cannot_be_placed_does_not_fail_the_others(
     assert [type(verdict) for verdict in verdicts] == [Accepted, Dropped]
     assert await two.heads(room_id) == (said[0],)
     assert [type(verdict) for verdict in await two.placer.place_all(await tasks_of(one, two, room_id, *said))] == [Accepted] * 4
+
+
+async def test_an_event_that_cites_some_of_many_heads_has_the_same_state_before_it_everywhere(room_id: str, one: House, two: House) -> None:
+    pdu = (await two.get(await two.set(room_id, CAROL, "m.room.topic", {"topic": "0"}))).event.pdu
+    rules = (await two.get((await two.heads(room_id))[0])).event.rules
+    forks = [complete({**pdu, "content": {"topic": f"{number}"}}, rules, "two", two.key) for number in range(14)]
+    for house in (one, two):
+        for fork in forks:
+            assert isinstance(await house.receiver.receive("two", fork.pdu), Accepted)
+    assert len(await one.heads(room_id)) == 14
+    for send in (one.say(room_id, ALICE, "a"), one.set(room_id, ALICE, "m.room.name", {"name": "Tea"}), one.say(room_id, ALICE, "b")):
+        sent = await send
+        assert [type(verdict) for verdict in await one.tell(two, sent)] == [Accepted]
+        assert await state_before(one, sent) == await state_before(two, sent)
+        assert set(await one.heads(room_id)) == set(await two.heads(room_id))
+        assert await state_ids(one, room_id) == await state_ids(two, room_id)
+    assert len(await one.heads(room_id)) == 1
