@@ -10,7 +10,6 @@ states after its heads resolve to. So an event that cites just the heads has the
 from __future__ import annotations
 
 import logging
-import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from edgeserver.rooms import state_at
 from edgeserver.rooms.persist import Placement
 from edgeserver.rooms.state_at import NeedsResolution, Resolved, State
 from edgeserver.store import events, rooms
+from edgeserver.store.database import DatabaseError
 from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Placer:
                     verdicts.append(self._at_once(tx, task))
             except NeedsResolution:
                 break
-            except sqlite3.DatabaseError:
+            except DatabaseError:
                 raise
             except Exception:
                 log.exception("placing %s in %s failed", task.event.event_id, task.event.room_id)

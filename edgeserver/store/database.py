@@ -49,6 +49,10 @@ WAL_PAGES = 4096
 """So many pages (8 MiB) of log before they are written to their places, where pages written often meanwhile count once."""
 
 
+DatabaseError = sqlite3.DatabaseError
+"""What a statement raises inside a transaction's function; let through, it becomes `StoreError` where it is the database's fault."""
+
+
 class StoreError(Exception):
     """The database could not do it (disk full, I/O error, corrupt file); nothing of the call was kept."""
 
