@@ -218,7 +218,8 @@ class History:
         """Stores old events, newest first so that each gets a lower stream position than what comes after it."""
         got = await self._receiver.opened(pdus, room.room_id, room.rules, server)
         placed, starts = await self._db.read(lambda tx: (events.held(tx, got), events.many(tx, from_ids)))
-        before = _leading_to(got, [prev for stored in starts.values() for prev in stored.event.prev_events])
+        roots = [prev for stored in starts.values() for prev in stored.event.prev_events]
+        before = _leading_to(got, [*roots, *(one for one in from_ids if one not in starts)])
         fresh = {event_id: got[event_id] for event_id in before if not placed.get(event_id)}
         allowance = Allowance()
         await self._receiver.missing.complete_auth(server, room.room_id, room.number, room.rules, fresh.values(), allowance)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix.pdu_checks import open_pdu
+from edgeserver.matrix.policy_server import POLICY
 from edgeserver.matrix.verdicts import Dropped, Unready
 from edgeserver.rooms.event_source import Allowance, SourceFailed
 from edgeserver.rooms.graph import in_order
@@ -144,9 +145,12 @@ class Receiver:
                 run.append(event)
                 work.placed.add(event.event_id)
                 work.held.add(event.event_id)
-                continue
+                if event.type != POLICY[0]:  # what comes after that is judged by it
+                    continue
             await self._place_run(work, run)
             run = []
+            if event.event_id in work.verdicts:
+                continue
             if fill:
                 before = await self.missing.gap(work.origin, work.room, event, work.allowance)
                 await self._db.read(lambda tx, before=before: work.look_up(tx, before))  # type: ignore[misc]

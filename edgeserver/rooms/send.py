@@ -9,13 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeserver.matrix import auth, errors
-from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS, auth_types_for
+from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS, auth_types_for, auth_types_of
 from edgeserver.matrix.draft import complete, depth_after, references, template
 from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.matrix.verdicts import Accepted
 from edgeserver.rooms import state_at
 from edgeserver.rooms.persist import Placement
+from edgeserver.rooms.placing import auth_state
 from edgeserver.store import events, rooms, state
+from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -147,10 +149,33 @@ class Composer:
         self.authorise(tx, room, event)
         if self._policy is not None:
             self._policy.hold(tx, room, event)
-        assert room.snapshot is not None
-        heads = (*(head for head in room.heads if head not in cited), event.event_id)
-        placement = Placement(before=room.snapshot, heads=heads)
+        placement = self._placement(tx, room, event, cited)
         return self._persister.persist(tx, room, event, placement, deliver=deliver)
+
+    def _placement(self, tx: Transaction, room: Room, event: Event, cited: Sequence[str]) -> Placement:
+        """After the heads that the event cites; with others left, neither state is the room's present one. Raises M_FORBIDDEN."""
+        assert room.snapshot is not None
+        left = [head for head in room.heads if head not in cited]
+        if not left:
+            return Placement(before=room.snapshot, heads=(event.event_id,))
+        before = _written(tx, room.number, self._state_after(tx, room, cited))
+        wanted = [CREATE, *auth_types_of(event)]
+        verdict = auth.check(event, auth_state(tx, event, before, wanted, is_partial=room.is_partial))
+        if not isinstance(verdict, Accepted):
+            raise errors.Forbidden(f"The room does not allow it: {verdict.why}.")
+        ours: state_at.State = before
+        if event.state_key is not None:
+            number = self._persister.outlier(tx, room.number, event, Standing.ACCEPTED)
+            ours = state_at.with_event(before, (event.type, event.state_key), number)
+        current = state_at.resolved(tx, room.rules, [*events.afters(tx, room.number, left).values(), ours])
+        return Placement(before=before, heads=(*left, event.event_id), current=_written(tx, room.number, current))
+
+    def _state_after(self, tx: Transaction, room: Room, cited: Sequence[str]) -> state_at.State:
+        """The state after some of the heads: the room's, if it is all of them."""
+        assert room.snapshot is not None
+        if set(cited) == set(room.heads):
+            return room.snapshot
+        return state_at.resolved(tx, room.rules, list(events.afters(tx, room.number, cited).values()))
 
     def draft(
         self,
@@ -169,7 +194,7 @@ class Composer:
         heads = events.stated_depths(tx, room.heads)
         cited = tuple(sorted(heads, key=lambda head: -heads[head])[:MAX_PREV_EVENTS])
         wanted = auth_types_for(room.rules, event_type, state_key, sender, content)
-        numbers = list(state.lookup_many(tx, room.snapshot, wanted).values())
+        numbers = list(state_at.numbers(tx, self._state_after(tx, room, cited), wanted).values())
         ids = events.ids_by_number(tx, numbers)
         proto = template(
             room.rules,
@@ -219,6 +244,10 @@ def _check_redaction(tx: Transaction, event: Event, redacts: str, levels: PowerL
     is_own = target is not None and target.event.sender == event.sender
     if not is_own and levels.user(event.sender) < levels.redact:
         raise errors.Forbidden("You may redact only your own events in this room.")
+
+
+def _written(tx: Transaction, room: int, at: state_at.State) -> int:
+    return at.write(tx, room) if isinstance(at, state_at.Resolved) else at
 
 
 def unchanged(

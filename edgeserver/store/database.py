@@ -50,7 +50,7 @@ WAL_PAGES = 4096
 
 
 DatabaseError = sqlite3.DatabaseError
-"""What a statement raises when SQLite could not do it; the writer makes it a `StoreError`."""
+"""What a statement raises inside a transaction's function; let through, it becomes `StoreError` where it is the database's fault."""
 
 
 class StoreError(Exception):

@@ -8,7 +8,8 @@ redact, while lines are cut and healed, requests and answers get lost, and boxes
 healed, everybody says something, and after that, for every room and all servers in it:
 
 - heads and current state are the same, byte for byte, and every event that leads to them is held by all, in the same form;
-- every event that a client has got a 200 for is among those, unless its own server is in the room no more;
+- every event that a client has got a 200 for is held by its own server and is among those, unless that server is in the room no more, or
+  was out of it in between;
 - what a server accepted of them its members can read, each once; and nobody's sync told an event twice.
 
 Everything is drawn from the seed: trio's scheduler, keys, names of rooms, moments of repeats. Sets of strings iterate alike only under the
@@ -58,8 +59,10 @@ class Talk:
 
     room_id: str
     version: str
-    acknowledged: dict[str, str] = field(default_factory=dict)
-    """event id → name of the server"""
+    acknowledged: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """event id → name of the server, and when"""
+    joined_at: dict[str, float] = field(default_factory=dict)
+    """server → when a user of it last joined"""
 
 
 class Fuzz:
@@ -229,7 +232,7 @@ class Fuzz:
         life = self.lives.get(person.box.name, 0)
         answer = await person.request("PUT", f"/rooms/{quote(talk.room_id)}/{path}", content)
         if answer.status == 200 and life == self.lives.get(person.box.name, 0):  # else the answer went down with the box
-            talk.acknowledged[answer.json["event_id"]] = person.box.server_name
+            talk.acknowledged[answer.json["event_id"]] = (person.box.server_name, trio.current_time())
         return answer.status
 
     async def post(self, person: Person, talk: Talk, what: str, content: dict[str, Any]) -> int:
@@ -263,7 +266,10 @@ class Fuzz:
 
     async def join(self, person: Person, talk: Talk, target: Person, number: int) -> int:
         query = {"server_name": target.box.server_name}
-        return (await person.request("POST", f"/join/{quote(talk.room_id)}", query=query)).status
+        answer = await person.request("POST", f"/join/{quote(talk.room_id)}", query=query)
+        if answer.status == 200:
+            talk.joined_at[person.box.server_name] = trio.current_time()
+        return answer.status
 
     async def leave(self, person: Person, talk: Talk, target: Person, number: int) -> int:
         return await self.post(person, talk, "leave", {})
@@ -370,11 +376,12 @@ class Fuzz:
                 rejected = view.placed[event_id] is Standing.REJECTED
                 assert rejected == (first.placed[event_id] is Standing.REJECTED), (name, event_id)
         servers = {boxes[name].server_name for name in views}
-        for event_id, server in talk.acknowledged.items():
+        for event_id, (server, at) in talk.acknowledged.items():
             if server in servers:
                 (own,) = [view for name, view in views.items() if boxes[name].server_name == server]
                 assert event_id in own.placed, f"{event_id} is lost where it was made"
-                assert event_id in everything or not own.is_whole, f"{event_id} of {server} is lost"
+                is_new = talk.joined_at.get(server, -1.0) > at  # then its heads are others' since, who may not have liked the event
+                assert event_id in everything or is_new or not own.is_whole, f"{event_id} of {server} is lost"
         for person in members:
             found = await self.read(person, talk)
             assert len(found) == len(set(found)), f"{person.user_id} reads an event twice"

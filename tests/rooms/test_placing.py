@@ -7,6 +7,8 @@ import trio
 
 from edgeserver.matrix.draft import complete
 from edgeserver.matrix.verdicts import Accepted, Dropped, Rejected, SoftFailed, Unready
+from edgeserver.rooms.placing import Task
+from edgeserver.store import rooms, state
 from edgeserver.store.events import Standing
 from tests.rooms.house import ALICE, BOB, CAROL, DAVE, House, Street
 
@@ -176,3 +178,67 @@ async def test_a_redaction_that_comes_before_its_target_is_applied_when_that_com
     stored = await two.get(target)
     assert stored.redacted_by == early.event_id
     assert stored.event.content == {}
+
+
+async def state_before(house: House, event_id: str) -> dict[tuple[str, str], str]:
+    before = (await house.get(event_id)).before
+    assert before is not None
+    return await house.db.read(lambda tx: state.whole_ids(tx, before))
+
+
+# Runs of events
+
+
+async def tasks_of(one: House, two: House, room_id: str, *event_ids: str) -> list[Task]:
+    room = await two.db.read(lambda tx: rooms.get(tx, room_id))
+    assert room is not None
+    return [Task(room.number, (await one.get(event_id)).event) for event_id in event_ids]
+
+
+async def test_a_run_of_events_is_placed_in_one_write(room_id: str, one: House, two: House) -> None:
+    said = [await one.say(room_id, ALICE, f"{number}") for number in range(25)]
+    said.append(await one.set(room_id, ALICE, "m.room.topic", {"topic": "Tea"}))
+    said += [await one.say(room_id, ALICE, f"{number}") for number in range(25, 49)]
+    commits = two.db.commits
+    verdicts = await two.placer.place_all(await tasks_of(one, two, room_id, *said))
+    assert [type(verdict) for verdict in verdicts] == [Accepted] * 50
+    assert two.db.commits == commits + 1
+    assert await two.heads(room_id) == (said[-1],)
+    assert await state_ids(two, room_id) == await state_ids(one, room_id)
+
+
+async def test_a_run_goes_on_where_branches_meet(room_id: str, one: House, two: House) -> None:
+    ours = await two.set(room_id, CAROL, "m.room.topic", {"topic": "Carol's"})
+    theirs = [await one.set(room_id, ALICE, "m.room.name", {"name": f"{number}"}) for number in range(10)]
+    commits = two.db.commits
+    await two.placer.place_all(await tasks_of(one, two, room_id, *theirs))
+    assert two.db.commits == commits + 1
+    await two.tell(one, ours)
+    assert set(await two.heads(room_id)) == set(await one.heads(room_id)) == {ours, theirs[-1]}
+    assert await state_ids(two, room_id) == await state_ids(one, room_id)
+
+
+async def test_an_event_of_a_run_that_cannot_be_placed_does_not_fail_the_others(room_id: str, one: House, two: House) -> None:
+    said = [await one.say(room_id, ALICE, f"{number}") for number in range(4)]
+    first, _lost, after, _ = await tasks_of(one, two, room_id, *said)
+    verdicts = await two.placer.place_all([first, after])
+    assert [type(verdict) for verdict in verdicts] == [Accepted, Dropped]
+    assert await two.heads(room_id) == (said[0],)
+    assert [type(verdict) for verdict in await two.placer.place_all(await tasks_of(one, two, room_id, *said))] == [Accepted] * 4
+
+
+async def test_an_event_that_cites_some_of_many_heads_has_the_same_state_before_it_everywhere(room_id: str, one: House, two: House) -> None:
+    pdu = (await two.get(await two.set(room_id, CAROL, "m.room.topic", {"topic": "0"}))).event.pdu
+    rules = (await two.get((await two.heads(room_id))[0])).event.rules
+    forks = [complete({**pdu, "content": {"topic": f"{number}"}}, rules, "two", two.key) for number in range(14)]
+    for house in (one, two):
+        for fork in forks:
+            assert isinstance(await house.receiver.receive("two", fork.pdu), Accepted)
+    assert len(await one.heads(room_id)) == 14
+    for send in (one.say(room_id, ALICE, "a"), one.set(room_id, ALICE, "m.room.name", {"name": "Tea"}), one.say(room_id, ALICE, "b")):
+        sent = await send
+        assert [type(verdict) for verdict in await one.tell(two, sent)] == [Accepted]
+        assert await state_before(one, sent) == await state_before(two, sent)
+        assert set(await one.heads(room_id)) == set(await two.heads(room_id))
+        assert await state_ids(one, room_id) == await state_ids(two, room_id)
+    assert len(await one.heads(room_id)) == 1
