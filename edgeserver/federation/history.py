@@ -132,11 +132,11 @@ def _walk_back(
     while wanted and len(found) < limit:
         seen.update(wanted)
         page = [one for one in _in_timeline(tx, room, wanted) if one.event.depth >= min_depth]
-        page.sort(key=lambda one: (-one.event.depth, one.event.event_id))
+        page.sort(key=lambda one: (-one.depth, one.event.event_id))
         found += page[: limit - len(found)]
         following = [prev for stored in page for prev in stored.event.prev_events]
         wanted = [one for one in dict.fromkeys(following) if one not in seen]
-    found.sort(key=lambda one: (-one.event.depth, one.event.event_id))
+    found.sort(key=lambda one: (-one.depth, one.event.event_id))
     return found
 
 

@@ -131,7 +131,8 @@ class RemoteRooms:
         if verified is None:
             raise BadAnswer(server, "the join lacks a signature that it needs")
         omitted = answer.get("members_omitted") is True
-        servers = _servers_in_room(server, answer.get("servers_in_room")) if omitted else ()
+        told = answer.get("servers_in_room")
+        servers = _servers_in_room(server, told if omitted or isinstance(told, list) else [])
         await self._importer.join(rules, verified, GivenRoom(server, answer["state"], answer["auth_chain"], omitted, servers))
 
     def _is_ours(self, tx: Transaction, room_id: str) -> bool:

@@ -26,8 +26,10 @@ TIMEOUT: Final = 30.0
 THIN_TIMEOUT: Final = 180.0
 HURRIED_TIMEOUT: Final = 10.0
 PARALLEL: Final = 8
-PARALLEL_HURRIED: Final = 4
+PARALLEL_HURRIED: Final = 8
 BATCH: Final = 50
+MAX_WITNESSED: Final = 1000
+"""So many servers' keys are asked of others for one request of ours."""
 PAUSES: Final = (2.0, 6.0)
 """Seconds before a request is made again under which the line broke."""
 
@@ -77,8 +79,10 @@ class KeyFetcher:
                 for response in await self._ask_notary(notary, exchange, missing[start : start + BATCH]):
                     found[response.server_name] = (response, False)
         missing = [name for name in wanted if name not in found]
-        if missing and len(witnesses) > 1:
-            found |= {response.server_name: (response, False) for response in await self._ask_witnesses(witnesses, missing[:BATCH])}
+        if len(witnesses) > 1:
+            for start in range(0, min(len(missing), MAX_WITNESSED), BATCH):
+                told = await self._ask_witnesses(witnesses, missing[start : start + BATCH])
+                found |= {response.server_name: (response, False) for response in told}
         return found
 
     async def _ask_witnesses(self, witnesses: Sequence[str], servers: Sequence[str]) -> list[KeyResponse]:

@@ -137,7 +137,7 @@ class Keyring:
         return (await self.keys([(server_name, key_id, at)], told_by=UNPROVEN)).get((server_name, key_id, at))
 
     async def keys(
-        self, wanted: Iterable[Wanted], *, told_by: str | None = None, witnesses: Sequence[str] = ()
+        self, wanted: Iterable[Wanted], *, told_by: str | None = None, witnesses: Sequence[str] = (), in_bulk: bool = False
     ) -> dict[Wanted, bytes]:
         """Those of the wanted keys that are known or could be fetched. `told_by`: at whose word they are wanted (None: our own)."""
         open_wants = set(wanted)
@@ -145,7 +145,7 @@ class Keyring:
         await self._take_known(open_wants, found)
         if open_wants:
             servers = {server_name for server_name, _, _ in open_wants if server_names.key_of(server_name) is None}
-            await self._fetch(servers - {self._server_name}, told_by=told_by, witnesses=witnesses)
+            await self._fetch(servers - {self._server_name}, told_by=told_by, witnesses=witnesses, in_bulk=in_bulk)
             await self._take_known(open_wants, found, last=not self._clock_trusted())
         return found
 
@@ -160,7 +160,7 @@ class Keyring:
         raise SignatureError(f"no signature of {server_name} by a key that is known")
 
     async def verify(
-        self, events: Sequence[Event], *, told_by: str | None = None, witnesses: Sequence[str] = ()
+        self, events: Sequence[Event], *, told_by: str | None = None, witnesses: Sequence[str] = (), in_bulk: bool = False
     ) -> list[Dropped | None]:
         """For each event None if all the signatures that it needs hold, else the reason why not: `Unready` for want of a key.
 
@@ -169,7 +169,7 @@ class Keyring:
         wants: set[Wanted] = set()
         for event in events:
             wants |= _wants(event)
-        keys = await self.keys(wants, told_by=told_by, witnesses=witnesses)
+        keys = await self.keys(wants, told_by=told_by, witnesses=witnesses, in_bulk=in_bulk)
         reasons: list[Dropped | None] = []
         for index, event in enumerate(events):
             own = {(want[0], want[1]): keys[want] for want in _wants(event) if want in keys}
@@ -232,7 +232,9 @@ class Keyring:
 
     # Fetching
 
-    async def _fetch(self, servers: set[str], *, told_by: str | None = None, witnesses: Sequence[str] = ()) -> None:
+    async def _fetch(
+        self, servers: set[str], *, told_by: str | None = None, witnesses: Sequence[str] = (), in_bulk: bool = False
+    ) -> None:
         now = trio.current_time()
         ours: set[str] = set()
         theirs: list[trio.Event] = []
@@ -249,7 +251,7 @@ class Keyring:
         for part, done in parts:
             self._fetching |= dict.fromkeys(part, done)
         async with trio.open_nursery() as nursery:
-            for (part, done), hurried in zip(parts, (False, True), strict=True):
+            for (part, done), hurried in zip(parts, (in_bulk, True), strict=True):
                 if part:
                     nursery.start_soon(self._fetch_ours, part, done, witnesses, hurried)
         for fetching in theirs:
@@ -259,8 +261,7 @@ class Keyring:
         try:
             others = [name for name in witnesses if name != self._server_name]
             responses = await self._fetcher.fetch(servers, witnesses=others, hurried=hurried)
-            for response, proven in responses.values():
-                await self._accept(response, proven=proven)
+            await self._accept(list(responses.values()))
             for server_name in servers - set(responses):
                 self._note_failure(server_name)
         finally:
@@ -281,28 +282,31 @@ class Keyring:
         if len(self._pause) > MAX_CACHED:
             del self._pause[next(iter(self._pause))]
 
-    async def _accept(self, response: KeyResponse, *, proven: bool) -> None:
-        """Stores a key response, unless it changes what may not be changed."""
+    async def _accept(self, responses: Sequence[tuple[KeyResponse, bool]]) -> None:
+        """Stores key responses, each with whether it is proven, in one write; but those that change what may not be changed."""
+        if not responses:
+            return
+        for response, _ in responses:
+            self._pause_after(response.server_name, 0, FIRST_BACKOFF)
+        stored = await self._db.write(lambda tx: {one.server_name: self._store(tx, one, proven=proven) for one, proven in responses})
+        for server_name, keys in stored.items():
+            if keys is None:
+                log.warning("%s: refused a change of its keys that no old key has signed", server_name)
+            else:
+                self._cache.pop(server_name, None)
+                self._remember({server_name: keys})
+
+    def _store(self, tx: Transaction, response: KeyResponse, *, proven: bool) -> dict[str, StoredKey] | None:
+        """The server's keys with these; None if they change what may not be changed."""
         server_name, now = response.server_name, self._now_ms()
-        self._pause_after(server_name, 0, FIRST_BACKOFF)
         limit = now + MAX_VALIDITY_MS if self._clock_trusted() else FOREVER
-
-        def store(tx: Transaction) -> dict[str, StoredKey] | None:
-            known = server_keys.of_server(tx, server_name)
-            if not _may_replace(response, known, proven=proven):
-                return None
-            if server_names.key_of(server_name) is None:
-                server_keys.put(tx, server_name, _merged(response, known, min(response.valid_until, limit), proven=proven))
-            raw = canonical_json.encode(response.raw)
-            server_keys.put_response(tx, server_name, raw, now, response.valid_until)
-            return server_keys.of_server(tx, server_name)
-
-        stored = await self._db.write(store)
-        if stored is None:
-            log.warning("%s: refused a change of its keys that no old key has signed", server_name)
-        else:
-            self._cache.pop(server_name, None)
-            self._remember({server_name: stored})
+        known = server_keys.of_server(tx, server_name)
+        if not _may_replace(response, known, proven=proven):
+            return None
+        if server_names.key_of(server_name) is None:
+            server_keys.put(tx, server_name, _merged(response, known, min(response.valid_until, limit), proven=proven))
+        server_keys.put_response(tx, server_name, canonical_json.encode(response.raw), now, response.valid_until)
+        return server_keys.of_server(tx, server_name)
 
 
 def _may_replace(response: KeyResponse, known: Mapping[str, StoredKey], *, proven: bool) -> bool:

@@ -5,10 +5,14 @@ was placed since is judged again by it, in the order of the graph; at last the r
 Each step is written as it is done: after a restart the work goes on, and what has been fetched is not fetched again.
 
 On a line that is paid by volume (`at_once` False) this waits until somebody asks for the members.
+
+Members whose servers' keys cannot be had, since nobody reaches those servers, are left out after a few tries; but they are not forgotten:
+the room stays partial, for judging others' events, until the keys can be had or a long time has passed.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -22,6 +26,7 @@ from edgeserver.matrix.verdicts import Accepted, Rejected
 from edgeserver.rooms import state_at
 from edgeserver.rooms.event_source import SourceFailed
 from edgeserver.rooms.placing import judge_by_auth_events
+from edgeserver.rooms.remote_state import ONE_BY_ONE
 from edgeserver.rooms.state_at import Resolved, State
 from edgeserver.store import events, partial_rooms, rooms, state
 from edgeserver.store.database import StoreError
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
 
     from edgeserver.matrix.verdicts import Verdict
     from edgeserver.rooms.persist import Persister
-    from edgeserver.rooms.remote_state import RemoteState
+    from edgeserver.rooms.remote_state import GivenState, RemoteState
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.events import StoredEvent
     from edgeserver.store.partial_rooms import PartialRoom
@@ -46,6 +51,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 5.0, 3600.0
 """Seconds between tries while no server gives the state."""
 WAIT: Final = 240.0
 """Seconds for which who asks for members is kept waiting."""
+KEY_TRIES: Final = 4
+"""After so many tries (some minutes) a room is shown without members whose servers' keys cannot be had."""
+MOST_TRIES: Final = 60
+"""After so many (two days and more), or if they are very many, it counts as whole without them."""
 AT_ONCE: Final = 100
 SERVERS_ASKED: Final = 8
 
@@ -85,7 +94,7 @@ class Completer:
         """Returns once the room's members are all known. Raises 504 M_UNKNOWN if that takes too long."""
         finished = self._finished.setdefault(room_id, trio.Event())
         room = await self._db.read(lambda tx: rooms.get(tx, room_id))
-        if room is None or not room.is_partial:
+        if room is None or not room.is_loading:
             if not finished.is_set() and self._finished.get(room_id) is finished:
                 del self._finished[room_id]
                 finished.set()
@@ -112,10 +121,12 @@ class Completer:
         """Tries until the room is whole, or has nobody of ours in it any more."""
         pause = FIRST_PAUSE
         try:
-            while await self._is_lacking(one.room):
+            for number in itertools.count(1):
+                if not await self._is_lacking(one.room):
+                    break
                 hurry = self._hurry
                 async with self._one:
-                    if await self._complete_once(one):
+                    if await self._complete_once(one, number):
                         break
                 with trio.move_on_after(pause):
                     await hurry.wait()
@@ -126,9 +137,9 @@ class Completer:
     async def _is_lacking(self, room: int) -> bool:
         return await self._db.read(lambda tx: rooms.by_number(tx, room).is_partial and bool(rooms.local_members(tx, room)))
 
-    async def _complete_once(self, one: PartialRoom) -> bool:
+    async def _complete_once(self, one: PartialRoom, number: int) -> bool:
         try:
-            return await self._complete(one)
+            return await self._complete(one, number)
         except StoreError as error:
             log.error("%s could not be made whole: %s", one.room_id, error)
         except Exception:  # one room's trouble is not the others'
@@ -137,38 +148,46 @@ class Completer:
 
     # One room
 
-    async def _complete(self, one: PartialRoom) -> bool:
+    async def _complete(self, one: PartialRoom, number: int) -> bool:
+        """The try with this number; True if no other is needed."""
         room = await self._db.read(lambda tx: rooms.by_number(tx, one.room))
         join = await self._db.read(lambda tx: events.get(tx, one.join_event))
         assert join is not None
-        server = await self._state_at_join(one, room, join)
-        if server is None:
+        given = await self._state_at_join(one, room)
+        if given is None:
             return False
-        while await self._finish(room) is False:
+        server, known = given
+        is_hopeless = number >= MOST_TRIES or (number >= KEY_TRIES and known.unready > ONE_BY_ONE)
+        unready = 0 if is_hopeless else known.unready
+        if unready and (number < KEY_TRIES or not room.is_loading):
+            return False  # the keys may be had at the next try; and a room that is shown is not gone through again for nothing
+        if not await self._db.write(lambda tx: self._take_state(tx, room, join, known.entries)):
+            log.warning("%s gave a state of %s that does not allow our join", server, one.room_id)
+            return False
+        await self._learn_members(room, known.entries)
+        while await self._finish(room, nearly=unready > 0) is False:
             for stored in await self._db.read(lambda tx: partial_rooms.marked(tx, room.number, AT_ONCE)):
                 await self._settle(server, room, stored)
         self._wanted.discard(one.room_id)
         finished = self._finished.pop(one.room_id, None)
         if finished is not None:
             finished.set()
+        if unready:
+            log.info("%s: all members are known but %d whose servers' keys cannot be had now", one.room_id, unready)
+            return not self._at_once
         log.info("%s is whole: all its members are known", one.room_id)
         return True
 
-    async def _state_at_join(self, one: PartialRoom, room: Room, join: StoredEvent) -> str | None:
-        """Has the state before the join fetched and written; the server that gave it, None if none did."""
-        if not (await self._db.read(lambda tx: partial_rooms.are_marked(tx, [one.join_event]))):
-            return one.via
+    async def _state_at_join(self, one: PartialRoom, room: Room) -> tuple[str, GivenState] | None:
+        """The state before the join and the server that gave it; None if none did."""
         candidates = dict.fromkeys([one.via, *one.servers])
         for server in [name for name in candidates if name != self._server_name][:SERVERS_ASKED]:
             try:
-                entries = await self._remote.before(server, room, one.join_event)
+                given = await self._remote.before(server, room, one.join_event)
             except SourceFailed as error:
                 log.info("%s did not give the state of %s: %s", server, one.room_id, error)
                 continue
-            if await self._db.write(lambda tx, entries=entries: self._take_state(tx, room, join, entries)):  # type: ignore[misc]
-                await self._learn_members(room, entries)
-                return server
-            log.warning("%s gave a state of %s that does not allow our join", server, one.room_id)
+            return server, given
         return None
 
     def _take_state(self, tx: Transaction, room: Room, join: StoredEvent, entries: Mapping[StateKey, int]) -> bool:
@@ -219,7 +238,7 @@ class Completer:
     async def _ask(self, server: str, room: Room, stored: StoredEvent) -> _Settled:
         """What came before the event is not held: its state is asked for, as at any gap."""
         try:
-            entries = await self._remote.before(server, room, stored.event.event_id)
+            entries = (await self._remote.before(server, room, stored.event.event_id)).entries
         except SourceFailed as error:
             log.info("%s did not give the state before %s: %s", server, stored.event.event_id, error)
             entries = {}
@@ -232,8 +251,11 @@ class Completer:
 
     # The end
 
-    async def _finish(self, room: Room) -> bool:
-        """Sets the room's current state from its heads; False if events are still to be judged again."""
+    async def _finish(self, room: Room, *, nearly: bool) -> bool:
+        """Sets the room's current state from its heads; False if events are still to be judged again.
+
+        `nearly`: some members are lacking still, whose servers' keys cannot be had.
+        """
 
         def plan(tx: Transaction) -> tuple[Room, tuple[str, ...], State] | None:
             now = rooms.by_number(tx, room.number)
@@ -246,9 +268,9 @@ class Completer:
         planned = await self._db.read(plan)
         if planned is None:
             return False
-        return await self._db.write(lambda tx: self._conclude(tx, *planned))
+        return await self._db.write(lambda tx: self._conclude(tx, *planned, nearly=nearly))
 
-    def _conclude(self, tx: Transaction, planned: Room, heads: tuple[str, ...], current: State) -> bool:
+    def _conclude(self, tx: Transaction, planned: Room, heads: tuple[str, ...], current: State, *, nearly: bool) -> bool:
         now = rooms.by_number(tx, planned.number)
         if (now.heads, now.snapshot) != (planned.heads, planned.snapshot) or partial_rooms.marked(tx, now.number, 1):
             return False
@@ -256,7 +278,7 @@ class Completer:
         stream = tx.stream()
         rooms.move(tx, now.number, heads, snapshot)
         self._persister.follow_state(tx, now.number, now.snapshot, snapshot, stream)
-        partial_rooms.end(tx, now.number, stream)
+        (partial_rooms.nearly if nearly else partial_rooms.end)(tx, now.number, stream)
         concerned = rooms.local_members(tx, now.number)
         tx.on_commit(lambda: self._wakeups.notify(concerned))
         return True

@@ -40,7 +40,7 @@ WITNESSES = 4
 class GivenRoom:
     """What `server` answered to a join: PDUs, unverified, of the state before the join and of what authorises both.
 
-    `servers` are others in the room, all of them if `members_omitted`: then the state lacks members.
+    `servers` are the others in the room, as far as the server told; all of them if `members_omitted`: then the state lacks members.
     """
 
     server: str
@@ -66,12 +66,13 @@ class Importer:
         server has told a tale.
         """
         room = await self._db.write(lambda tx: rooms.by_number(tx, self._room(tx, join.room_id, rules)))
-        ids = await self._outliers.take_in(room, Both(given.state, given.auth_chain), [given.server, *given.servers][:WITNESSES])
-        state_ids = [event_id for event_id in ids[: len(given.state)] if event_id is not None]
+        taken = await self._outliers.take_in(room, Both(given.state, given.auth_chain), [given.server, *given.servers][:WITNESSES])
+        state_ids = [event_id for event_id in taken.ids[: len(given.state)] if event_id is not None]
+        lacking = given.members_omitted or any(place < len(given.state) for place in taken.unready)
 
         def run(tx: Transaction) -> None:
             entries = self._entries(tx, join, state_ids)
-            if given.members_omitted:
+            if lacking:
                 partial_rooms.begin(tx, room.number, given.server, given.servers)
                 tx.on_commit(lambda: self._wakeups.notify([topics.PARTIAL_ROOMS]))
             elif rooms.by_number(tx, room.number).is_partial:

@@ -172,7 +172,7 @@ class Missing:
             now = await self._db.read(lambda tx: rooms.by_number(tx, room.number))
             assert now.snapshot is not None
             return now.snapshot
-        entries = await self._remote_state.before(origin, room, event_id, allowance)
+        entries = (await self._remote_state.before(origin, room, event_id, allowance)).entries
 
         def express(tx: Transaction) -> State:
             now = rooms.by_number(tx, room.number)

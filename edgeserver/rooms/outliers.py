@@ -16,7 +16,7 @@ from edgeserver.matrix.auth_chains import in_order
 from edgeserver.matrix.canonical_json import CanonicalJSONError
 from edgeserver.matrix.event import Event
 from edgeserver.matrix.pdu_checks import open_pdu
-from edgeserver.matrix.verdicts import Dropped
+from edgeserver.matrix.verdicts import Dropped, Unready
 from edgeserver.rooms.placing import cited, judge_by_auth_events, standing_of
 from edgeserver.rooms.verifying import checked
 from edgeserver.store import events
@@ -61,6 +61,14 @@ class Both:
         return self._first[index] if index < len(self._first) else self._second[index - len(self._first)]
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of PDUs: the event id of each that is held now, None for others; the places of those whose keys could not be had."""
+
+    ids: list[str | None]
+    unready: frozenset[int]
+
+
 @dataclass(slots=True)
 class _Pool:
     """What is known of the PDUs after the first pass, by event id."""
@@ -68,6 +76,7 @@ class _Pool:
     places: dict[str, int] = field(default_factory=dict)
     cites: dict[str, tuple[str, ...]] = field(default_factory=dict)
     redacted: set[str] = field(default_factory=set)
+    unready: set[int] = field(default_factory=set)
 
 
 class OutlierIntake:
@@ -78,8 +87,8 @@ class OutlierIntake:
         self._persister = persister
         self._verifier = verifier
 
-    async def take_in(self, room: Room, pdus: Pdus, witnesses: Sequence[str] = ()) -> list[str | None]:
-        """Stores those of the PDUs that are events of the room, and that are not held; the event id of each PDU that is held now.
+    async def take_in(self, room: Room, pdus: Pdus, witnesses: Sequence[str] = ()) -> Taken:
+        """Stores those of the PDUs that are events of the room, and that are not held.
 
         Each element is looked at up to twice and may be decoded anew each time. What cites an event that is neither here nor held is
         left out: it might be right, but cannot be judged. Ids chosen by their senders (room versions 1 and 2) may form a cycle: left out.
@@ -95,7 +104,7 @@ class OutlierIntake:
         for start in range(0, len(order), STORED_AT_ONCE):
             batch = [self._again(room.rules, pdus, pool, event_id) for event_id in order[start : start + STORED_AT_ONCE]]
             await self._db.write(lambda tx, batch=batch: self._store(tx, room.number, batch, known))  # type: ignore[misc]
-        return await self._held_ones(ids)
+        return Taken(await self._held_ones(ids), frozenset(pool.unready))
 
     async def _held_ones(self, ids: list[str | None]) -> list[str | None]:
         held = await self._db.read(lambda tx: events.held(tx, [one for one in ids if one is not None]))
@@ -116,9 +125,11 @@ class OutlierIntake:
         wanted = [event for place, event in zip(places, found, strict=True) if event and fresh.get(event.event_id) == place]
         wanted = [event for event in wanted if event.event_id not in held]
         failed: set[str] = set()
-        for event, verdict in zip(wanted, await checked(self._verifier, wanted, witnesses=witnesses), strict=True):
+        for event, verdict in zip(wanted, await checked(self._verifier, wanted, witnesses=witnesses, in_bulk=True), strict=True):
             if isinstance(verdict, Dropped):
                 failed.add(event.event_id)
+                if isinstance(verdict, Unready):
+                    pool.unready.add(fresh[event.event_id])
                 continue
             pool.places[event.event_id] = fresh[event.event_id]
             pool.cites[event.event_id] = tuple(cited(verdict))

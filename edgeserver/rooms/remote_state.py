@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edgeserver.rooms.event_source import Allowance, SourceFailed
@@ -21,6 +22,14 @@ ONE_BY_ONE: Final = 50
 MAX_STATE: Final = 300_000
 
 
+@dataclass(frozen=True, slots=True)
+class GivenState:
+    """A state: `entries` are numbers of held events, `unready` counts those that are left out for want of their authors' keys."""
+
+    entries: dict[StateKey, int]
+    unready: int
+
+
 class RemoteState:
     """Asks other servers for states, and takes in what they consist of."""
 
@@ -29,8 +38,8 @@ class RemoteState:
         self._source = source
         self._outliers = outliers
 
-    async def before(self, server: str, room: Room, event_id: str, allowance: Allowance | None = None) -> dict[StateKey, int]:
-        """The state before an event, as numbers of held events. Raises `SourceFailed`.
+    async def before(self, server: str, room: Room, event_id: str, allowance: Allowance | None = None) -> GivenState:
+        """The state before an event. Raises `SourceFailed`.
 
         Events of it that fail the checks, are rejected by what they cite, or are of another room, are left out.
         """
@@ -44,24 +53,23 @@ class RemoteState:
         lacking = [one for one in wanted if one not in held]
         if len(lacking) > ONE_BY_ONE:
             allowance.ask()
-            await self._take_all(server, room, event_id)
+            unready = await self._take_all(server, room, event_id)
         else:
-            await self._take_singly(server, room, lacking, allowance)
-        return await self._db.read(lambda tx: _by_key(tx, room.number, state_ids))
+            unready = await self._take_singly(server, room, lacking, allowance)
+        return GivenState(await self._db.read(lambda tx: _by_key(tx, room.number, state_ids)), unready)
 
-    async def _take_singly(self, server: str, room: Room, event_ids: list[str], allowance: Allowance) -> None:
+    async def _take_singly(self, server: str, room: Room, event_ids: list[str], allowance: Allowance) -> int:
         pdus = []
         for event_id in event_ids:
             allowance.ask()
             pdus.append(await self._source.event(server, event_id))
-        if pdus:
-            await self._outliers.take_in(room, pdus, [server])
+        return len((await self._outliers.take_in(room, pdus, [server])).unready) if pdus else 0
 
-    async def _take_all(self, server: str, room: Room, event_id: str) -> None:
+    async def _take_all(self, server: str, room: Room, event_id: str) -> int:
         pdus, chain = await self._source.state(server, room.room_id, event_id)
         if len(pdus) + len(chain) > MAX_STATE:
             raise SourceFailed(f"{server} gave a state of {len(pdus) + len(chain)} events")
-        await self._outliers.take_in(room, Both(pdus, chain), [server])
+        return len((await self._outliers.take_in(room, Both(pdus, chain), [server])).unready)
 
 
 def _by_key(tx: Transaction, room: int, state_ids: list[str]) -> dict[StateKey, int]:

@@ -298,7 +298,7 @@ def _partial_rooms(tx: Transaction) -> Iterator[str]:
     """Rooms whose members are not all known are listed, with the join whose state is to be fetched, and no others."""
     rows = tx.all(
         "SELECT r.room_id, r.partial, p.join_event FROM rooms r LEFT JOIN partial_rooms p ON p.room = r.room"
-        " WHERE (r.partial = 1) <> (p.room IS NOT NULL) OR (p.room IS NOT NULL AND p.join_event IS NULL)"
+        " WHERE (r.partial > 0) <> (p.room IS NOT NULL) OR (p.room IS NOT NULL AND p.join_event IS NULL)"
     )
     for room_id, is_partial, _ in rows:
         yield f"the room {room_id} {'lacks members, but not what they are to be fetched by' if is_partial else 'is said to lack members'}"

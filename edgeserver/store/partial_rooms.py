@@ -108,6 +108,18 @@ def end(tx: Transaction, room: int, stream: int) -> None:
     tx.execute("UPDATE rooms SET partial = 0, whole_since = ? WHERE room = ?", (stream, room))
 
 
+def nearly(tx: Transaction, room: int, stream: int) -> None:
+    """All members are known but those whose servers' keys cannot be had: the room is shown, and what was placed since the join
+    is judged again when they can.
+    """
+    tx.execute("UPDATE rooms SET partial = 2, whole_since = ? WHERE room = ?", (stream, room))
+    tx.execute(
+        "UPDATE events SET partial = 1 WHERE room = ? AND stream >="
+        " (SELECT j.stream FROM partial_rooms p JOIN events j ON j.event = p.join_event WHERE p.room = ?)",
+        (room, room),
+    )
+
+
 def became_whole(tx: Transaction, since: int, upto: int) -> list[int]:
     """Rooms that became whole in (since, upto]."""
     rows = tx.all("SELECT room FROM rooms WHERE whole_since > ? AND whole_since <= ? AND whole_since > 0", (since, upto))

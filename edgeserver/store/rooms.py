@@ -17,11 +17,16 @@ if TYPE_CHECKING:
     from edgeserver.store.database import Transaction
 
 
+LOADING = 1
+"""`rooms.partial`: the room's members are being fetched."""
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """A room that we know of. `snapshot` is its current state: None if nothing but an invite or a knock is known.
 
-    `is_partial`: the state lacks members (`store/partial_rooms.py`).
+    `is_partial`: the state lacks members (`store/partial_rooms.py`); `is_loading`: and they are being fetched, not only those whose
+    servers' keys cannot be had.
     """
 
     number: int
@@ -31,6 +36,7 @@ class Room:
     heads: tuple[str, ...]
     published: bool
     is_partial: bool = False
+    is_loading: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,8 @@ _MEMBERSHIP = (
 
 def _room(row: tuple[Any, ...]) -> Room:
     number, room_id, version, snapshot, heads, published, partial = row
-    return Room(number, room_id, ROOM_VERSIONS[version], snapshot, tuple(orjson.loads(heads)), bool(published), bool(partial))
+    rules = ROOM_VERSIONS[version]
+    return Room(number, room_id, rules, snapshot, tuple(orjson.loads(heads)), bool(published), partial > 0, partial == LOADING)
 
 
 def _membership(row: tuple[Any, ...]) -> Membership:

@@ -78,7 +78,7 @@ class Sections:
         """
         lazy, is_news = self._filter.state.lazy_load_members, member.room in self._news.whole
         window = room_view.joined(tx, member, None if is_news and not lazy else self._since, self._upto)
-        if window.room.is_partial and not lazy:
+        if window.room.is_loading and not lazy:
             return None
         shown, changes, of_heroes = self._history(tx, window)
         ephemeral = self._ephemeral(tx, window)

@@ -12,7 +12,7 @@ from edgeserver.matrix.draft import complete, countersign
 from edgeserver.matrix.event import Event
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.signatures import SigningKey
-from edgeserver.matrix.verdicts import Accepted, Dropped, Verdict
+from edgeserver.matrix.verdicts import Accepted, Dropped, Unready, Verdict
 from edgeserver.rooms.completing import Completer
 from edgeserver.rooms.create import NewRoom, RoomCreator
 from edgeserver.rooms.directory import Directory, PublicRooms
@@ -72,6 +72,8 @@ class House:
         self.completer = Completer(db, self.persister, self.remote_state, self.wakeups, name, at_once=True)
         self.omits_members = False
         self.forged: set[str] = set()
+        self.keyless: set[str] = set()
+        """Servers whose keys cannot be had."""
         self.receiver = Receiver(db, self.placer, Source(street), self, self.remote_state)
         self.history = History(db, self.receiver, self.placer, Source(street), name)
         self.memberships = Memberships(
@@ -96,10 +98,15 @@ class House:
         return f"room{self.rooms_made}"
 
     async def verify(
-        self, found: Sequence[Event], *, told_by: str | None = None, witnesses: Sequence[str] = ()
+        self, found: Sequence[Event], *, told_by: str | None = None, witnesses: Sequence[str] = (), in_bulk: bool = False
     ) -> list[Dropped | None]:
-        """See `rooms.receive.Verifier`."""
-        return [Dropped("forged") if event.event_id in self.forged else None for event in found]
+        """See `rooms.verifying.Verifier`."""
+        return [self._fault(event) for event in found]
+
+    def _fault(self, event: Event) -> Dropped | None:
+        if domain_of(event.sender) in self.keyless:
+            return Unready("no key")
+        return Dropped("forged") if event.event_id in self.forged else None
 
     # Doing things in one line
 

@@ -15,7 +15,7 @@ from edgeserver.matrix.verdicts import Accepted, Verdict
 from edgeserver.rooms.history import History
 from edgeserver.rooms.placing import Placer, Task
 from edgeserver.store import integrity, partial_rooms, rooms
-from tests.rooms.house import ALICE, BOB, CAROL, House, Source, Street, open_house
+from tests.rooms.house import ALICE, BOB, CAROL, DAVE, House, Source, Street, open_house
 
 CROWD = [f"@guest{number}:one" for number in range(60)]
 
@@ -247,3 +247,46 @@ async def test_history_that_was_asked_for_while_the_room_was_partial_is_judged_b
     for event_id in old:
         theirs, ours = await one.get(event_id), await two.get(event_id)
         assert await one.state_before(theirs) == await two.state_before(ours)
+
+
+@pytest.mark.parametrize("omits", [False, True])
+async def test_members_whose_keys_cannot_be_had_are_waited_for_and_come_when_they_can(
+    one: House, two: House, three: House, omits: bool, autojump_clock: object
+) -> None:
+    room_id = await one.room(rules=SUPPORTED["12"])
+    await three.memberships.join(DAVE, room_id, ["one"])
+    one.omits_members = omits
+    two.keyless.add("three")
+    await two.memberships.join(CAROL, room_id, ["one"])
+    async with completing(two):
+        await two.completer.until_whole(room_id)  # as far as it can be: the tries took a minute
+        assert not await is_whole(two, room_id)
+        assert await two.membership(room_id, ALICE) == "join"
+        assert await two.membership(room_id, DAVE) is None
+        assert "three" in await two.db.read(lambda tx: rooms.servers(tx, rooms.get(tx, room_id).number))  # type: ignore[union-attr]
+        topic = await one.set(room_id, ALICE, "m.room.topic", {"topic": "Where is Dave?"})
+        assert await one.tell(two, topic) == [Accepted()]
+        await trio.sleep(7200)
+        assert not await is_whole(two, room_id)
+        two.keyless.clear()
+        two.completer.route_returned("three")
+        await until(lambda: is_whole(two, room_id))
+    await same_state(one, two, room_id)
+    assert await two.membership(room_id, DAVE) == "join"
+
+
+async def test_members_whose_keys_are_gone_for_good_are_given_up(
+    one: House, two: House, three: House, tmp_path: Path, autojump_clock: object
+) -> None:
+    room_id = await one.room()
+    await three.memberships.join(DAVE, room_id, ["one"])
+    two.keyless.add("three")
+    await two.memberships.join(CAROL, room_id, ["one"])
+    assert integrity.inspect(tmp_path / "two.db", "two").findings == []
+    async with completing(two):
+        await two.completer.until_whole(room_id)
+        assert integrity.inspect(tmp_path / "two.db", "two").findings == []
+        await trio.sleep(4 * 86_400)
+    assert await is_whole(two, room_id)
+    assert await two.db.read(partial_rooms.every) == []
+    assert integrity.inspect(tmp_path / "two.db", "two").findings == []

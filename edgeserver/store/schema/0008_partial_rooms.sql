@@ -1,6 +1,7 @@
 -- Rooms that were joined without all their members (faster joins), and what has to be worked out again once those are known.
 
-ALTER TABLE rooms ADD COLUMN partial INTEGER NOT NULL DEFAULT 0;        -- 1: its state lacks members
+-- 1: its members are being fetched; 2: only those are lacking whose servers' keys cannot be had
+ALTER TABLE rooms ADD COLUMN partial INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE rooms ADD COLUMN whole_since INTEGER NOT NULL DEFAULT 0;    -- stream position at which a partial room became whole
 CREATE INDEX rooms_whole_since ON rooms (whole_since) WHERE whole_since > 0;
 
