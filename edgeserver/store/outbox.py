@@ -6,7 +6,7 @@ Whoever queues wakes the sender after the commit (`wakeups.OUTBOX`).
 
 What waits for a destination that cannot be reached is bounded, however long that lasts (`trim`, after each failure):
 
-- PDUs: the newest 10,000, and the newest of each room. A row is some bytes; the event is in the room anyhow. A server that has missed
+- PDUs: the newest 50,000, and the newest of each room. A row is some bytes; the event is in the room anyhow. A server that has missed
   older ones sees the gap before those that it gets, and asks for them, or pages back.
 - Messages to devices: the newest 1,000.
 - Device list updates: all as long as they are no more than 100, else the newest of each user: who gets one whose predecessor it does
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PASSING: Final = frozenset(("m.typing", "m.presence"))
 """Types of EDUs that are of no use once a destination could not be reached."""
-KEPT_PDUS: Final = 10_000
+KEPT_PDUS: Final = 50_000
 KEPT_EDUS: Final = 1_000
 KEPT_UPDATES: Final = 100
 
