@@ -1,14 +1,6 @@
 """A box and a stock Synapse: outages of many events, policy servers, and the keys of each other's people and servers.
 
-Flow by who does it (B: the box or somebody on it, S: Synapse), in rooms of version 12:
-
-    300 events in one room after an outage                      BS
-    a policy server: what it signs, what it refuses             BS
-    devices that changed during an outage                       BS
-    cross-signing keys, set and replaced                        BS
-    each as the notary of the other's keys                      BS
-
-Afterwards neither log may tell of trouble with the other.
+The table of all flows stands in `test_synapse.py`. Afterwards neither log may tell of trouble with the other.
 """
 
 from __future__ import annotations
@@ -39,6 +31,7 @@ pytestmark = [
     pytest.mark.skipif(_ABSENT is not None, reason=_ABSENT or ""),
 ]
 
+VERSIONS = ("12", "11", "10")
 ENCRYPTION = {"type": "m.room.encryption", "state_key": "", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
 
 
@@ -81,8 +74,9 @@ async def test_three_hundred_events_of_an_outage_arrive_in_their_order(lab: Lab,
 
 @dataclass
 class Gate:
-    """A policy server of its own, and its user in the rooms."""
+    """A policy server of its own for rooms of one version, and its user in them."""
 
+    version: str
     policy: PolicyServer
     user_id: str
 
@@ -109,23 +103,24 @@ class Gate:
         return answer.json
 
 
-@pytest.fixture(scope="module")
-def gate(lab: Lab) -> Iterator[Gate]:
+@pytest.fixture(scope="module", params=VERSIONS)
+def gate(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Gate]:
+    version = request.param
     certificate = lab.authority.issue(GATE)
-    arguments = [GATE, "lab", "12", lab.names.address, "8448", str(certificate.chain), str(certificate.key)]
+    arguments = [GATE, "lab", version, lab.names.address, "8448", str(certificate.chain), str(certificate.key)]
     program = Program(python_module("tests.lab.policy_server", *arguments), log=lab.directory / "gate.log", netns=lab.names.name)
     program.start()
     try:
         url = f"https://{GATE}:8448/_matrix/key/v2/server"
         wait_for(GATE, lambda: answers(url, netns=lab.names.name, address=lab.names.address), timeout=20, program=program)
-        yield Gate(PolicyServer(GATE, "12", "lab"), f"@guard:{GATE}")
+        yield Gate(version, PolicyServer(GATE, version, "lab"), f"@guard:{GATE}")
     finally:
         program.stop(timeout=2)
 
 
 @pytest.mark.parametrize("host", ["B", "S"])
 async def test_both_servers_heed_the_policy_server_of_a_room(lab: Lab, gate: Gate, host: str) -> None:
-    pair = Pair(lab.alice, lab.bob, "12") if host == "B" else Pair(lab.bob, lab.alice, "12")
+    pair = Pair(lab.alice, lab.bob, gate.version) if host == "B" else Pair(lab.bob, lab.alice, gate.version)
     room = await room_of_both(pair)
     await gate.join(lab, room, pair.host.server_name)
     named = await pair.host.set_state(room, "m.room.policy", gate.policy.policy)
