@@ -162,24 +162,29 @@ class Calls:
         ask = Ask("POST", path(V1 + "/get_missing_events", room_id), content, expected=1000 * limit)
         return _pdus(server, await self._client.json(server, ask), "events")
 
-    async def event(self, server: str, event_id: str) -> Any:
+    async def event(self, server: str, event_id: str, *, priority: Priority = Priority.MESSAGE) -> Any:
         """GET /event: the one PDU."""
-        pdus = _pdus(server, await self._client.json(server, Ask("GET", path(V1 + "/event", event_id))), "pdus")
+        ask = Ask("GET", path(V1 + "/event", event_id), priority=priority)
+        pdus = _pdus(server, await self._client.json(server, ask), "pdus")
         if len(pdus) != 1:
             raise BadAnswer(server, f"one event was asked for, {len(pdus)} came")
         return pdus[0]
 
-    async def state_ids(self, server: str, room_id: str, event_id: str) -> tuple[list[str], list[str]]:
+    async def state_ids(
+        self, server: str, room_id: str, event_id: str, *, priority: Priority = Priority.MESSAGE
+    ) -> tuple[list[str], list[str]]:
         """GET /state_ids: (ids of the state before the event, ids of its auth chain)."""
         target = path(V1 + "/state_ids", room_id, event_id=event_id)
-        ask = Ask("GET", target, timeout=120.0, expected=20_000, max_answer=MAX_CHAIN_ANSWER)
+        ask = Ask("GET", target, priority=priority, timeout=120.0, expected=20_000, max_answer=MAX_CHAIN_ANSWER)
         answer = await self._client.json(server, ask)
         return _ids(server, answer, "pdu_ids"), _ids(server, answer, "auth_chain_ids")
 
-    async def state(self, server: str, room_id: str, event_id: str) -> tuple[Sequence[Any], Sequence[Any]]:
+    async def state(
+        self, server: str, room_id: str, event_id: str, *, priority: Priority = Priority.MESSAGE
+    ) -> tuple[Sequence[Any], Sequence[Any]]:
         """GET /state: (the state before the event, its auth chain), PDUs that are decoded one by one."""
         target = path(V1 + "/state", room_id, event_id=event_id)
-        ask = Ask("GET", target, timeout=JOIN_TIMEOUT, expected=100_000, max_answer=MAX_PART_OF_STATE)
+        ask = Ask("GET", target, priority=priority, timeout=JOIN_TIMEOUT, expected=100_000, max_answer=MAX_PART_OF_STATE)
         answer = await self._large_answer(server, ask, "pdus", "auth_chain")
         return _long_list(server, answer, "pdus"), _long_list(server, answer, "auth_chain")
 
