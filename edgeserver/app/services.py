@@ -72,6 +72,7 @@ from edgeserver.users.receipts import Receipts
 from edgeserver.users.to_device import ToDevice
 from edgeserver.users.tokens import Tokens
 from edgeserver.users.upgraded_rooms import carry_over
+from transports.exchange import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -301,7 +302,14 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
         Timestamps(ground.db, history, out.source, ground.server_name),
         Directory(ground.db, ground.server_name, out.queries),
         PublicRooms(ground.db, ground.server_name, out.queries),
-        Completer(ground.db, persister, remote_state, ground.wakeups, ground.server_name, at_once=not metered),
+        Completer(
+            ground.db,
+            persister,
+            RemoteState(ground.db, FederationSource(out.calls, Priority.HISTORY), outliers),
+            ground.wakeups,
+            ground.server_name,
+            at_once=not metered,
+        ),
         Hierarchy(ground.db, elsewhere, lambda: urlsafe_b64encode(ground.random_bytes(12)).decode()),
         RoomSummaries(ground.db, elsewhere),
     )

@@ -12,7 +12,7 @@ from edgeserver.matrix.identifiers import domain_of
 from edgeserver.media.remote import MediaUnavailable
 from edgeserver.rooms.event_source import SourceFailed
 from edgeserver.users.remote_keys import KeysUnavailable
-from transports.exchange import ExchangeError
+from transports.exchange import ExchangeError, Priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +24,14 @@ MEDIA_TIMEOUT: Final = 120.0
 
 
 class FederationSource:
-    """See `rooms.missing.EventSource`: PDUs as they came, unverified; everything that goes wrong is `SourceFailed`."""
+    """See `rooms.event_source.EventSource`: PDUs as they came, unverified; everything that goes wrong is `SourceFailed`.
 
-    def __init__(self, calls: Calls) -> None:
+    `priority` is that of single events and of states on a thin line: those of a room that is completed in the background can wait.
+    """
+
+    def __init__(self, calls: Calls, priority: Priority = Priority.MESSAGE) -> None:
         self._calls = calls
+        self._priority = priority
 
     async def missing_events(
         self, server: str, room_id: str, earliest: Sequence[str], latest: Sequence[str], limit: int, min_depth: int
@@ -37,16 +41,16 @@ class FederationSource:
 
     async def event(self, server: str, event_id: str) -> dict[str, Any]:
         with _source_errors():
-            pdu: dict[str, Any] = await self._calls.event(server, event_id)
+            pdu: dict[str, Any] = await self._calls.event(server, event_id, priority=self._priority)
             return pdu
 
     async def state_ids(self, server: str, room_id: str, event_id: str) -> tuple[list[str], list[str]]:
         with _source_errors():
-            return await self._calls.state_ids(server, room_id, event_id)
+            return await self._calls.state_ids(server, room_id, event_id, priority=self._priority)
 
     async def state(self, server: str, room_id: str, event_id: str) -> tuple[Sequence[Any], Sequence[Any]]:
         with _source_errors():
-            return await self._calls.state(server, room_id, event_id)
+            return await self._calls.state(server, room_id, event_id, priority=self._priority)
 
     async def event_auth(self, server: str, room_id: str, event_id: str) -> list[dict[str, Any]]:
         with _source_errors():
