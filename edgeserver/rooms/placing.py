@@ -216,11 +216,11 @@ class Placer:
         # Check 5: the state before it
         wanted = [CREATE, *auth_types_of(event)]
         verdict = auth.check(event, auth_state(tx, event, before, wanted, is_partial=room.is_partial))
-        if not isinstance(verdict, Accepted) or task.backfilled or room.is_partial:
+        if not isinstance(verdict, Accepted) or task.backfilled:
             return verdict
         # Check 6: the current state. A partial one says too little.
         assert room.snapshot is not None
-        if before != room.snapshot:
+        if before != room.snapshot and not room.is_partial:
             now = auth.check(event, state_at.events_at(tx, room.snapshot, wanted))
             if isinstance(now, Rejected):
                 return SoftFailed(now.why)
@@ -235,9 +235,9 @@ class Placer:
         this one cites, and this one is no head.
         """
         event = task.event
-        is_passed = task.backfilled or events.is_named(tx, room.number, event.event_id)
+        is_passed = events.is_named(tx, room.number, event.event_id)
         is_accepted = isinstance(verdict, Accepted)
-        if not is_accepted and not is_passed:
+        if not is_passed and (task.backfilled or not is_accepted):
             return room.heads
         passed = events.behind(tx, event.prev_events).accepted
         kept = tuple(head for head in room.heads if head not in passed)
