@@ -91,10 +91,17 @@ class Completer:
         self._hurry = trio.Event()
 
     async def until_whole(self, room_id: str) -> None:
-        """Returns once the room's members are all known. Raises 504 M_UNKNOWN if that takes too long."""
+        """Returns once the room's members are all known, or nobody of ours is in it, for whom they would be fetched.
+
+        Raises 504 M_UNKNOWN if that takes too long.
+        """
         finished = self._finished.setdefault(room_id, trio.Event())
-        room = await self._db.read(lambda tx: rooms.get(tx, room_id))
-        if room is None or not room.is_loading:
+
+        def is_loading(tx: Transaction) -> bool:
+            room = rooms.get(tx, room_id)
+            return room is not None and room.is_loading and bool(rooms.local_members(tx, room.number))
+
+        if not await self._db.read(is_loading):
             if not finished.is_set() and self._finished.get(room_id) is finished:
                 del self._finished[room_id]
                 finished.set()

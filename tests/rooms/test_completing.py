@@ -185,6 +185,9 @@ async def test_a_room_that_everybody_left_is_not_made_whole(one: House, two: Hou
     two.street.asked.clear()
     async with completing(two):
         await trio.sleep(600)
+        began = trio.current_time()
+        await two.completer.until_whole(room_id)
+        assert trio.current_time() == began
     assert two.street.asked == []
 
 
