@@ -209,7 +209,7 @@ class History:
                 if await self._take_in(server, room, from_ids, pdus[:MAX_BACKFILL]):
                     return True
             except MembersKnown:
-                return await self.backfill(room_id, from_ids, limit)
+                return await self.backfill(room_id, from_ids, limit, servers=servers)
             except SourceFailed as error:
                 log.info("%s did not give history of %s: %s", server, room_id, error)
         return False
