@@ -20,6 +20,7 @@ from edgeserver.matrix.auth_events import CREATE, auth_types_of
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.verdicts import ACCEPTED, Accepted, Dropped, Rejected, SoftFailed
 from edgeserver.rooms import state_at
+from edgeserver.rooms.graph import in_order
 from edgeserver.rooms.persist import Placement
 from edgeserver.rooms.seldom import Seldom
 from edgeserver.rooms.state_at import NeedsResolution, Resolved, State
@@ -175,8 +176,8 @@ class Placer:
             return await self._db.write(lambda tx: self._at_once(tx, task, None))
 
     async def store_outliers(self, room: int, found: Mapping[str, Event]) -> None:
-        """Judges events by the events that they cite (check 4), in topological order, and stores them without a place."""
-        ordered = topological(found)
+        """Judges events by the events that they cite (check 4), those first, and stores them without a place."""
+        ordered = in_order(found, cited)
 
         def run(tx: Transaction) -> None:
             for event in ordered:
@@ -330,27 +331,6 @@ def cited(event: Event) -> list[str]:
     if event.rules.room_id_is_create_hash and event.type != CREATE[0]:
         return [*event.auth_events, "$" + event.room_id[1:]]
     return list(event.auth_events)
-
-
-def topological(found: Mapping[str, Event], *, by_prev_events: bool = False) -> list[Event]:
-    """The events, each after those of them that it cites to be judged by, or with `by_prev_events` after those before it.
-
-    Cycles (only forged ids could make one) come last, in any order.
-    """
-    ordered: dict[str, Event] = {}
-    for start in found.values():
-        stack = [start]
-        entered: set[str] = set()
-        while stack:
-            event = stack[-1]
-            references = event.prev_events if by_prev_events else cited(event)
-            waiting = [found[one] for one in references if one in found and one not in ordered and one not in entered]
-            entered.add(event.event_id)
-            if waiting:
-                stack.extend(waiting)
-            else:
-                ordered.setdefault(event.event_id, stack.pop())
-    return list(ordered.values())
 
 
 def standing_of(verdict: Verdict) -> Standing:
