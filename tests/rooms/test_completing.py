@@ -191,6 +191,22 @@ async def test_a_room_that_everybody_left_is_not_made_whole(one: House, two: Hou
     assert two.street.asked == []
 
 
+async def test_who_is_not_known_to_be_in_a_partial_room_can_be_removed_from_it(one: House, two: House, autojump_clock: object) -> None:
+    room_id = await crowded(one, power_level_overrides={"users": {ALICE: 100, CAROL: 50}})
+    await two.memberships.join(CAROL, room_id, ["one"])
+    assert await two.membership(room_id, BOB) is None
+    await two.memberships.kick(CAROL, room_id, BOB)
+    assert await two.membership(room_id, BOB) == "leave"
+    kick = (await two.state(room_id))["m.room.member", BOB].event.event_id
+    assert await two.tell(one, kick) == [Accepted()]
+    async with completing(two):
+        await until(lambda: is_whole(two, room_id))
+    await same_state(one, two, room_id)
+    assert await one.membership(room_id, BOB) == "leave"
+    with pytest.raises(errors.MatrixError, match="not in the room"):
+        await two.memberships.kick(CAROL, room_id, "@nobody:one")
+
+
 async def test_history_of_before_the_join_can_be_read_while_the_room_is_partial(one: House, two: House, autojump_clock: object) -> None:
     room_id = await crowded(one)
     for number in range(5):
