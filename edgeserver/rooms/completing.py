@@ -138,8 +138,16 @@ class Completer:
                 with trio.move_on_after(pause):
                     await hurry.wait()
                 pause = min(2 * pause, LONGEST_PAUSE)
+            self._release(one.room_id)
         finally:
             self._busy.discard(one.room)
+
+    def _release(self, room_id: str) -> None:
+        """Nobody waits for the room's members any longer."""
+        self._wanted.discard(room_id)
+        finished = self._finished.pop(room_id, None)
+        if finished is not None:
+            finished.set()
 
     async def _is_lacking(self, room: int) -> bool:
         return await self._db.read(lambda tx: rooms.by_number(tx, room).is_partial and bool(rooms.local_members(tx, room)))
@@ -175,10 +183,7 @@ class Completer:
         while await self._finish(room, nearly=unready > 0) is False:
             for stored in await self._db.read(lambda tx: partial_rooms.marked(tx, room.number, AT_ONCE)):
                 await self._settle(server, room, stored)
-        self._wanted.discard(one.room_id)
-        finished = self._finished.pop(one.room_id, None)
-        if finished is not None:
-            finished.set()
+        self._release(one.room_id)
         if unready:
             log.info("%s: all members are known but %d whose servers' keys cannot be had now", one.room_id, unready)
             return not self._at_once
