@@ -134,7 +134,8 @@ async def test_a_version_that_an_inviting_server_made_up_does_not_outlast_the_jo
         assert await version_at(b, room) == "5"
         await b.members.join("@bob:b.test", room, ["a.test"])
         assert await version_at(b, room) == "4"
-        await a.calls.invite("b.test", room, invite.event_id, invite.pdu, "5", [])
+        with pytest.raises(PeerError, match="version 4"):
+            await a.calls.invite("b.test", room, invite.event_id, invite.pdu, "5", [])
         assert await version_at(b, room) == "4"
 
 
