@@ -27,7 +27,6 @@ from edgeserver.rooms import state_at
 from edgeserver.rooms.event_source import SourceFailed
 from edgeserver.rooms.placing import judge_by_auth_events
 from edgeserver.rooms.remote_state import ONE_BY_ONE
-from edgeserver.rooms.state_at import Resolved, State
 from edgeserver.store import events, partial_rooms, rooms, state
 from edgeserver.store.database import StoreError
 from edgeserver.store.events import Standing
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from edgeserver.matrix.verdicts import Verdict
     from edgeserver.rooms.persist import Persister
     from edgeserver.rooms.remote_state import GivenState, RemoteState
+    from edgeserver.rooms.state_at import State
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.events import StoredEvent
     from edgeserver.store.partial_rooms import PartialRoom
@@ -286,7 +286,7 @@ class Completer:
         now = rooms.by_number(tx, planned.number)
         if (now.heads, now.snapshot) != (planned.heads, planned.snapshot) or partial_rooms.marked(tx, now.number, 1):
             return False
-        snapshot = current.write(tx, now.number) if isinstance(current, Resolved) else current
+        snapshot = state_at.written(tx, now.number, current)
         stream = tx.stream()
         rooms.move(tx, now.number, heads, snapshot)
         self._persister.follow_state(tx, now.number, now.snapshot, snapshot, stream)
@@ -321,7 +321,7 @@ def _judged(tx: Transaction, stored: StoredEvent, before: State) -> _Settled:
 
 def _place_again(tx: Transaction, stored: StoredEvent, settled: _Settled) -> None:
     event, stream = stored.event, stored.stream
-    before = settled.before.write(tx, stored.room) if isinstance(settled.before, Resolved) else settled.before
+    before = state_at.written(tx, stored.room, settled.before)
     if isinstance(settled.verdict, Rejected):
         standing, stream = Standing.REJECTED, None
         log.info("%s in %s is not allowed after all: %s", event.event_id, event.room_id, settled.verdict.why)

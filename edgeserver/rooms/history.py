@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix import errors, visibility
+from edgeserver.rooms import state_at
 from edgeserver.rooms.event_source import Allowance, SourceFailed
 from edgeserver.rooms.graph import in_order, least_depths
 from edgeserver.rooms.placing import MembersKnown, Task
@@ -234,8 +235,6 @@ class History:
 
     async def _states_before(self, server: str, room: Room, fresh: dict[str, Event], allowance: Allowance) -> dict[str, Any]:
         """The state before each event: asked for at the oldest ones, worked out along the graph for the rest."""
-        from edgeserver.rooms import state_at
-
         befores: dict[str, state_at.State] = {}
         after: dict[str, state_at.State] = {}
         for event in in_order(fresh):

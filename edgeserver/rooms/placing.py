@@ -23,7 +23,7 @@ from edgeserver.rooms import state_at
 from edgeserver.rooms.graph import in_order
 from edgeserver.rooms.persist import Placement
 from edgeserver.rooms.seldom import Seldom
-from edgeserver.rooms.state_at import NeedsResolution, Resolved, State
+from edgeserver.rooms.state_at import NeedsResolution, State
 from edgeserver.store import events, rooms
 from edgeserver.store.database import DatabaseError
 from edgeserver.store.events import Standing
@@ -279,9 +279,9 @@ class Placer:
         if (room.heads, room.snapshot) != (plan.room.heads, plan.room.snapshot):
             raise Stale
         placement = Placement(
-            before=_written(tx, room.number, plan.before),
+            before=state_at.written(tx, room.number, plan.before),
             heads=plan.heads,
-            current=None if plan.current is None else _written(tx, room.number, plan.current),
+            current=None if plan.current is None else state_at.written(tx, room.number, plan.current),
             standing=standing_of(plan.verdict),
             backfilled=task.backfilled,
             depth=task.depth,
@@ -345,8 +345,3 @@ def verdict_of(stored: StoredEvent) -> Verdict:
         return ACCEPTED
     why = "found so when it first came"
     return Rejected(why) if stored.standing is Standing.REJECTED else SoftFailed(why)
-
-
-def _written(tx: Transaction, room: int, at: State) -> int:
-    return at.write(tx, room) if isinstance(at, Resolved) else at
-
