@@ -212,8 +212,12 @@ class Inbound:
             return
         working = _Working()
         self._background.start_soon(self._work_for, working, origin, room, found)
-        with trio.move_on_at(max(deadline, trio.current_time() + LEAST_PATIENCE)):
-            await working.done.wait()
+        try:
+            with trio.move_on_at(max(deadline, trio.current_time() + LEAST_PATIENCE)):
+                await working.done.wait()
+        except trio.Cancelled:  # nobody waits for an answer any more, so the peer repeats it: it is not worked on beside that
+            working.scope.cancel()
+            raise
         if working.error is not None:
             raise working.error
         if working.verdicts is not None:

@@ -118,7 +118,7 @@ class RemoteRooms:
         said = dict(content) | ({} if authoriser is None else {"join_authorised_via_users_server": authoriser})
         join = self._complete(server, proto, said, rules)
         answer = await self._calls.send_join(server, room_id, join.event_id, join.pdu, omit_members=self._partial)
-        join = _with_their_signatures(server, join, answer.get("event"))
+        join = _with_their_signatures(join, answer.get("event"))
         if await self._db.read(lambda tx: self._is_ours(tx, room_id)):
             await self._receive(server, join)  # somebody of ours is in the room by now: it is an event like any other
             return
@@ -279,7 +279,7 @@ def most_telling(failures: Sequence[FederationError | MatrixError]) -> MatrixErr
     return told if isinstance(told, MatrixError) else as_matrix_error(told)
 
 
-def _with_their_signatures(server: str, join: Event, answered: Any) -> Event:
+def _with_their_signatures(join: Event, answered: Any) -> Event:
     """The join with the signatures that the resident server and a policy server added; nothing else of its answer is
     taken.
     """

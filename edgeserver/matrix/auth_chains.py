@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     AuthEdges = Callable[[str], Iterable[str]]
 
@@ -74,20 +74,3 @@ def conflicted_subgraph(conflicted: Iterable[str], auth_edges: AuthEdges) -> set
                 subgraph.add(above)
                 pending.append(above)
     return subgraph
-
-
-def in_order(cites: Mapping[str, Sequence[str]]) -> list[str]:
-    """The ids, each after those of them that it cites, else in the order given. What is part of a cycle, or above one, is left out."""
-    waiting = {event_id: sum(one in cites for one in dict.fromkeys(cited)) for event_id, cited in cites.items()}
-    cited_by: dict[str, list[str]] = {}
-    for event_id, cited in cites.items():
-        for one in dict.fromkeys(cited):
-            if one in cites:
-                cited_by.setdefault(one, []).append(event_id)
-    ordered = [event_id for event_id, count in waiting.items() if not count]
-    for event_id in ordered:  # grows while it is gone through
-        for above in cited_by.get(event_id, ()):
-            waiting[above] -= 1
-            if not waiting[above]:
-                ordered.append(above)
-    return ordered

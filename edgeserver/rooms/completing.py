@@ -27,7 +27,6 @@ from edgeserver.rooms import state_at
 from edgeserver.rooms.event_source import SourceFailed
 from edgeserver.rooms.placing import judge_by_auth_events
 from edgeserver.rooms.remote_state import ONE_BY_ONE
-from edgeserver.rooms.state_at import Resolved, State
 from edgeserver.store import events, partial_rooms, rooms, state
 from edgeserver.store.database import StoreError
 from edgeserver.store.events import Standing
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from edgeserver.matrix.verdicts import Verdict
     from edgeserver.rooms.persist import Persister
     from edgeserver.rooms.remote_state import GivenState, RemoteState
+    from edgeserver.rooms.state_at import State
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.events import StoredEvent
     from edgeserver.store.partial_rooms import PartialRoom
@@ -91,10 +91,17 @@ class Completer:
         self._hurry = trio.Event()
 
     async def until_whole(self, room_id: str) -> None:
-        """Returns once the room's members are all known. Raises 504 M_UNKNOWN if that takes too long."""
+        """Returns once the room's members are all known, or nobody of ours is in it, for whom they would be fetched.
+
+        Raises 504 M_UNKNOWN if that takes too long.
+        """
         finished = self._finished.setdefault(room_id, trio.Event())
-        room = await self._db.read(lambda tx: rooms.get(tx, room_id))
-        if room is None or not room.is_loading:
+
+        def is_loading(tx: Transaction) -> bool:
+            room = rooms.get(tx, room_id)
+            return room is not None and room.is_loading and bool(rooms.local_members(tx, room.number))
+
+        if not await self._db.read(is_loading):
             if not finished.is_set() and self._finished.get(room_id) is finished:
                 del self._finished[room_id]
                 finished.set()
@@ -131,8 +138,16 @@ class Completer:
                 with trio.move_on_after(pause):
                     await hurry.wait()
                 pause = min(2 * pause, LONGEST_PAUSE)
+            self._release(one.room_id)
         finally:
             self._busy.discard(one.room)
+
+    def _release(self, room_id: str) -> None:
+        """Nobody waits for the room's members any longer."""
+        self._wanted.discard(room_id)
+        finished = self._finished.pop(room_id, None)
+        if finished is not None:
+            finished.set()
 
     async def _is_lacking(self, room: int) -> bool:
         return await self._db.read(lambda tx: rooms.by_number(tx, room).is_partial and bool(rooms.local_members(tx, room)))
@@ -168,10 +183,7 @@ class Completer:
         while await self._finish(room, nearly=unready > 0) is False:
             for stored in await self._db.read(lambda tx: partial_rooms.marked(tx, room.number, AT_ONCE)):
                 await self._settle(server, room, stored)
-        self._wanted.discard(one.room_id)
-        finished = self._finished.pop(one.room_id, None)
-        if finished is not None:
-            finished.set()
+        self._release(one.room_id)
         if unready:
             log.info("%s: all members are known but %d whose servers' keys cannot be had now", one.room_id, unready)
             return not self._at_once
@@ -274,7 +286,7 @@ class Completer:
         now = rooms.by_number(tx, planned.number)
         if (now.heads, now.snapshot) != (planned.heads, planned.snapshot) or partial_rooms.marked(tx, now.number, 1):
             return False
-        snapshot = current.write(tx, now.number) if isinstance(current, Resolved) else current
+        snapshot = state_at.written(tx, now.number, current)
         stream = tx.stream()
         rooms.move(tx, now.number, heads, snapshot)
         self._persister.follow_state(tx, now.number, now.snapshot, snapshot, stream)
@@ -309,7 +321,7 @@ def _judged(tx: Transaction, stored: StoredEvent, before: State) -> _Settled:
 
 def _place_again(tx: Transaction, stored: StoredEvent, settled: _Settled) -> None:
     event, stream = stored.event, stored.stream
-    before = settled.before.write(tx, stored.room) if isinstance(settled.before, Resolved) else settled.before
+    before = state_at.written(tx, stored.room, settled.before)
     if isinstance(settled.verdict, Rejected):
         standing, stream = Standing.REJECTED, None
         log.info("%s in %s is not allowed after all: %s", event.event_id, event.room_id, settled.verdict.why)

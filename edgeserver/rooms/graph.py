@@ -1,4 +1,4 @@
-"""The order of events that came together: by what they name as their prev events, never by the depths that they state."""
+"""The order of events that came together: by what they cite, never by the depths that they state."""
 
 from __future__ import annotations
 
@@ -6,33 +6,45 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from edgeserver.matrix.event import Event
 
 
-def in_order(found: Mapping[str, Event]) -> list[Event]:
-    """The events, each after those of them that it names before it; beside each other, in the order given.
+def ids_in_order(cites: Mapping[str, Collection[str]]) -> list[str]:
+    """The ids, each after those of them that it cites; beside each other, in the order given.
 
-    Those of a circle, which only chosen ids (room versions 1 and 2) can make, come last.
+    What is part of a circle, which only chosen ids (room versions 1 and 2) can make, or cites what is, is left out.
     """
-    place = {event_id: index for index, event_id in enumerate(found)}
-    waits = {event_id: {prev for prev in event.prev_events if prev in found} for event_id, event in found.items()}
+    place = {event_id: index for index, event_id in enumerate(cites)}
+    waits: dict[str, int] = {}
     followers: dict[str, list[str]] = {}
-    for event_id, prevs in waits.items():
-        for prev in prevs:
-            followers.setdefault(prev, []).append(event_id)
-    ready = [(place[event_id], event_id) for event_id, prevs in waits.items() if not prevs]
+    for event_id, cited in cites.items():
+        before = {one for one in cited if one in cites}
+        waits[event_id] = len(before)
+        for one in before:
+            followers.setdefault(one, []).append(event_id)
+    ready = [(place[event_id], event_id) for event_id, count in waits.items() if not count]
     heapify(ready)
-    ordered: list[Event] = []
+    ordered: list[str] = []
     while ready:
         event_id = heappop(ready)[1]
-        ordered.append(found[event_id])
+        ordered.append(event_id)
         for follower in followers.get(event_id, ()):
-            waits[follower].discard(event_id)
+            waits[follower] -= 1
             if not waits[follower]:
                 heappush(ready, (place[follower], follower))
-    return ordered + [event for event_id, event in found.items() if waits[event_id]]
+    return ordered
+
+
+def in_order(found: Mapping[str, Event], cites: Callable[[Event], Collection[str]] | None = None) -> list[Event]:
+    """The events, each after those of them that it names as its prev events, or that `cites` gives: see `ids_in_order`.
+
+    What that leaves out comes last.
+    """
+    cited = {event_id: event.prev_events if cites is None else cites(event) for event_id, event in found.items()}
+    ordered = dict.fromkeys(ids_in_order(cited))
+    return [found[event_id] for event_id in (*ordered, *(one for one in found if one not in ordered))]
 
 
 def least_depths(ordered: Sequence[Event]) -> dict[str, int]:

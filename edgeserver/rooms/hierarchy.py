@@ -34,6 +34,8 @@ MAX_DEPTH: Final = 20
 """The depth of a walk that asks for none, and the most that one may ask for."""
 MAX_ROOMS: Final = 1000
 """So many rooms are looked at in one walk, those that the user is not told of included."""
+MAX_WAITING: Final = 5000
+"""So many children are remembered to be looked at: spaces that name many others may name any number of them again and again."""
 STEPS: Final = 300
 REQUESTS: Final = 30
 SECONDS: Final = 30.0
@@ -150,7 +152,8 @@ class Hierarchy:
             found.append(one)
             if at.depth < walk.max_depth:
                 waiting += _following(at, one, seen)
-        waiting = [one for one in waiting if one.room_id not in seen]
+                del waiting[:-MAX_WAITING]
+        waiting = [one for one in waiting if one.room_id not in seen][-MAX_WAITING:]
         is_done = not waiting or len(seen) >= MAX_ROOMS
         return found, None if is_done else replace(walk, waiting=tuple(waiting), seen=frozenset(seen))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix import errors, visibility
+from edgeserver.rooms import state_at
 from edgeserver.rooms.event_source import Allowance, SourceFailed
 from edgeserver.rooms.graph import in_order, least_depths
 from edgeserver.rooms.placing import MembersKnown, Task
@@ -209,7 +210,7 @@ class History:
                 if await self._take_in(server, room, from_ids, pdus[:MAX_BACKFILL]):
                     return True
             except MembersKnown:
-                return await self.backfill(room_id, from_ids, limit)
+                return await self.backfill(room_id, from_ids, limit, servers=servers)
             except SourceFailed as error:
                 log.info("%s did not give history of %s: %s", server, room_id, error)
         return False
@@ -234,8 +235,6 @@ class History:
 
     async def _states_before(self, server: str, room: Room, fresh: dict[str, Event], allowance: Allowance) -> dict[str, Any]:
         """The state before each event: asked for at the oldest ones, worked out along the graph for the rest."""
-        from edgeserver.rooms import state_at
-
         befores: dict[str, state_at.State] = {}
         after: dict[str, state_at.State] = {}
         for event in in_order(fresh):

@@ -16,6 +16,7 @@ from edgeserver.matrix.verdicts import Accepted
 from edgeserver.rooms.outliers import Both
 from edgeserver.rooms.persist import Placement
 from edgeserver.rooms.placing import auth_state
+from edgeserver.rooms.verifying import WITNESSES
 from edgeserver.store import events, partial_rooms, rooms, state
 from edgeserver.store.events import Standing
 
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
     from edgeserver.store.rooms import Room
     from edgeserver.store.state import StateKey
     from edgeserver.wakeups import Wakeups
-
-
-WITNESSES = 4
-"""So many of the room's servers are asked for keys that their owners do not give."""
 
 
 @dataclass(frozen=True, slots=True)

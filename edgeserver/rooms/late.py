@@ -17,6 +17,7 @@ from edgeserver.matrix.verdicts import Dropped, Unready
 from edgeserver.rooms.event_source import SourceFailed
 from edgeserver.rooms.seldom import Seldom
 from edgeserver.store import late_events, rooms
+from edgeserver.store.database import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -124,8 +125,13 @@ class LateEvents:
 
     async def _fetch(self, late: LateEvent) -> None:
         judged = False
-        with trio.move_on_after(MOST_TIME):
-            judged = await self._is_judged(late)
+        try:
+            with trio.move_on_after(MOST_TIME):
+                judged = await self._is_judged(late)
+        except StoreError:
+            raise
+        except Exception:  # one event's trouble is not the others'
+            log.exception("asking for %s again failed", late.event_id)
         if judged:
             await self.settled([late.event_id])
         else:

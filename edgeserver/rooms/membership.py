@@ -218,8 +218,7 @@ class Memberships:
 
     async def kick(self, sender: str, room_id: str, target: str, *, reason: str | None = None) -> None:
         """Removes somebody, or withdraws an invite."""
-        membership = await self._db.read(lambda tx: rooms.membership_in(tx, target, room_id))
-        if membership is None or membership.membership not in ("join", "invite", "knock"):
+        if not await self._db.read(lambda tx: _may_be_in(tx, target, room_id)):
             raise errors.Forbidden(f"{target} is not in the room.")
         content = {"membership": "leave", **({} if reason is None else {"reason": reason})}
         await self._change(room_id, sender, target, content)
@@ -285,6 +284,14 @@ class Memberships:
                 self._composer.compose(tx, room, sender, "m.room.member", content, state_key=target)
 
         await self._composer.write(room_id, sender, run, lambda tx, event, number: None)
+
+
+def _may_be_in(tx: Transaction, user_id: str, room_id: str) -> bool:
+    """Whether the user is in the room, invited or knocking, as far as is known: a partial room may have members of whom nobody knows."""
+    membership, room = rooms.membership_in(tx, user_id, room_id), rooms.get(tx, room_id)
+    if membership is None:
+        return room is not None and room.is_partial
+    return membership.membership in ("join", "invite", "knock")
 
 
 def stripped_state(tx: Transaction, room: Room, inviter: str | None = None) -> list[dict[str, Any]]:

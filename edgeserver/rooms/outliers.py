@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
-from edgeserver.matrix.auth_chains import in_order
 from edgeserver.matrix.canonical_json import CanonicalJSONError
 from edgeserver.matrix.event import Event
 from edgeserver.matrix.pdu_checks import open_pdu
 from edgeserver.matrix.verdicts import Dropped, Unready
+from edgeserver.rooms.graph import ids_in_order
 from edgeserver.rooms.placing import cited, judge_by_auth_events, standing_of
 from edgeserver.rooms.verifying import checked
 from edgeserver.store import events
@@ -99,7 +99,7 @@ class OutlierIntake:
         for start in range(0, len(pdus), VERIFIED_AT_ONCE):
             ids += await self._first_pass(room, pdus, range(start, min(start + VERIFIED_AT_ONCE, len(pdus))), pool, witnesses)
             await trio.lowlevel.checkpoint()
-        order = in_order(pool.cites)
+        order = ids_in_order(pool.cites)
         known: dict[str, StoredEvent] = {}
         for start in range(0, len(order), STORED_AT_ONCE):
             batch = [self._again(room.rules, pdus, pool, event_id) for event_id in order[start : start + STORED_AT_ONCE]]

@@ -20,9 +20,10 @@ from edgeserver.matrix.auth_events import CREATE, auth_types_of
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.verdicts import ACCEPTED, Accepted, Dropped, Rejected, SoftFailed
 from edgeserver.rooms import state_at
+from edgeserver.rooms.graph import in_order
 from edgeserver.rooms.persist import Placement
 from edgeserver.rooms.seldom import Seldom
-from edgeserver.rooms.state_at import NeedsResolution, Resolved, State
+from edgeserver.rooms.state_at import NeedsResolution, State
 from edgeserver.store import events, rooms
 from edgeserver.store.database import DatabaseError
 from edgeserver.store.events import Standing
@@ -175,8 +176,8 @@ class Placer:
             return await self._db.write(lambda tx: self._at_once(tx, task, None))
 
     async def store_outliers(self, room: int, found: Mapping[str, Event]) -> None:
-        """Judges events by the events that they cite (check 4), in topological order, and stores them without a place."""
-        ordered = topological(found)
+        """Judges events by the events that they cite (check 4), those first, and stores them without a place."""
+        ordered = in_order(found, cited)
 
         def run(tx: Transaction) -> None:
             for event in ordered:
@@ -216,11 +217,11 @@ class Placer:
         # Check 5: the state before it
         wanted = [CREATE, *auth_types_of(event)]
         verdict = auth.check(event, auth_state(tx, event, before, wanted, is_partial=room.is_partial))
-        if not isinstance(verdict, Accepted) or task.backfilled or room.is_partial:
+        if not isinstance(verdict, Accepted) or task.backfilled:
             return verdict
         # Check 6: the current state. A partial one says too little.
         assert room.snapshot is not None
-        if before != room.snapshot:
+        if before != room.snapshot and not room.is_partial:
             now = auth.check(event, state_at.events_at(tx, room.snapshot, wanted))
             if isinstance(now, Rejected):
                 return SoftFailed(now.why)
@@ -235,9 +236,9 @@ class Placer:
         this one cites, and this one is no head.
         """
         event = task.event
-        is_passed = task.backfilled or events.is_named(tx, room.number, event.event_id)
+        is_passed = events.is_named(tx, room.number, event.event_id)
         is_accepted = isinstance(verdict, Accepted)
-        if not is_accepted and not is_passed:
+        if not is_passed and (task.backfilled or not is_accepted):
             return room.heads
         passed = events.behind(tx, event.prev_events).accepted
         kept = tuple(head for head in room.heads if head not in passed)
@@ -278,9 +279,9 @@ class Placer:
         if (room.heads, room.snapshot) != (plan.room.heads, plan.room.snapshot):
             raise Stale
         placement = Placement(
-            before=_written(tx, room.number, plan.before),
+            before=state_at.written(tx, room.number, plan.before),
             heads=plan.heads,
-            current=None if plan.current is None else _written(tx, room.number, plan.current),
+            current=None if plan.current is None else state_at.written(tx, room.number, plan.current),
             standing=standing_of(plan.verdict),
             backfilled=task.backfilled,
             depth=task.depth,
@@ -332,27 +333,6 @@ def cited(event: Event) -> list[str]:
     return list(event.auth_events)
 
 
-def topological(found: Mapping[str, Event], *, by_prev_events: bool = False) -> list[Event]:
-    """The events, each after those of them that it cites to be judged by, or with `by_prev_events` after those before it.
-
-    Cycles (only forged ids could make one) come last, in any order.
-    """
-    ordered: dict[str, Event] = {}
-    for start in found.values():
-        stack = [start]
-        entered: set[str] = set()
-        while stack:
-            event = stack[-1]
-            references = event.prev_events if by_prev_events else cited(event)
-            waiting = [found[one] for one in references if one in found and one not in ordered and one not in entered]
-            entered.add(event.event_id)
-            if waiting:
-                stack.extend(waiting)
-            else:
-                ordered.setdefault(event.event_id, stack.pop())
-    return list(ordered.values())
-
-
 def standing_of(verdict: Verdict) -> Standing:
     if isinstance(verdict, SoftFailed):
         return Standing.SOFT_FAILED
@@ -365,8 +345,3 @@ def verdict_of(stored: StoredEvent) -> Verdict:
         return ACCEPTED
     why = "found so when it first came"
     return Rejected(why) if stored.standing is Standing.REJECTED else SoftFailed(why)
-
-
-def _written(tx: Transaction, room: int, at: State) -> int:
-    return at.write(tx, room) if isinstance(at, Resolved) else at
-

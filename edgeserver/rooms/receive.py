@@ -18,7 +18,7 @@ from edgeserver.rooms.event_source import Allowance, SourceFailed
 from edgeserver.rooms.graph import in_order
 from edgeserver.rooms.missing import Missing
 from edgeserver.rooms.placing import MembersKnown, Task, verdict_of
-from edgeserver.rooms.verifying import checked
+from edgeserver.rooms.verifying import WITNESSES, checked
 from edgeserver.store import events, rooms
 
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
     from edgeserver.rooms.verifying import Verifier
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.rooms import Room
-
-WITNESSES = 4
-"""So many servers of a room are asked for keys that their owner does not give."""
-
 
 @dataclass(slots=True)
 class _Work:

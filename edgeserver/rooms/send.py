@@ -158,7 +158,7 @@ class Composer:
         left = [head for head in room.heads if head not in cited]
         if not left:
             return Placement(before=room.snapshot, heads=(event.event_id,))
-        before = _written(tx, room.number, self._state_after(tx, room, cited))
+        before = state_at.written(tx, room.number, self._state_after(tx, room, cited))
         wanted = [CREATE, *auth_types_of(event)]
         verdict = auth.check(event, auth_state(tx, event, before, wanted, is_partial=room.is_partial))
         if not isinstance(verdict, Accepted):
@@ -168,7 +168,7 @@ class Composer:
             number = self._persister.outlier(tx, room.number, event, Standing.ACCEPTED)
             ours = state_at.with_event(before, (event.type, event.state_key), number)
         current = state_at.resolved(tx, room.rules, [*events.afters(tx, room.number, left).values(), ours])
-        return Placement(before=before, heads=(*left, event.event_id), current=_written(tx, room.number, current))
+        return Placement(before=before, heads=(*left, event.event_id), current=state_at.written(tx, room.number, current))
 
     def _state_after(self, tx: Transaction, room: Room, cited: Sequence[str]) -> state_at.State:
         """The state after some of the heads: the room's, if it is all of them."""
@@ -244,10 +244,6 @@ def _check_redaction(tx: Transaction, event: Event, redacts: str, levels: PowerL
     is_own = target is not None and target.event.sender == event.sender
     if not is_own and levels.user(event.sender) < levels.redact:
         raise errors.Forbidden("You may redact only your own events in this room.")
-
-
-def _written(tx: Transaction, room: int, at: state_at.State) -> int:
-    return at.write(tx, room) if isinstance(at, state_at.Resolved) else at
 
 
 def unchanged(

@@ -66,7 +66,7 @@ def _child(one: Any) -> Child | None:
     if not is_room_id(room_id) or not isinstance(sender, str) or type(at) is not int:
         return None
     via = content.get("via")
-    servers = [name for name in via if isinstance(name, str)] if isinstance(via, list) else []
+    servers = [name for name in via if isinstance(name, str) and len(name) <= MAX_BYTES] if isinstance(via, list) else []
     if not servers:
         return None  # absent or invalid: no child
     kept = {"type": CHILD, "state_key": room_id, "sender": sender, "content": _shown(content), "origin_server_ts": at}

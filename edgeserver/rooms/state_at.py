@@ -45,6 +45,11 @@ State = int | Resolved
 """A snapshot's number, or a state that is not written yet."""
 
 
+def written(tx: Transaction, room: int, at: State) -> int:
+    """The state's snapshot, made if need be."""
+    return at.write(tx, room) if isinstance(at, Resolved) else at
+
+
 def numbers(tx: Transaction, at: State, keys: Iterable[StateKey]) -> dict[StateKey, int]:
     """The numbers of the events under those of the keys that the state has."""
     if not isinstance(at, Resolved):

@@ -21,6 +21,7 @@ from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS
 from edgeserver.matrix.power_levels import creators
 from edgeserver.rooms import upgraded_state
 from edgeserver.rooms.create import TOMBSTONE
+from edgeserver.rooms.policy import Unsigned
 from edgeserver.rooms.succession import move_names, predecessor_of, replacement_of
 from edgeserver.store import rooms, state
 
@@ -69,9 +70,15 @@ class RoomUpgrader:
         """The id of the new room.
 
         Raises M_NOT_FOUND for a room that is not known here, M_FORBIDDEN if the user is not in it or may not send its
-        tombstone, M_INVALID_ROOM_STATE if the old room's state makes no room of the new version.
+        tombstone, M_INVALID_ROOM_STATE if the old room's state makes no room of the new version, or if it has a policy server: that
+        would have to be asked about each event in the midst of the transaction.
         """
-        new_id, left = await self._db.write(lambda tx: self._upgrade(tx, user_id, room_id, wanted))
+        try:
+            new_id, left = await self._db.write(lambda tx: self._upgrade(tx, user_id, room_id, wanted))
+        except Unsigned as held:
+            raise errors.InvalidRoomState(
+                f"The room has a policy server, {held.server.server_name}. Take it out of the room's state to upgrade the room."
+            ) from held
         while left:
             part, left = left[:BANS_AT_ONCE], left[BANS_AT_ONCE:]
             await self._db.write(lambda tx, part=part: self._ban(tx, user_id, new_id, part))  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from edgeserver.matrix.pdu_checks import check_hash
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from edgeserver.matrix.event import Event
     from edgeserver.matrix.verdicts import Dropped
+
+WITNESSES: Final = 4
+"""So many of a room's servers are asked for keys that their owners do not give."""
 
 
 class Verifier(Protocol):

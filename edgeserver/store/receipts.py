@@ -1,4 +1,4 @@
-"""Read receipts: for each user, room, type and thread the newest one."""
+"""Read receipts: for each user, room, type and thread the newest one; of threads, those in which the user has read last."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ READ: Final = "m.read"
 PRIVATE: Final = "m.read.private"
 UNTHREADED: Final = ""
 MAIN: Final = "main"
+KEPT_THREADS: Final = 500
+"""Receipts of one type that a user may have in a room: any server could fill the disk with threads that its users have read."""
 
 
 class Receipt(NamedTuple):
@@ -44,6 +46,12 @@ def put(tx: Transaction, receipt: Receipt) -> bool:
         " VALUES (?,?,?,?,?,?,?,?)",
         (*receipt, tx.stream()),
     )
+    if row is None and thread not in (UNTHREADED, MAIN):
+        tx.execute(
+            "DELETE FROM receipts WHERE room = ? AND user_id = ? AND type = ? AND thread IN (SELECT thread FROM receipts"
+            " WHERE room = ? AND user_id = ? AND type = ? AND thread NOT IN (?, ?) ORDER BY stream DESC LIMIT -1 OFFSET ?)",
+            (*(room, user_id, kind), *(room, user_id, kind), UNTHREADED, MAIN, KEPT_THREADS),
+        )
     return True
 
 

@@ -1,37 +1,85 @@
-"""Send-to-device messages: what waits for each device, and what keeps a repeated one from arriving twice."""
+"""Send-to-device messages: what waits for each device, and what keeps a repeated one from arriving twice.
+
+What waits for one device is bounded, however long it does not sync: `MAX_WAITING` bytes, a message counting as `LEAST_SIZE` at least.
+Where there is more, the servers that it comes from share the room: the oldest messages of whoever has sent most are dropped first, so a
+server that floods a device drops its own messages, not the keys that others sent.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.matrix import canonical_json
+from edgeserver.matrix.identifiers import domain_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from edgeserver.store.database import Transaction
 
-MAX_PENDING: Final = 10_000
-"""Messages that wait for one device; beyond that the oldest are dropped, so that no idle device fills the disk."""
+MAX_WAITING: Final = 20 * 1024 * 1024
+LEAST_SIZE: Final = 2048
+LARGEST: Final = 65_536
+"""Bytes of one message."""
+FEW: Final = 256
+"""So many messages are not too much for a device, whatever their size; from there on each `LOOK_EVERY`th addition looks at it."""
+LOOK_EVERY: Final = 64
+KEPT_IDS: Final = 10_000
+"""Message ids of one origin that are remembered, beside their age."""
 
 _DAY = 86_400_000
 SENT_KEPT: Final = 2 * _DAY
 RECEIVED_KEPT: Final = 30 * _DAY
 
 
-def add(tx: Transaction, user_id: str, device_id: str, message: Mapping[str, Any]) -> int:
-    """Appends a message (sender, type, content) for one device; returns its stream position."""
-    stream = tx.stream()
+def add(tx: Transaction, user_id: str, device_id: str, message: Mapping[str, Any]) -> bool:
+    """Appends a message (sender, type, content) for one device; False for one that is too large, which is dropped."""
+    encoded = canonical_json.encode_loose(message)
+    if len(encoded) > LARGEST:
+        return False
     tx.execute(
-        "INSERT INTO to_device (stream, user_id, device_id, message) VALUES (?,?,?,?)",
-        (stream, user_id, device_id, canonical_json.encode_loose(message)),
+        "INSERT INTO to_device (stream, user_id, device_id, message) VALUES (?,?,?,?)", (tx.stream(), user_id, device_id, encoded)
     )
-    tx.execute(
-        "DELETE FROM to_device WHERE user_id = ? AND device_id = ? AND stream <= (SELECT stream FROM to_device"
-        " WHERE user_id = ? AND device_id = ? ORDER BY stream DESC LIMIT 1 OFFSET ?)",
-        (user_id, device_id, user_id, device_id, MAX_PENDING),
+    row = tx.one("SELECT count(*) FROM to_device WHERE user_id = ? AND device_id = ?", (user_id, device_id))
+    if row is not None and row[0] > FEW and row[0] % LOOK_EVERY == 0:
+        _drop_oldest(tx, user_id, device_id)
+    return True
+
+
+def _drop_oldest(tx: Transaction, user_id: str, device_id: str) -> None:
+    """Makes room, if there is too much for the device: nine tenths are left, each server with no more than its share of them."""
+    row = tx.one(
+        "SELECT sum(max(length(message), ?)) FROM to_device WHERE user_id = ? AND device_id = ?", (LEAST_SIZE, user_id, device_id)
     )
-    return stream
+    if row is None or row[0] <= MAX_WAITING:
+        return
+    waiting: dict[str, list[tuple[int, int]]] = {}
+    for stream, size, sender in tx.all(
+        "SELECT stream, max(length(message), ?), coalesce(json_extract(CAST(message AS TEXT), '$.sender'), '') FROM to_device"
+        " WHERE user_id = ? AND device_id = ? ORDER BY stream DESC",
+        (LEAST_SIZE, user_id, device_id),
+    ):
+        waiting.setdefault(domain_of(sender), []).append((stream, size))
+    share = _share([sum(size for _, size in of_server) for of_server in waiting.values()], MAX_WAITING * 9 // 10)
+    dropped: list[int] = []
+    for of_server in waiting.values():
+        left = share
+        for stream, size in of_server:
+            left -= size
+            if left < 0:
+                dropped.append(stream)
+    tx.executemany("DELETE FROM to_device WHERE stream = ?", [(stream,) for stream in dropped])
+
+
+def _share(wanted: Sequence[int], whole: int) -> int:
+    """The most that each may have, so that all together have no more than the whole: who wants less leaves it to the others."""
+    left = whole
+    for index, one in enumerate(sorted(wanted)):
+        share = left // (len(wanted) - index)
+        if one > share:
+            return share
+        left -= one
+    return whole
 
 
 def pending(
@@ -89,4 +137,13 @@ def first_receipt(tx: Transaction, origin: str, message_id: str, now: int) -> bo
             (origin, message_id, now),
         ).rowcount
         > 0
+    )
+
+
+def keep_newest_ids(tx: Transaction, origin: str) -> None:
+    """Forgets the oldest message ids of that server, but for `KEPT_IDS`."""
+    tx.execute(
+        "DELETE FROM to_device_received WHERE origin = ? AND message_id IN (SELECT message_id FROM to_device_received"
+        " WHERE origin = ? ORDER BY received_at DESC LIMIT -1 OFFSET ?)",
+        (origin, origin, KEPT_IDS),
     )

@@ -29,6 +29,8 @@ MAX_MESSAGE: Final = 61_440
 EDU_BYTES: Final = 16_384
 """Messages for one server are put together into EDUs of about this size, so that a thin line can interleave others."""
 MAX_RECIPIENTS: Final = 5000
+TIDY_EVERY: Final = 200
+"""After so many messages of other servers, the ids of the one that sent the last are trimmed."""
 
 Messages = dict[str, dict[str, dict[str, Any]]]
 """User id → device id or `*` → content"""
@@ -42,6 +44,7 @@ class ToDevice:
         self._server_name = server_name
         self._wakeups = wakeups
         self._now_ms = now_ms
+        self._received = 0
 
     async def send(self, sender: str, device_id: str, event_type: str, txn_id: str, messages: object) -> None:
         """PUT /sendToDevice/{eventType}/{txnId}; the same once more does nothing.
@@ -77,10 +80,14 @@ class ToDevice:
         if not fits(event_type) or sum(map(len, messages.values())) > MAX_RECIPIENTS:
             log.info("%s sent a message to devices beyond what is allowed", origin)
             return
+        self._received += 1
+        tidy = self._received % TIDY_EVERY == 0
 
         def work(tx: Transaction) -> None:
             if table.first_receipt(tx, origin, message_id, self._now_ms()):
                 self._deliver(tx, sender, event_type, messages)
+            if tidy:
+                table.keep_newest_ids(tx, origin)
 
         await self._db.write(work)
 
@@ -98,8 +105,8 @@ class ToDevice:
                 content = by_device.get(device.device_id, by_device.get(ALL_DEVICES))
                 if content is not None:
                     event = {"sender": sender, "type": event_type, "content": content}
-                    table.add(tx, user_id, device.device_id, event)
-                    woken.add(user_id)
+                    if table.add(tx, user_id, device.device_id, event):
+                        woken.add(user_id)
         if woken:
             tx.on_commit(lambda: self._wakeups.notify(woken))
 

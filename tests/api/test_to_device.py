@@ -16,7 +16,7 @@ from edgeserver.store import devices, outbox
 from edgeserver.store import to_device as table
 from edgeserver.store.database import Database, Transaction, open_database
 from edgeserver.users.requester import Requester
-from edgeserver.users.to_device import EDU_BYTES, ToDevice, in_parts
+from edgeserver.users.to_device import EDU_BYTES, TIDY_EVERY, ToDevice, in_parts
 from edgeserver.wakeups import Wakeups
 from tests.asgi import Answer, AsgiClient, section_application
 
@@ -116,19 +116,53 @@ async def test_what_is_malformed_or_too_large_is_refused(site: Site) -> None:
     assert (await site.send({BOB: {str(n): {} for n in range(6000)}})).status == 413
 
 
+def messages(tx: Transaction, sender: str, numbers: range, size: int = 0) -> None:
+    for n in numbers:
+        table.add(tx, BOB, "B1", {"sender": sender, "content": {"n": n, "text": "x" * size}})
+
+
 async def test_a_device_that_never_syncs_keeps_the_newest_messages(site: Site) -> None:
-    def fill(tx: Transaction) -> int:
-        for _ in range(table.MAX_PENDING + 10):
-            tx.execute(
-                "INSERT INTO to_device (stream, user_id, device_id, message) VALUES (?,?,?,?)",
-                (tx.stream(), BOB, "B1", b'{"content":{"n":0}}'),
-            )
-        return table.add(tx, BOB, "B1", {"content": {"n": 1}})
+    most = table.MAX_WAITING // table.LEAST_SIZE
+    await site.db.write(lambda tx: messages(tx, ZOE, range(most + 2 * table.LOOK_EVERY)))
+    kept = await site.pending(BOB, "B1", limit=LAST)
+    assert most * 8 // 10 < len(kept) <= most + table.LOOK_EVERY
+    assert kept == list(range(kept[0], most + 2 * table.LOOK_EVERY))
+
+
+async def test_a_server_that_floods_a_device_drops_its_own_messages(site: Site) -> None:
+    await site.db.write(lambda tx: messages(tx, ALICE, range(100)))
+    for start in range(1000, 3000, 100):
+        await site.db.write(lambda tx, start=start: messages(tx, ZOE, range(start, start + 100), 60_000))
+        held = await site.db.read(lambda tx: tx.one("SELECT sum(length(message)) FROM to_device"))
+        assert held is not None
+        assert held[0] < table.MAX_WAITING + (table.LOOK_EVERY + 100) * table.LARGEST
+    kept = await site.pending(BOB, "B1", limit=LAST)
+    assert [n for n in kept if n < 1000] == list(range(100))
+    assert kept[-1] == 2999
+
+
+async def test_a_message_that_no_sender_may_make_is_dropped(site: Site) -> None:
+    await site.to_device.receive("far", ZOE, "m.test", "id", {BOB: {"B1": {"n": "x" * table.LARGEST}, "B2": {"n": 2}}})
+    assert await site.pending(BOB, "B1") == []
+    assert await site.pending(BOB, "B2") == [2]
+
+
+async def test_the_message_ids_of_a_server_are_trimmed(site: Site) -> None:
+    await site.to_device.receive("other", "@o:other", "m.test", "theirs", {BOB: {"B1": {"n": 1}}})
+
+    def fill(tx: Transaction) -> None:
+        for n in range(table.KEPT_IDS + 50):
+            table.first_receipt(tx, "far", f"old{n}", site.now)
 
     await site.db.write(fill)
-    count = await site.db.read(lambda tx: tx.one("SELECT count(*) FROM to_device"))
-    assert count == (table.MAX_PENDING,)
-    assert (await site.pending(BOB, "B1", limit=LAST))[-1] == 1
+    site.now += 1
+    for n in range(TIDY_EVERY):
+        await site.to_device.receive("far", ZOE, "m.test", f"new{n}", {"@nobody:test": {"*": {}}})
+    held = await site.db.read(lambda tx: tx.all("SELECT origin, count(*) FROM to_device_received GROUP BY origin"))
+    assert dict(held)["other"] == 1
+    assert dict(held)["far"] <= table.KEPT_IDS + TIDY_EVERY
+    await site.to_device.receive("far", ZOE, "m.test", "new0", {BOB: {"B2": {"n": 5}}})
+    assert await site.pending(BOB, "B2") == []
 
 
 @given(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -15,9 +15,15 @@ from edgeserver.federation.turns import Turns
 from edgeserver.matrix import draft
 from edgeserver.matrix.errors import MatrixError
 from edgeserver.matrix.room_versions import ROOM_VERSIONS
-from edgeserver.store import events, outbox
+from edgeserver.store import events, outbox, rooms
 from tests.federation.rig import Server, Web, servers
 from transports.exchange import Request, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgeserver.matrix.event import Event
+    from edgeserver.matrix.verdicts import Verdict
 
 BOB = "@bob:b.test"
 
@@ -127,6 +133,34 @@ async def test_edus_reach_their_handlers_only_for_users_of_the_origin() -> None:
         assert a.edus[0][1] == (room, BOB, True)
         assert a.edus[1][1][0].event_id == "$x"
         assert a.edus[2][1] == ("b.test", BOB, "m.x", "1", {"@alice:a.test": {"*": {"k": 1}}})
+
+
+async def test_events_of_a_request_that_is_given_up_are_not_worked_on_behind_its_back(autojump_clock: trio.testing.MockClock) -> None:
+    class Endless:
+        working = 0
+
+        async def receive_all(self, origin: str, room: rooms.Room, found: Sequence[Event]) -> dict[str, Verdict]:
+            self.working += 1
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.working -= 1
+
+    async with servers("a.test") as (a,), trio.open_nursery() as background:
+        room = await a.room("@alice:a.test")
+        pdus = await pdus_of(a, [await a.say(room, "@alice:a.test", "one")])
+        endless = Endless()
+        inbound = Inbound(
+            a.db, endless, Edus(a.db, EduHandlers()), a.invites, a.late, joining=Turns(), now_ms=a.now_ms, background=background
+        )
+        for _ in range(3):
+            with trio.move_on_after(1):
+                await inbound.transaction("b.test", "t", {"pdus": pdus})
+        await trio.testing.wait_all_tasks_blocked()
+        assert endless.working == 0
+        await inbound.transaction("b.test", "t", {"pdus": pdus})
+        assert endless.working == 1
+        background.cancel_scope.cancel()
 
 
 async def test_an_edu_handler_that_fails_does_not_fail_the_transaction() -> None:

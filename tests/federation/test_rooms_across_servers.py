@@ -7,6 +7,7 @@ import trio
 
 from edgeserver.federation.calls import V1, path
 from edgeserver.federation.client import Ask
+from edgeserver.federation.errors import PeerError
 from edgeserver.matrix import canonical_json
 from edgeserver.matrix.errors import MatrixError
 from edgeserver.matrix.event import Event
@@ -86,6 +87,23 @@ async def test_an_invite_of_the_first_versions_may_come_by_the_first_form_of_the
         assert await version_at(b, room) == version
 
 
+async def test_an_invite_that_tells_another_version_of_a_room_that_we_know_is_refused() -> None:
+    async with servers("a.test", "b.test") as (a, b):
+        room = await a.room("@alice:a.test", room_version="11")
+        await b.members.join("@bob:b.test", room, ["a.test"])
+        invite = await drafted_invite(a, room, "@bert:b.test")
+        for version in ("10", "11"):
+            content = {"event": invite.pdu, "room_version": version, "invite_room_state": []}
+            ask = Ask("PUT", path("/_matrix/federation/v2/invite", room, invite.event_id), content)
+            if version == "11":
+                await a.client.response("b.test", ask)
+            else:
+                with pytest.raises(PeerError, match="version 11"):
+                    await a.client.response("b.test", ask)
+                assert await b.membership(room, "@bert:b.test") is None
+        assert await b.membership(room, "@bert:b.test") == "invite"
+
+
 async def test_an_invite_goes_by_the_first_form_to_a_server_that_knows_no_other() -> None:
     async with servers("a.test", "b.test") as (a, b):
         whole = b.web.servers["b.test"]
@@ -116,7 +134,8 @@ async def test_a_version_that_an_inviting_server_made_up_does_not_outlast_the_jo
         assert await version_at(b, room) == "5"
         await b.members.join("@bob:b.test", room, ["a.test"])
         assert await version_at(b, room) == "4"
-        await a.calls.invite("b.test", room, invite.event_id, invite.pdu, "5", [])
+        with pytest.raises(PeerError, match="version 4"):
+            await a.calls.invite("b.test", room, invite.event_id, invite.pdu, "5", [])
         assert await version_at(b, room) == "4"
 
 

@@ -185,7 +185,39 @@ async def test_a_room_that_everybody_left_is_not_made_whole(one: House, two: Hou
     two.street.asked.clear()
     async with completing(two):
         await trio.sleep(600)
+        began = trio.current_time()
+        await two.completer.until_whole(room_id)
+        assert trio.current_time() == began
     assert two.street.asked == []
+
+
+async def test_who_waits_for_members_of_a_room_is_let_go_when_everybody_leaves_it(one: House, two: House, autojump_clock: object) -> None:
+    room_id = await crowded(one)
+    await two.memberships.join(CAROL, room_id, ["one"])
+    two.street.down.add("one")
+    async with completing(two), trio.open_nursery() as nursery:
+        nursery.start_soon(two.completer.until_whole, room_id)
+        await trio.sleep(1)
+        await two.memberships.leave(CAROL, room_id)
+        with trio.fail_after(60):
+            while nursery.child_tasks:
+                await trio.sleep(1)
+
+
+async def test_who_is_not_known_to_be_in_a_partial_room_can_be_removed_from_it(one: House, two: House, autojump_clock: object) -> None:
+    room_id = await crowded(one, power_level_overrides={"users": {ALICE: 100, CAROL: 50}})
+    await two.memberships.join(CAROL, room_id, ["one"])
+    assert await two.membership(room_id, BOB) is None
+    await two.memberships.kick(CAROL, room_id, BOB)
+    assert await two.membership(room_id, BOB) == "leave"
+    kick = (await two.state(room_id))["m.room.member", BOB].event.event_id
+    assert await two.tell(one, kick) == [Accepted()]
+    async with completing(two):
+        await until(lambda: is_whole(two, room_id))
+    await same_state(one, two, room_id)
+    assert await one.membership(room_id, BOB) == "leave"
+    with pytest.raises(errors.MatrixError, match="not in the room"):
+        await two.memberships.kick(CAROL, room_id, "@nobody:one")
 
 
 async def test_history_of_before_the_join_can_be_read_while_the_room_is_partial(one: House, two: House, autojump_clock: object) -> None:

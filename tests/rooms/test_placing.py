@@ -242,3 +242,15 @@ async def test_an_event_that_cites_some_of_many_heads_has_the_same_state_before_
         assert set(await one.heads(room_id)) == set(await two.heads(room_id))
         assert await state_ids(one, room_id) == await state_ids(two, room_id)
     assert len(await one.heads(room_id)) == 1
+
+
+async def test_an_event_that_is_taken_in_as_history_and_that_nothing_comes_after_leaves_the_heads_alone(
+    room_id: str, one: House, two: House
+) -> None:
+    by_alice, by_carol = await one.say(room_id, ALICE, "a"), await two.say(room_id, CAROL, "c")
+    await two.tell(one, by_carol)
+    made_up = (await two.get(await two.say(room_id, CAROL, "long ago"))).event
+    assert made_up.prev_events == (by_carol,)
+    number = (await one.get(by_alice)).room
+    assert isinstance(await one.placer.place(Task(number, made_up, backfilled=True)), Accepted)
+    assert set(await one.heads(room_id)) == {by_alice, by_carol}

@@ -12,11 +12,14 @@ import trio.testing
 from edgeserver.federation.turns import Turns
 from edgeserver.matrix import errors, policy_server
 from edgeserver.matrix.event import Event
+from edgeserver.matrix.room_versions import SUPPORTED
 from edgeserver.matrix.verdicts import Accepted, SoftFailed
 from edgeserver.rooms.membership import Memberships
 from edgeserver.rooms.policy import PolicyGate, PolicyServerSilent
 from edgeserver.rooms.receive import Receiver
 from edgeserver.rooms.send import Composer
+from edgeserver.rooms.upgrade import RoomUpgrader, Upgrade
+from edgeserver.store import partial_rooms
 from edgeserver.store.events import Standing
 from tests.lab.policy_server import PolicyServer
 from tests.rooms.house import ALICE, BOB, CAROL, DAVE, House, Neighbours, Source
@@ -142,6 +145,32 @@ async def test_while_the_policy_server_is_silent_what_is_unsigned_fails_softly_a
     await trio.sleep(61)
     [verdict] = await two.tell(one, await two.say(room, CAROL, "bread"))
     assert isinstance(verdict, Accepted)
+
+
+async def test_a_room_whose_members_are_not_known_yet_heeds_its_policy_server(
+    one: House, two: House, three: House, policy: PolicyServer
+) -> None:
+    room = await guarded_room(one, two, three, policy)
+    guard(one, policy)
+    number = (await one.state(room))["m.room.create", ""].room
+    await one.db.write(lambda tx: partial_rooms.begin(tx, number, "two", ["two"]))
+    good, bad = await two.say(room, CAROL, "fish"), await two.say(room, CAROL, "spam")
+    assert [type(verdict) for verdict in await two.tell(one, good, bad)] == [Accepted, SoftFailed]
+
+
+async def test_a_room_is_upgraded_when_its_policy_server_has_been_taken_out(
+    one: House, two: House, three: House, policy: PolicyServer
+) -> None:
+    room = await guarded_room(one, two, three, policy)
+    guard(one, policy)
+    upgrader = RoomUpgrader(one.db, one.composer, one.creator, lambda tx, user: {})
+    before = await one.heads(room)
+    with pytest.raises(errors.InvalidRoomState, match="policy server, three"):
+        await upgrader.upgrade(ALICE, room, Upgrade(SUPPORTED["11"]))
+    assert await one.heads(room) == before
+    await one.set(room, ALICE, "m.room.policy", {})
+    new = await upgrader.upgrade(ALICE, room, Upgrade(SUPPORTED["11"]))
+    assert (await one.state(room))["m.room.tombstone", ""].event.content["replacement_room"] == new
 
 
 async def test_the_event_that_names_the_policy_server_needs_no_signature_and_others_of_its_type_do(

@@ -188,6 +188,7 @@ def test_an_answer_about_another_room_or_about_rooms_that_are_no_children_is_not
         ({"via": ["x"], "order": "a", "other": 1}, {"via": ["x"], "order": "a", "other": 1}),
         ({"via": []}, None),
         ({"via": [7]}, None),
+        ({"via": ["y" * 300]}, None),
         ({"via": "x"}, None),
         ({}, None),
         ({"via": ["x"], "suggested": True, "fat": "f" * 5000}, {"via": ["x"], "suggested": True}),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgeserver.matrix.event import Event, content_hash
 from edgeserver.matrix.room_versions import ROOM_VERSIONS
-from edgeserver.store import clock_floor, events, outbox, profiles, rooms, to_device
+from edgeserver.store import clock_floor, events, outbox, profiles, receipts, rooms, to_device
 from edgeserver.store.database import Database, Transaction, open_database
 from edgeserver.store.events import Place, Standing, transaction_key
 from tests.store.places import ROOM, RULES, make_event, make_room, store
@@ -39,6 +39,30 @@ async def test_an_event_is_stored_without_unsigned_and_read_back_as_it_was(db: D
         assert set(events.many(tx, ["$a", "$b", "$a"])) == {"$a"}
         assert events.numbers_by_id(tx, ["$a"]) == {"$a": number}
         assert events.ids_by_number(tx, [number]) == {number: "$a"}
+
+    await db.write(run)
+
+
+async def test_of_threads_beyond_the_bound_the_receipts_of_those_read_longest_ago_go(db: Database) -> None:
+    def run(tx: Transaction) -> None:
+        room = make_room(tx)
+
+        def read(user_id: str, thread: str, place: int) -> bool:
+            return receipts.put(tx, receipts.Receipt(room, user_id, receipts.READ, thread, "$e", place, 1))
+
+        for thread in (receipts.UNTHREADED, receipts.MAIN):
+            read("@a:test", thread, 1)
+        read("@b:test", "$0", 1)
+        for number in range(receipts.KEPT_THREADS):
+            assert read("@a:test", f"${number}", 1)
+        assert receipts.put(tx, receipts.Receipt(room, "@a:test", receipts.READ, "$0", "$later", 2, 1))  # so $1 is the oldest now
+        assert len(receipts.floors(tx, room, "@a:test")) == receipts.KEPT_THREADS + 2
+        read("@a:test", "$more", 1)
+        kept = receipts.floors(tx, room, "@a:test")
+        assert len(kept) == receipts.KEPT_THREADS + 2
+        assert kept.keys() >= {receipts.UNTHREADED, receipts.MAIN, "$0", "$2", "$more"}
+        assert "$1" not in kept
+        assert receipts.floors(tx, room, "@b:test") == {"$0": 1}
 
     await db.write(run)
 

@@ -178,7 +178,6 @@ class RoomReadingSection:
 
         return {"joined": await self._db.read(read)}
 
-
     async def _members_known(self, room_id: str, user_id: str) -> None:
         """For who may read the room: waits until its members are known. Raises M_FORBIDDEN, 504 M_UNKNOWN."""
         await self._db.read(lambda tx: history.view(tx, room_id, user_id))
