@@ -61,7 +61,7 @@ def once_shared_room(tx: Transaction, room_id: str, origin: str, event_ids: Iter
 
 def was_in(tx: Transaction, stored: StoredEvent, server_name: str) -> bool:
     """Whether the server had a joined user just before the event."""
-    return stored.before is not None and "join" in Filter(tx, server_name).memberships_at(stored.before)
+    return stored.before is not None and "join" in Filter(tx, server_name).memberships_at(stored.room, stored.before)
 
 
 def placed_event(tx: Transaction, room: Room, event_id: str) -> StoredEvent:
@@ -95,7 +95,7 @@ class Filter:
             return True
         if self._is_partial(stored.room):
             raise UnableDueToPartialState  # whether that server had members then is not known: neither yes nor no is right
-        memberships = self.memberships_at(stored.before)
+        memberships = self.memberships_at(stored.room, stored.before)
         return visible_to_server(stored.event, self._server_name, visibility=visibility, memberships=memberships)
 
     def _is_partial(self, room: int) -> bool:
@@ -107,8 +107,8 @@ class Filter:
             self._visibility[snapshot] = visibility_of(found.event if found else None)
         return self._visibility[snapshot]
 
-    def memberships_at(self, snapshot: int) -> list[str]:
+    def memberships_at(self, room: int, snapshot: int) -> list[str]:
         if snapshot not in self._memberships:
-            members = state.members_of(self._tx, snapshot, self._server_name)
+            members = state.members_of(self._tx, room, snapshot, self._server_name)
             self._memberships[snapshot] = [membership_of(member.event) for member in members]
         return self._memberships[snapshot]

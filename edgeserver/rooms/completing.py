@@ -332,7 +332,18 @@ def _place_again(tx: Transaction, stored: StoredEvent, settled: _Settled) -> Non
     events.place(tx, stored.number, stream=stream, before=before, after=before, standing=standing, depth=stored.depth)
     if event.state_key is not None and standing is not Standing.REJECTED:
         events.set_after(tx, stored.number, state.derive(tx, stored.room, before, {(event.type, event.state_key): stored.number}))
+    if stored.standing is Standing.REJECTED and standing is Standing.ACCEPTED:
+        _make_head(tx, stored)
     partial_rooms.settle(tx, stored.number)
+
+
+def _make_head(tx: Transaction, stored: StoredEvent) -> None:
+    """An event that was wrongly rejected for want of members stands for what came after it was left out: later events come after it."""
+    room = rooms.by_number(tx, stored.room)
+    assert room.snapshot is not None
+    passed = events.behind(tx, stored.event.prev_events).accepted
+    heads = [head for head in room.heads if head not in passed and head != stored.event.event_id]
+    rooms.move(tx, room.number, [*heads, stored.event.event_id], room.snapshot)
 
 
 def _whole_base(tx: Transaction, room: Room) -> int:

@@ -40,6 +40,8 @@ PARALLEL: Final = 8
 OF_ORIGIN_AT_ONCE: Final = 5
 MOST_TIME: Final = 600.0
 """For one event: a server that answers slowly keeps the others' waiting no longer."""
+HASTENED_PAUSE: Final = 30.0
+MAX_HASTENED: Final = 1024
 OTHERS: Final = 2
 """So many of the room's other servers are asked where the origin does not answer."""
 
@@ -55,6 +57,7 @@ class LateEvents:
         self._now_ms = now_ms
         self._awaited: set[str] = set()
         self._heard: set[str | None] = set()
+        self._hastened: dict[str | None, float] = {}
         self._wake = trio.Event()
         self._seldom = Seldom(log)
 
@@ -93,7 +96,7 @@ class LateEvents:
             self._wake = trio.Event()
 
     async def _hasten(self) -> None:
-        heard, self._heard = self._heard, set()
+        heard, self._heard = {one for one in self._heard if self._may_hasten(one)}, set()
         if heard:
             now = self._now_ms()
 
@@ -103,6 +106,17 @@ class LateEvents:
                 return late_events.awaited(tx)
 
             self._awaited = await self._db.write(write)
+
+    def _may_hasten(self, server_name: str | None) -> bool:
+        """Once in a while: a server that calls us all the time is not asked all the time for what it does not give."""
+        now = trio.current_time()
+        if self._hastened.get(server_name, -HASTENED_PAUSE) > now - HASTENED_PAUSE:
+            return False
+        self._hastened.pop(server_name, None)
+        self._hastened[server_name] = now
+        if len(self._hastened) > MAX_HASTENED:
+            del self._hastened[next(iter(self._hastened))]
+        return True
 
     def _due(self, tx: Transaction) -> tuple[list[LateEvent], int | None]:
         return late_events.due(tx, self._now_ms(), PAGE), late_events.next_time(tx)

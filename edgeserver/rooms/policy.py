@@ -168,14 +168,18 @@ class PolicyGate:
     async def _ask(self, event: Event, server: PolicyServer) -> dict[str, Any]:
         try:
             answer = await self._signer.sign(server.server_name, event.pdu)
-        except PolicyServerSilent:
-            self._silent.pop(server.server_name, None)
-            self._silent[server.server_name] = trio.current_time() + SILENCE
-            if len(self._silent) > MAX_SILENT:
-                del self._silent[next(iter(self._silent))]
+        except errors.MatrixError as failure:
+            if isinstance(failure, PolicyServerSilent) or failure.status >= 500:  # its own trouble, which may take long to show
+                self._note_silence(server.server_name)
             raise
         self._silent.pop(server.server_name, None)
         return answer
+
+    def _note_silence(self, server_name: str) -> None:
+        self._silent.pop(server_name, None)
+        self._silent[server_name] = trio.current_time() + SILENCE
+        if len(self._silent) > MAX_SILENT:
+            del self._silent[next(iter(self._silent))]
 
     # Others' events
 

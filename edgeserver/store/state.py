@@ -143,14 +143,13 @@ def ids(tx: Transaction, snapshot: int) -> list[str]:
     ]
 
 
-def members_of(tx: Transaction, snapshot: int, server_name: str) -> list[StoredEvent]:
-    """The m.room.member events of that server's users in a state."""
+def members_of(tx: Transaction, room: int, snapshot: int, server_name: str) -> list[StoredEvent]:
+    """The m.room.member events of that server's users in a state of the room, of those who have a membership in it now."""
     users = [
         user_id
         for (user_id,) in tx.all(
-            "SELECT state_key FROM state_keys WHERE type = 'm.room.member' AND substr(state_key, instr(state_key, ':') + 1) = ?"
-            " LIMIT ?",
-            (server_name, _FEW + 1),
+            "SELECT user_id FROM memberships WHERE room = ? AND substr(user_id, instr(user_id, ':') + 1) = ? LIMIT ?",
+            (room, server_name, _FEW + 1),
         )
     ]
     if len(users) <= _FEW:
