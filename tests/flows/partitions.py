@@ -12,11 +12,11 @@ healed, everybody says something, and after that, for every room and all servers
   was out of it in between;
 - what a server accepted of them its members can read, each once; and nobody's sync told an event twice.
 
-Every fifth seed has paired boxes on simulated lines that lose 5 to 30 % of their frames: either no box has internet, or one has none, or all
-have, and some pairs a line besides. A line that is cut is seen to be gone, or only silent; healed, it must come up again by itself.
+Every fifth seed has paired boxes on simulated lines that lose 5 to 30 % of their frames: either no box has internet, or one has none, or
+all have, and some pairs a line besides. A line that is cut is seen to be gone, or only silent; healed, it must come up again by itself.
 
-Everything is drawn from the seed: trio's scheduler, keys (those of sessions on lines, too), names of rooms, moments of repeats. Sets of strings iterate alike only under the
-same PYTHONHASHSEED, so the program starts itself anew with one.
+Everything is drawn from the seed: trio's scheduler, keys (those of sessions on lines, too), names of rooms, moments of repeats. Sets of
+strings iterate alike only under the same PYTHONHASHSEED, so the program starts itself anew with one.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ PAUSES = (0.0, 0.05, 0.5, 3.0, 20.0)
 PAUSES_ON_LINES = (*PAUSES, 90.0)
 """A line that has fallen silent is noticed after a minute or so."""
 QUIET_SECONDS = 4 * 3600.0
-LINE_SECONDS = 1200.0
-"""So soon a healed line is up: twice the longest pause between two calls."""
+LINE_SECONDS = 2 * 3600.0
+"""So soon a healed line is up: ten times the longest pause between two calls, any of which may get lost."""
 
 
 @dataclass
