@@ -161,7 +161,7 @@ class Fuzz:
         for one, other in combinations(names, 2):
             if one in offline or other in offline or self.chance.random() < besides:
                 medium = Medium(
-                    self.chance.choice((19_200, 38_400, 115_200)),
+                    self.chance.choice((2_400, 9_600, 38_400, 115_200)),
                     delay=self.chance.choice((0.0, 0.05, 0.5)),
                     loss=self.chance.choice((0.05, 0.1, 0.2, 0.3)),
                 )
