@@ -25,6 +25,8 @@ class Cables:
     def __init__(self, watch: Callable[[str, bytes, bytes | None], None]) -> None:
         self._watch = watch
         self._laid: dict[tuple[str, str], tuple[MemoryCable, Medium]] = {}
+        self.gateways: dict[str, str] = {}
+        """Box without internet → the box that is its gateway, with which it has a cable."""
 
     def lay(self, one: str, other: str, medium: Medium, *, seed: int) -> None:
         """Between two boxes; the first of them by name calls."""
@@ -53,10 +55,7 @@ class Cables:
         """Writes down in each box's data folder, before it is first opened, that it is paired with whoever it has a cable to."""
         keys = {name: identities.load_or_make(folder, f"{name}.test", "mesh").signing_key.verify_key for name, folder in data.items()}
         for name, folder in data.items():
-            known = [
-                Pairing(keys[other], f"{other}.test", True, f"to-{other}" if name < other else None, False, False, 0)
-                for other in self.ends(name)
-            ]
+            known = [self._pairing(name, other, keys[other]) for other in self.ends(name)]
 
             def write(tx: database.Transaction, known: list[Pairing] = known) -> None:
                 for one in known:
@@ -64,6 +63,12 @@ class Cables:
 
             async with database.open_database(folder / "edgeserver.db", inline=True) as db:
                 await db.write(write)
+
+    def _pairing(self, name: str, other: str, key: bytes) -> Pairing:
+        """With the other one, as the first knows it."""
+        calls = f"to-{other}" if name < other else None
+        fronted, gateway = self.gateways.get(other) == name, self.gateways.get(name) == other
+        return Pairing(key, f"{other}.test", True, calls, fronted, gateway, 0)
 
     # Weather
 

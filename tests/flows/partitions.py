@@ -13,7 +13,8 @@ healed, everybody says something, and after that, for every room and all servers
 - what a server accepted of them its members can read, each once; and nobody's sync told an event twice.
 
 Every fifth seed has paired boxes on simulated lines that lose 5 to 30 % of their frames: either no box has internet, or one has none, or
-all have, and some pairs a line besides. A line that is cut is seen to be gone, or only silent; healed, it must come up again by itself.
+one has a line to its gateway only, or all have internet, and some pairs a line besides. A line that is cut is seen to be gone, or only
+silent; healed, it must come up again by itself.
 
 Everything is drawn from the seed: trio's scheduler, keys (those of sessions on lines, too), names of rooms, moments of repeats. Sets of
 strings iterate alike only under the same PYTHONHASHSEED, so the program starts itself anew with one.
@@ -139,6 +140,7 @@ class Fuzz:
                 user_id, session = await box.box.users.accounts.create_person(who, None, device=DeviceWish("DEVICE", None))
                 assert session is not None
                 self.people.append(Person(box, user_id, session.tokens.access_token))
+        self.point_at_gateways()
         await self.lines_are_up()
         await self.exchange_keys()
         for _ in range(self.chance.choice((1, 1, 2))):
@@ -154,12 +156,21 @@ class Fuzz:
             self.note("founded", room_id, version)
 
     async def lay_cables(self, names: list[str]) -> list[str]:
-        """Returns the boxes without internet: each has a line to every other one. Of the others some pairs have one besides."""
-        kind = self.chance.choice(("lines", "lines", "one by line", "lines besides"))
-        offline = names if kind == "lines" else [self.chance.choice(names)] if kind == "one by line" else []
-        besides = {"lines": 0.0, "one by line": 0.3, "lines besides": 0.7}[kind]
+        """Returns the boxes without internet: each has a line to every other one, or to its gateway. Of the others some pairs have one
+        besides.
+        """
+        kind = self.chance.choice(("lines", "lines", "one by line", "lines besides", "a gateway"))
+        offline, gateway = self.chance.sample(names, 2)
+        without = {"lines": names, "lines besides": []}.get(kind, [offline])
+        if kind == "a gateway":
+            self.cables.gateways[offline] = gateway
+        besides = {"lines": 0.0, "lines besides": 0.7}.get(kind, 0.3)
         for one, other in combinations(names, 2):
-            if one in offline or other in offline or self.chance.random() < besides:
+            if self.cables.gateways and offline in (one, other):
+                has_line = gateway in (one, other)
+            else:
+                has_line = one in without or other in without or self.chance.random() < besides
+            if has_line:
                 medium = Medium(
                     self.chance.choice((2_400, 9_600, 38_400, 115_200)),
                     delay=self.chance.choice((0.0, 0.05, 0.5)),
@@ -167,16 +178,25 @@ class Fuzz:
                 )
                 self.cables.lay(one, other, medium, seed=self.chance.getrandbits(32))
                 self.note("line", one, other, medium)
-        self.note(kind, "without internet:", offline)
+        self.note(kind, "without internet:", without, self.cables.gateways)
         await self.cables.pair({name: self.folder / name / "data" for name in names})
-        return offline
+        return without
+
+    def point_at_gateways(self) -> None:
+        """The names of boxes behind gateways lead to these (a wildcard in DNS); to nothing, while the gateway is down."""
+        for name, gateway in self.cables.gateways.items():
+            if gateway in self.down:
+                self.world.internet.unplug(f"{name}.test")
+            else:
+                self.world.internet.plug(f"{name}.test", self.world.boxes[gateway].box.app)
 
     async def lines_are_up(self) -> None:
         by_name = {box.name: box for box in self.boxes}
         pairs = [(by_name[one], by_name[other]) for one, other in self.cables.pairs()]
 
         async def all_up() -> bool:
-            return all(
+            fronted = (by_name[gateway].box.gateway.fronts(f"{name}.test") for name, gateway in self.cables.gateways.items())
+            return all(fronted) and all(
                 one.server_name in other.box.peers.links() and other.server_name in one.box.peers.links() for one, other in pairs
             )
 
@@ -267,15 +287,18 @@ class Fuzz:
             self.note("kill" if killed else "stop", box.name)
             for scope in self.working.get(box.name, set()):
                 scope.cancel()
+            self.point_at_gateways()
             if killed:
                 self.cables.power_off(box.name)
             await (box.kill() if killed else box.stop())
+            self.point_at_gateways()
             if self.chance.random() < 0.5:
                 await self.start(box)
 
     async def start(self, box: BoxInWorld) -> None:
         await box.start()
         self.down.discard(box.name)
+        self.point_at_gateways()
         self.note("start", box.name)
 
     async def heal(self) -> None:
