@@ -9,7 +9,6 @@ import pytest
 import trio
 import trio.testing
 
-from edgeserver.federation.turns import Turns
 from edgeserver.matrix import errors, policy_server
 from edgeserver.matrix.event import Event
 from edgeserver.matrix.verdicts import Accepted, SoftFailed
@@ -17,6 +16,7 @@ from edgeserver.rooms.membership import Memberships
 from edgeserver.rooms.policy import PolicyGate, PolicyServerSilent
 from edgeserver.rooms.receive import Receiver
 from edgeserver.rooms.send import Composer
+from edgeserver.rooms.turns import Turns
 from edgeserver.store.events import Standing
 from tests.lab.policy_server import PolicyServer
 from tests.rooms.house import ALICE, BOB, CAROL, DAVE, House, Neighbours, Source
