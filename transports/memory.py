@@ -10,11 +10,15 @@ import math
 import random
 from collections import deque
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import trio
 
 from transports.framing import hdlc
 from transports.link.wire import BITS_PER_BYTE, LinkStats, WireGone, default_mtu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _QUEUE_SECONDS = 0.1
 _MAX_WAITING = 4096  # frames that nobody receives
@@ -155,6 +159,7 @@ class MemoryEnd:
         now = trio.current_time()
         self._free_at = max(now, self._free_at) + medium.seconds(len(data))
         arriving = medium.damage(data, self._cable.chance)
+        self._cable.watch(self.name, data, arriving)
         if arriving is not None:
             self.inject_at(self._free_at + medium.delay, arriving)
         await trio.sleep(max(0.0, self._free_at - now - _QUEUE_SECONDS))
@@ -176,11 +181,13 @@ class MemoryEnd:
 class MemoryCable:
     """Two ends, `a` and `b`. `unplug` makes both ports vanish, `plug` brings them back;
 
-    `medium` may be changed at any time.
+    `medium` may be changed at any time. `watch` is told of every frame: the name of the end that sent it, its bytes, and
+    what of them will arrive.
     """
 
     def __init__(self, medium: Medium | None = None, *, seed: int = 0, name: str = "memory") -> None:
         self.medium = medium or Medium()
+        self.watch: Callable[[str, bytes, bytes | None], None] = lambda end, sent, arriving: None
         self.chance = random.Random(seed)
         self.plugged = True
         self.a = MemoryEnd(f"{name}-a", self)

@@ -65,7 +65,7 @@ class Wires:
     """What a test or the demo puts in place of the world: an `Exchange` to the internet, drivers by line name, a source of time.
 
     `inline` runs the database in the caller, for virtual clocks; `random_bytes` gives what of a box's chance others can see (names of
-    rooms, moments of repeats), so that a seeded run can be run again.
+    rooms, moments of repeats, keys of sessions on lines), so that a seeded run can be run again: nothing but a test may set it.
     """
 
     internet: Exchange | None = None
@@ -221,6 +221,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
         app=app,
         paired=lambda pairing: _pin(out.keyring, pairing),
         drivers=dict(wires.drivers),
+        random=ground.random_bytes,
     )
     gateway.on_change(links.routes_changed)
     peers.on_return(links.way_returned)

@@ -100,9 +100,13 @@ class LinkService:
         app: Any,
         paired: Callable[[Pairing], Awaitable[None]],
         drivers: dict[str, Driver] | None = None,
+        random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """`app` is the ASGI application; `paired` is told of each new pairing; `drivers` replace those of the URIs by line name."""
+        """`app` is the ASGI application; `paired` is told of each new pairing; `drivers` replace those of the URIs by line name;
+        `random` gives the keys of sessions and the codes of offers.
+        """
         self._tell_paired = paired
+        self._random = random
         self._db = db
         self._identity = identity
         self._server_name = server_name
@@ -151,7 +155,9 @@ class LinkService:
         assert line.driver is not None
         while True:
             board = self._boards.setdefault(id(line.driver), Switchboard())
-            line.link = Link(line.driver, self._identity, self.known, peer_key=self._callee(line.name), switchboard=board)
+            line.link = Link(
+                line.driver, self._identity, self.known, peer_key=self._callee(line.name), switchboard=board, random=self._random
+            )
             line.link.strangers_welcome = (self._offer or self._settling) is not None
             line.stopped, line.resume = trio.Event(), trio.Event()
             try:
@@ -174,7 +180,7 @@ class LinkService:
 
         where = listener_of(line.uri)
         assert where is not None
-        line.listener = UdpListener(where.host, where.port, self._identity, self.known)
+        line.listener = UdpListener(where.host, where.port, self._identity, self.known, random=self._random)
         line.listener.strangers_welcome = self._offer is not None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(line.listener.run)
@@ -305,7 +311,7 @@ class LinkService:
 
     def open_offer(self, *, front: bool) -> tuple[str, str]:
         """Lets one stranger pair within ten minutes; returns the short code and the QR string. `front`: be its gateway."""
-        self._offer = Offer(self._server_name, self._identity.public_key, now=trio.current_time(), random=os.urandom)
+        self._offer = Offer(self._server_name, self._identity.public_key, now=trio.current_time(), random=self._random)
         self._fronting = front
         self._paired = self._settling = None
         self._welcome(True)
@@ -341,7 +347,7 @@ class LinkService:
         self._guests += 1
         try:
             with trio.move_on_after(PAIR_TIMEOUT):
-                paired = await host(connection, offer, trio.current_time, os.urandom)
+                paired = await host(connection, offer, trio.current_time, self._random)
                 is_box = server_names.is_valid(paired.name) and "." in paired.name
                 self._check_name(paired.name, paired.public_key)
                 fronted, now_ms = is_box and self._fronting, self._clock.now_ms()
@@ -377,7 +383,7 @@ class LinkService:
 
     async def _be_guest(self, driver: Driver, secret: str | PairingQR) -> Paired:
         """Raises M_FORBIDDEN, and M_UNKNOWN if nobody answers or the line breaks."""
-        link = Link(driver, self._identity, lambda key: None, as_stranger=True)
+        link = Link(driver, self._identity, lambda key: None, as_stranger=True, random=self._random)
         outcome: Paired | Exception = errors.Unknown("Nobody answered on the line within two minutes.", status=504)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
@@ -393,7 +399,7 @@ class LinkService:
         for tries_left in reversed(range(_PAIR_TRIES)):
             connection = await link.wait_up()
             try:
-                paired = await guest(connection, self._server_name, self._identity.public_key, secret, os.urandom)
+                paired = await guest(connection, self._server_name, self._identity.public_key, secret, self._random)
                 break
             except PairingFailed as error:
                 return errors.Forbidden(f"The pairing failed: {error}.")

@@ -26,7 +26,6 @@ from edgeserver.federation.resident import Resident
 from edgeserver.federation.sender import Sender
 from edgeserver.federation.source import FederationKeys, FederationMedia, FederationQueries, FederationSource, FederationSummaries
 from edgeserver.federation.third_party_invites import KeyValidity, ThirdPartyInvites
-from edgeserver.federation.turns import Turns
 from edgeserver.matrix import errors
 from edgeserver.rooms.completing import Completer
 from edgeserver.rooms.create import RoomCreator
@@ -47,6 +46,7 @@ from edgeserver.rooms.remote_summaries import RemoteSummaries
 from edgeserver.rooms.send import Composer
 from edgeserver.rooms.succession import move_names, succession
 from edgeserver.rooms.timestamps import Timestamps
+from edgeserver.rooms.turns import Turns
 from edgeserver.rooms.upgrade import RoomUpgrader
 from edgeserver.store import accounts as account_table
 from edgeserver.store import profiles as profile_table

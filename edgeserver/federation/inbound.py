@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from edgeserver.federation import acl
-from edgeserver.federation.turns import Turns
 from edgeserver.matrix import canonical_json
 from edgeserver.matrix.errors import InvalidParam, LimitExceeded
 from edgeserver.matrix.pdu_checks import open_pdu
 from edgeserver.matrix.verdicts import ACCEPTED, Dropped, Rejected, Unready
 from edgeserver.rooms.seldom import Seldom
+from edgeserver.rooms.turns import Turns
 from edgeserver.store import received_transactions, rooms
 from edgeserver.store.database import StoreError
 

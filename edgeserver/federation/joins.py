@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     from edgeserver.federation.calls import Calls, Pdu
     from edgeserver.federation.keyring import Keyring
-    from edgeserver.federation.turns import Turns
     from edgeserver.matrix.event import Event
     from edgeserver.matrix.room_versions import RoomVersion
     from edgeserver.matrix.signatures import SigningKey
     from edgeserver.matrix.verdicts import Verdict
+    from edgeserver.rooms.turns import Turns
     from edgeserver.store.database import Database, Transaction
 
 log = logging.getLogger(__name__)

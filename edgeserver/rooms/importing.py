@@ -122,12 +122,12 @@ class Importer:
         await self._db.write(run)
 
     async def left(self, event: Event) -> None:
-        """The end of such an invite: the user declined it, or it was withdrawn."""
+        """The end of such an invite: the user declined it, or it was withdrawn. Of who has joined meanwhile the room itself tells."""
 
         def run(tx: Transaction) -> None:
             room = rooms.get(tx, event.room_id)
             if room is not None:
-                self._out_of_band(tx, room.number, event, None, joined=False)
+                self._out_of_band(tx, room.number, event, None, joined=room.snapshot is not None)
 
         await self._db.write(run)
 

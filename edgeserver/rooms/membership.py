@@ -17,10 +17,12 @@ from edgeserver.matrix.verdicts import Accepted
 from edgeserver.rooms.guests import can_join
 from edgeserver.rooms.placing import Task
 from edgeserver.rooms.succession import servers_towards
+from edgeserver.rooms.turns import Turns
 from edgeserver.store import events, rooms, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from edgeserver.matrix.event import Event
     from edgeserver.rooms.importing import Importer
@@ -65,7 +67,11 @@ class RemoteRooms(Protocol):
 
 
 class Memberships:
-    """Changes memberships on behalf of local users. Every method raises `MatrixError`."""
+    """Changes memberships on behalf of local users. Every method raises `MatrixError`.
+
+    What a user does about a room (joins, knocks, leaves) is done one after the other: an invite that was declined through another
+    server while a join through it was under way would leave the user out of a room whose state has them in.
+    """
 
     def __init__(
         self,
@@ -84,6 +90,10 @@ class Memberships:
         self._remote = remote
         self._server_name = server_name
         self._profile = profile
+        self._turns = Turns()
+
+    def _turn(self, user_id: str, room_id: str) -> AbstractAsyncContextManager[None]:
+        return self._turns.of(f"{user_id} {room_id}")
 
     async def join(
         self, user_id: str, room_id: str, servers: Sequence[str] = (), *, reason: str | None = None, is_guest: bool = False
@@ -92,7 +102,12 @@ class Memberships:
 
         A guest joins only where the room's state lets guests in, so only rooms that this server is in: M_GUEST_ACCESS_FORBIDDEN.
         """
-        content = await self._content(user_id, "join", reason)
+        async with self._turn(user_id, room_id):
+            await self._join(user_id, room_id, servers, await self._content(user_id, "join", reason), is_guest=is_guest)
+
+    async def _join(
+        self, user_id: str, room_id: str, servers: Sequence[str], content: Mapping[str, Any], *, is_guest: bool
+    ) -> None:
         local = await self._db.read(lambda tx: self._local_join(tx, room_id, user_id, content))
         if local is not None:
             await self._change(room_id, user_id, user_id, local, must_be_joined=False, is_guest=is_guest)
@@ -105,7 +120,10 @@ class Memberships:
         self, user_id: str, room_id: str, servers: Sequence[str] = (), *, reason: str | None = None
     ) -> None:
         """Asks to be let into a room that this server is in, or one that is reached through `servers`."""
-        content = await self._content(user_id, "knock", reason)
+        async with self._turn(user_id, room_id):
+            await self._knock(user_id, room_id, servers, await self._content(user_id, "knock", reason))
+
+    async def _knock(self, user_id: str, room_id: str, servers: Sequence[str], content: Mapping[str, Any]) -> None:
         room = await self._db.read(lambda tx: rooms.get(tx, room_id))
         if room is not None and room.snapshot is not None and await self._participates(room):
             await self._change(room_id, user_id, user_id, content, must_be_joined=False)
@@ -163,6 +181,10 @@ class Memberships:
 
     async def leave(self, user_id: str, room_id: str, *, reason: str | None = None) -> None:
         """Leaves a room, declines an invite or ends a knock."""
+        async with self._turn(user_id, room_id):
+            await self._leave(user_id, room_id, reason)
+
+    async def _leave(self, user_id: str, room_id: str, reason: str | None) -> None:
         membership = await self._db.read(lambda tx: rooms.membership_in(tx, user_id, room_id))
         if membership is None or membership.membership in ("leave", "ban"):
             if membership is None:

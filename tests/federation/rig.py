@@ -38,7 +38,6 @@ from edgeserver.federation.peers import Peers
 from edgeserver.federation.resident import Resident
 from edgeserver.federation.sender import Sender
 from edgeserver.federation.source import FederationSource
-from edgeserver.federation.turns import Turns
 from edgeserver.matrix.signatures import SigningKey
 from edgeserver.rooms.create import RoomCreator, parse
 from edgeserver.rooms.importing import Importer
@@ -50,6 +49,7 @@ from edgeserver.rooms.placing import Placer
 from edgeserver.rooms.receive import Receiver
 from edgeserver.rooms.remote_state import RemoteState
 from edgeserver.rooms.send import Composer
+from edgeserver.rooms.turns import Turns
 from edgeserver.store import rooms, state
 from edgeserver.store.database import Database, Transaction, open_database
 from edgeserver.wakeups import Wakeups

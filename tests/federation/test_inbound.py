@@ -11,10 +11,10 @@ import trio.testing
 from edgeserver.federation import acl
 from edgeserver.federation.edus import EduHandlers, Edus
 from edgeserver.federation.inbound import Inbound
-from edgeserver.federation.turns import Turns
 from edgeserver.matrix import draft
 from edgeserver.matrix.errors import MatrixError
 from edgeserver.matrix.room_versions import ROOM_VERSIONS
+from edgeserver.rooms.turns import Turns
 from edgeserver.store import events, outbox, rooms
 from tests.federation.rig import Server, Web, servers
 from transports.exchange import Request, Response

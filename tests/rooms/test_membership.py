@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
 
 from edgeserver.matrix import errors
+from edgeserver.matrix.event import Event
+from edgeserver.matrix.room_versions import RoomVersion
+from edgeserver.rooms.importing import GivenRoom, Importer
 from edgeserver.store import outbox, rooms
 from edgeserver.store.database import Transaction
 from tests.rooms.house import ALICE, BOB, CAROL, DAVE, House, Street
@@ -82,6 +86,48 @@ async def test_the_server_of_an_invited_user_is_told_when_the_invite_is_withdraw
     invites = [written.event.event_id for written in one.written if written.event.content.get("membership") == "invite"]
     assert kick.pdu is not None
     assert invites[0] in kick.pdu["auth_events"]
+
+
+class SlowImporter(Importer):
+    """Takes five seconds to take a room in."""
+
+    async def join(self, rules: RoomVersion, join: Event, given: GivenRoom) -> None:
+        await trio.sleep(5)
+        await super().join(rules, join, given)
+
+
+async def test_who_leaves_while_their_join_is_under_way_is_out_for_their_own_server_and_for_others(
+    one: House, two: House, autojump_clock: object
+) -> None:
+    two.importer = SlowImporter(two.db, two.persister, two.outliers, two.wakeups)
+    room_id = await one.room()
+    await one.memberships.invite(ALICE, room_id, CAROL)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(two.memberships.join, CAROL, room_id, ["one"])
+        await trio.sleep(1)
+        nursery.start_soon(two.memberships.leave, CAROL, room_id)
+    assert await membership_of(two, CAROL, room_id) == await standing_of(two, CAROL, room_id) == "leave"
+
+
+async def test_an_invite_that_is_withdrawn_after_its_user_has_joined_does_not_hide_the_room(one: House, two: House) -> None:
+    room_id = await one.room()
+    await one.memberships.invite(ALICE, room_id, CAROL)
+    await two.memberships.join(CAROL, room_id, ["one"])
+    await one.memberships.kick(ALICE, room_id, CAROL)
+    await two.importer.left((await one.state(room_id))["m.room.member", CAROL].event)
+    assert await membership_of(two, CAROL, room_id) == await standing_of(two, CAROL, room_id) == "join"
+
+
+async def membership_of(house: House, user_id: str, room_id: str) -> str:
+    """As the server lists it for its user."""
+    found = await house.db.read(lambda tx: rooms.membership_in(tx, user_id, room_id))
+    assert found is not None
+    return found.membership
+
+
+async def standing_of(house: House, user_id: str, room_id: str) -> str:
+    """As the room's state has it."""
+    return str((await house.state(room_id))["m.room.member", user_id].event.content["membership"])
 
 
 async def test_a_new_name_is_told_to_the_rooms_that_take_it(one: House) -> None:

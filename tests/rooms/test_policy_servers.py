@@ -9,7 +9,6 @@ import pytest
 import trio
 import trio.testing
 
-from edgeserver.federation.turns import Turns
 from edgeserver.matrix import errors, policy_server
 from edgeserver.matrix.event import Event
 from edgeserver.matrix.room_versions import SUPPORTED
@@ -18,6 +17,7 @@ from edgeserver.rooms.membership import Memberships
 from edgeserver.rooms.policy import PolicyGate, PolicyServerSilent
 from edgeserver.rooms.receive import Receiver
 from edgeserver.rooms.send import Composer
+from edgeserver.rooms.turns import Turns
 from edgeserver.rooms.upgrade import RoomUpgrader, Upgrade
 from edgeserver.store import partial_rooms
 from edgeserver.store.events import Standing

@@ -244,6 +244,15 @@ def test_a_wake_on_a_shared_channel_costs_a_living_session_nothing_but_a_ping() 
     assert bob.session.ended is None
 
 
+def test_who_waits_on_a_shared_channel_wakes_the_others_about_once_an_hour() -> None:
+    bob = end(BOB, None, 2)
+    at = []
+    while (now := bob.deadline(at[-1] if at else 0.0)) < 86_400:
+        assert bob.next_frame(now) == bytes([WAKE])
+        at.append(now)
+    assert 20 <= sum(one > 3 * 3600 for one in at) <= 27
+
+
 def test_a_wake_of_a_peer_that_has_lost_the_session_brings_a_call() -> None:
     alice, bob = end(ALICE, BOB.public_key, 1), end(BOB, None, 2)
     meet(alice, bob)

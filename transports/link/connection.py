@@ -261,8 +261,9 @@ class Link:
     """A long-lived link on one driver: opens it, meets the other end, reopens a vanished port, lives on.
 
     `known(public_key)` gives a paired peer's identity or None. `peer_key` is whom to call; without it the link waits
-    to be called (and wakes whoever is there when it starts). `as_stranger` calls anonymously and `strangers_welcome`
-    may be set while pairing is open. `redial_cap` is the longest pause in seconds between calls into the void.
+    to be called (and wakes whoever is there while it has no session). `as_stranger` calls anonymously and `strangers_welcome`
+    may be set while pairing is open. `redial_cap` is the longest pause in seconds between calls into the void;
+    WAKEs pause as long, on a shared channel longer.
     `duty` is shared by all that uses the same transmitter, `switchboard` by all links of one station on a shared channel.
     """
 

@@ -3,7 +3,7 @@
     who           state                 on                               does
     ───────────   ───────────────────   ──────────────────────────────   ───────────────────────────────────────────
     knows a peer  no session            start, redial time, a WAKE       first message, repeated at growing pauses
-    knows nobody  no session            start, a frame it cannot read    WAKE: "please start one"
+    knows nobody  no session            start, a frame it cannot read    WAKE: "please start one", repeated as calls are
     either        any                   first message of a known peer    answer; the session is *pending*
     either        pending               a frame that its keys open       the session is up, the one before is over
     caller        first message is out  the answer                       the session is up, a PING at once confirms it
@@ -12,13 +12,15 @@
     either        session up            the session ends                 back to "no session"
 
 A restarted peer therefore replaces its old session by itself, with its first frames, and an idle line needs no
-heartbeat. A replayed first message makes a pending session that never comes up. A WAKE is not authentic: it makes us
-call, and what is up stays up until the call succeeds; where datagrams may come from anybody it must repeat the
-beginning of a frame of ours, so only who hears us can send it.
+heartbeat. But an idle caller goes on believing in a session that the other end has lost while the line was silent, so
+WAKEs, like calls, never cease: else both would wait until the caller had something to say. A replayed first message
+makes a pending session that never comes up. A WAKE is not authentic: it makes us call, and what is up stays up until
+the call succeeds; where datagrams may come from anybody it must repeat the beginning of a frame of ours, so only who
+hears us can send it.
 
 On a channel whose air many stations share, everybody hears every call and every WAKE. There a call is answered by the
 one link that `Party.admits` it, a session is replaced by its own peer alone, and a WAKE only makes us ask the session
-for a sign of life: we call if none comes.
+for a sign of life: we call if none comes. As all are asked by each, its pauses grow longer there.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ _PENDING_LIFE = 30.0
 _CALLS_BESIDE_SESSION = 5
 _PAUSE = 30.0  # after a session was closed on purpose
 _WAKE_PAUSE = 2.0
-_WAKES, _UNANSWERED = 5, 4
+_QUIETER = 6
+_UNANSWERED = 4
 _HEAD = 8
 
 
@@ -373,7 +376,8 @@ class Rendezvous:
             return self._dial(self._call, now)
         if self._wake_at is not None and now >= self._wake_at and not self._pending:
             self._wakes += 1
-            self._wake_at = now + self._base * 2**self._wakes if self._wakes < _WAKES else None
+            cap = self._redial_cap * (_QUIETER if self._broadcast else 1)
+            self._wake_at = now + self._pause(self._wakes, cap)
             return bytes([WAKE])
         return None
 
@@ -381,12 +385,16 @@ class Rendezvous:
         if self.session is not None and call.tries >= _CALLS_BESIDE_SESSION:
             self._call = None
             return None
-        pause = min(self._redial_cap, self._base * 2 ** min(call.tries, 20))
-        call.next_at = now + pause * (0.8 + 0.4 * self._random(1)[0] / 255)
+        call.next_at = now + self._pause(call.tries, self._redial_cap)
         call.tries += 1
         call.last = now
         call.stood_back = False
         return call.initiation.message
+
+    def _pause(self, tries: int, cap: float) -> float:
+        """Seconds until the next call or WAKE into the void; some chance in it, for others may have begun as we did."""
+        pause = min(cap, self._base * (1 << min(tries, 20)))
+        return pause * (0.8 + 0.4 * self._random(1)[0] / 255)
 
     def deadline(self, now: float) -> float | None:
         """When `next_frame` should be called again at the latest."""
