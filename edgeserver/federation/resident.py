@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from edgeserver.store.state import StateKey
 
 HEROES = 5
-PART = 500
 SMALL_ROOM = 20
 """Up to so many members are never omitted: to fetch them afterwards costs more than to send them at once."""
 
@@ -218,8 +217,7 @@ def public_state(tx: Transaction, room: Room, inviter: str | None = None, *, who
 
 def _raw(tx: Transaction, event_ids: Sequence[str]) -> list[orjson.Fragment]:
     """The events as they are stored: a whole room's as objects would take many times the memory."""
-    parts = [event_ids[start : start + PART] for start in range(0, len(event_ids), PART)]
-    return [orjson.Fragment(pdu) for part in parts for pdu in auth_chain.pdus(tx, part)]
+    return [orjson.Fragment(pdu) for pdu in auth_chain.pdus(tx, event_ids)]
 
 
 def _heroes(tx: Transaction, snapshot: int, whole: Mapping[StateKey, str]) -> set[str]:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from edgeserver.store.database import Transaction
 
-_CHUNK = 500
-
 
 def chain_ids(tx: Transaction, event_ids: Iterable[str]) -> list[str]:
     """The ids that the events' `auth_events` lead to, of those that are held; the events themselves only if another leads to them."""
@@ -29,23 +27,14 @@ def chain_ids(tx: Transaction, event_ids: Iterable[str]) -> list[str]:
 
 
 def pdus(tx: Transaction, event_ids: Sequence[str]) -> list[bytes]:
-    """The events as they are stored: canonical JSON. Few at a time."""
-    marks = ",".join("?" * len(event_ids))
-    return [pdu for (pdu,) in tx.all(f"SELECT pdu FROM events WHERE event_id IN ({marks})", event_ids)]
+    """The events as they are stored: canonical JSON."""
+    return [pdu for (pdu,) in tx.all_in("SELECT pdu FROM events WHERE event_id IN", event_ids)]
 
 
 def _cited(tx: Transaction, event_ids: Sequence[str]) -> list[str]:
-    cited: dict[str, None] = {}
-    for start in range(0, len(event_ids), _CHUNK):
-        for pdu in pdus(tx, event_ids[start : start + _CHUNK]):
-            cited.update(dict.fromkeys(events.cited_ids(pdu)))
-    return list(cited)
+    rows = tx.all_in("SELECT pdu FROM events WHERE event_id IN", event_ids)
+    return list(dict.fromkeys(one for (pdu,) in rows for one in events.cited_ids(pdu)))
 
 
 def _held(tx: Transaction, event_ids: Sequence[str]) -> list[str]:
-    found: list[str] = []
-    for start in range(0, len(event_ids), _CHUNK):
-        part = event_ids[start : start + _CHUNK]
-        marks = ",".join("?" * len(part))
-        found += [one for (one,) in tx.all(f"SELECT event_id FROM events WHERE event_id IN ({marks})", part)]
-    return found
+    return [one for (one,) in tx.all_in("SELECT event_id FROM events WHERE event_id IN", event_ids)]

@@ -133,27 +133,13 @@ def by_number(tx: Transaction, number: int) -> StoredEvent | None:
 
 def many(tx: Transaction, event_ids: Iterable[str]) -> dict[str, StoredEvent]:
     """Those of the ids that are held."""
-    found: dict[str, StoredEvent] = {}
-    wanted = list(dict.fromkeys(event_ids))
-    for start in range(0, len(wanted), _CHUNK):
-        part = wanted[start : start + _CHUNK]
-        marks = ",".join("?" * len(part))
-        for row in tx.all(f"SELECT {_COLUMNS} WHERE e.event_id IN ({marks})", part):
-            stored = _load(row)
-            found[stored.event.event_id] = stored
-    return found
+    loaded = map(_load, tx.all_in(f"SELECT {_COLUMNS} WHERE e.event_id IN", event_ids))
+    return {stored.event.event_id: stored for stored in loaded}
 
 
 def many_by_number(tx: Transaction, numbers: Iterable[int]) -> dict[int, StoredEvent]:
-    found: dict[int, StoredEvent] = {}
-    wanted = list(dict.fromkeys(numbers))
-    for start in range(0, len(wanted), _CHUNK):
-        part = wanted[start : start + _CHUNK]
-        marks = ",".join("?" * len(part))
-        for row in tx.all(f"SELECT {_COLUMNS} WHERE e.event IN ({marks})", part):
-            stored = _load(row)
-            found[stored.number] = stored
-    return found
+    loaded = map(_load, tx.all_in(f"SELECT {_COLUMNS} WHERE e.event IN", numbers))
+    return {stored.number: stored for stored in loaded}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,32 +155,21 @@ class Described:
 
 def described(tx: Transaction, event_ids: Iterable[str]) -> list[Described]:
     """Those of the ids that are held, in any order."""
-    found: list[Described] = []
-    wanted = list(dict.fromkeys(event_ids))
-    for start in range(0, len(wanted), _CHUNK):
-        part = wanted[start : start + _CHUNK]
-        rows = tx.all(
-            "SELECT e.event_id, e.event, e.room, k.type, k.state_key, e.verdict FROM events e LEFT JOIN state_keys k ON k.key = e.key"
-            f" WHERE e.event_id IN ({','.join('?' * len(part))})",
-            part,
-        )
-        found += [
-            Described(event_id, number, room, None if kind is None else (kind, state_key), Standing(verdict))
-            for event_id, number, room, kind, state_key, verdict in rows
-        ]
-    return found
+    rows = tx.all_in(
+        "SELECT e.event_id, e.event, e.room, k.type, k.state_key, e.verdict FROM events e LEFT JOIN state_keys k ON k.key = e.key"
+        " WHERE e.event_id IN",
+        event_ids,
+    )
+    return [
+        Described(event_id, number, room, None if kind is None else (kind, state_key), Standing(verdict))
+        for event_id, number, room, kind, state_key, verdict in rows
+    ]
 
 
 def held(tx: Transaction, event_ids: Iterable[str]) -> dict[str, bool]:
     """Of the ids that are held at all: whether the state before them is known (True) or they are outliers (False)."""
-    found: dict[str, bool] = {}
-    wanted = list(dict.fromkeys(event_ids))
-    for start in range(0, len(wanted), _CHUNK):
-        part = wanted[start : start + _CHUNK]
-        marks = ",".join("?" * len(part))
-        for event_id, before in tx.all(f"SELECT event_id, before FROM events WHERE event_id IN ({marks})", part):
-            found[event_id] = before is not None
-    return found
+    rows = tx.all_in("SELECT event_id, before FROM events WHERE event_id IN", event_ids)
+    return {event_id: before is not None for event_id, before in rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,16 +183,8 @@ class Whereabouts:
 
 def whereabouts(tx: Transaction, event_ids: Iterable[str]) -> dict[str, Whereabouts]:
     """Those of the ids that are held, in whatever room."""
-    found: dict[str, Whereabouts] = {}
-    wanted = list(dict.fromkeys(event_ids))
-    for start in range(0, len(wanted), _CHUNK):
-        part = wanted[start : start + _CHUNK]
-        marks = ",".join("?" * len(part))
-        for event_id, room, before, verdict in tx.all(
-            f"SELECT event_id, room, before, verdict FROM events WHERE event_id IN ({marks})", part
-        ):
-            found[event_id] = Whereabouts(room, before is not None, Standing(verdict))
-    return found
+    rows = tx.all_in("SELECT event_id, room, before, verdict FROM events WHERE event_id IN", event_ids)
+    return {event_id: Whereabouts(room, before is not None, Standing(verdict)) for event_id, room, before, verdict in rows}
 
 
 def stated_depths(tx: Transaction, event_ids: Sequence[str]) -> dict[str, int]:
@@ -263,12 +230,8 @@ def auth_chain_among(tx: Transaction, numbers: Iterable[int], wanted: Iterable[s
     level: list[Any] = [number for number in numbers if number > oldest]
     column = "event"
     while level and len(found) < len(sought):
-        cited: set[str] = set()
-        for start in range(0, len(level), _CHUNK):
-            part = level[start : start + _CHUNK]
-            marks = ",".join("?" * len(part))
-            rows = tx.all(f"SELECT pdu FROM events WHERE {column} IN ({marks}) AND event > ?", [*part, oldest])
-            cited.update(one for (pdu,) in rows for one in cited_ids(pdu))
+        rows = tx.all_in(f"SELECT pdu FROM events WHERE event > {oldest} AND {column} IN", level)
+        cited = {one for (pdu,) in rows for one in cited_ids(pdu)}
         level, column = list(cited - seen), "event_id"
         seen |= cited
         found |= cited & sought.keys()
@@ -276,23 +239,11 @@ def auth_chain_among(tx: Transaction, numbers: Iterable[int], wanted: Iterable[s
 
 
 def ids_by_number(tx: Transaction, numbers: Iterable[int]) -> dict[int, str]:
-    found: dict[int, str] = {}
-    wanted = list(dict.fromkeys(numbers))
-    for start in range(0, len(wanted), _CHUNK):
-        part = wanted[start : start + _CHUNK]
-        marks = ",".join("?" * len(part))
-        found.update(tx.all(f"SELECT event, event_id FROM events WHERE event IN ({marks})", part))
-    return found
+    return dict(tx.all_in("SELECT event, event_id FROM events WHERE event IN", numbers))
 
 
 def numbers_by_id(tx: Transaction, event_ids: Iterable[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    wanted = list(dict.fromkeys(event_ids))
-    for start in range(0, len(wanted), _CHUNK):
-        part = wanted[start : start + _CHUNK]
-        marks = ",".join("?" * len(part))
-        found.update(tx.all(f"SELECT event_id, event FROM events WHERE event_id IN ({marks})", part))
-    return found
+    return dict(tx.all_in("SELECT event_id, event FROM events WHERE event_id IN", event_ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,14 +287,7 @@ def behind(tx: Transaction, prev_events: Iterable[str]) -> Behind:
 
 def afters(tx: Transaction, room: int, event_ids: Iterable[str]) -> dict[str, int]:
     """The states after those of the events that have a place in the room."""
-    found: dict[str, int] = {}
-    wanted = list(dict.fromkeys(event_ids))
-    for start in range(0, len(wanted), _CHUNK):
-        part = wanted[start : start + _CHUNK]
-        marks = ",".join("?" * len(part))
-        sql = f"SELECT event_id, after FROM events WHERE event_id IN ({marks}) AND room = ? AND before IS NOT NULL"
-        found.update(tx.all(sql, (*part, room)))
-    return found
+    return dict(tx.all_in(f"SELECT event_id, after FROM events WHERE room = {room} AND before IS NOT NULL AND event_id IN", event_ids))
 
 
 # The timeline, by arrival (stream) and by topology (depth, tie)

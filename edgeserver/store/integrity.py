@@ -20,7 +20,7 @@ from edgeserver.store import migrations, state
 from edgeserver.store.database import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 DatabaseError = sqlite3.DatabaseError
@@ -32,7 +32,6 @@ MOST = 20
 """Findings that one check tells one by one; the rest it counts."""
 
 _REJECTED = 2
-_CHUNK = 500
 MEMBER = "m.room.member"
 
 
@@ -336,9 +335,4 @@ def _accounts(tx: Transaction, server_name: str) -> Iterator[str]:
 
 def _rows(tx: Transaction, select: str, numbers: Iterable[int]) -> dict[int, tuple[Any, ...]]:
     """Rows by their first column, asked for in portions; `select` ends with IN."""
-    wanted: Sequence[int] = list(numbers)
-    found: dict[int, tuple[Any, ...]] = {}
-    for start in range(0, len(wanted), _CHUNK):
-        part = wanted[start : start + _CHUNK]
-        found.update((row[0], row) for row in tx.all(f"{select} ({','.join('?' * len(part))})", part))
-    return found
+    return {row[0]: row for row in tx.all_in(select, numbers)}
