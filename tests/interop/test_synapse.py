@@ -22,12 +22,13 @@ Flow by room version and by who hosts the room (B: the box made it, S: Synapse d
     profiles, media                                             both ways
     kill -9 of the box, restart of Synapse                      both ways
     a policy server: what it signs, what it refuses       (*)   BS   BS   BS
-    300 events in one room after an outage                (*)   both ways, in version 12
+    300 events in one room after an outage                (*)   BS*  BS*  BS
     devices that changed during an outage                 (*)   both ways
     cross-signing keys, set and replaced                  (*)   both ways
     each as the notary of the other's keys                (*)   both ways
 
-(*) stand in `test_synapse_policy_and_keys.py`; rooms of versions 1, 2, 3 and 5, forks among them, in `test_synapse_old_rooms.py`.
+(*) stand in `test_synapse_policy_and_keys.py`, BS* in its long form (`make test-all`).
+Rooms of versions 1, 2, 3 and 5, forks among them, stand in `test_synapse_old_rooms.py`.
 Afterwards neither log may tell of trouble with the other.
 """
 

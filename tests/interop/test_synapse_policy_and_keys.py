@@ -42,10 +42,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize("talker", ["B", "S"])
-async def test_three_hundred_events_of_an_outage_arrive_in_their_order(lab: Lab, talker: str) -> None:
+@pytest.mark.parametrize("version", ["12", *(pytest.param(version, marks=pytest.mark.full) for version in ("11", "10"))])
+async def test_three_hundred_events_of_an_outage_arrive_in_their_order(lab: Lab, version: str, talker: str) -> None:
     """The box sends them all, at a pace that Synapse keeps up with; Synapse sends the newest, and the box asks for the rest."""
     people = (lab.alice, lab.bob) if talker == "B" else (lab.bob, lab.alice)
-    room = await room_of_both(Pair(*people, "12"))
+    room = await room_of_both(Pair(*people, version))
     lab.cut()
     said: list[str] = []
     limit = trio.CapacityLimiter(12)
@@ -66,7 +67,7 @@ async def test_three_hundred_events_of_an_outage_arrive_in_their_order(lab: Lab,
     assert len(heard) == len(set(heard)) == 300
     spoken = said[::-1]  # what was said at the same moment has no order of its own
     assert max(abs(spoken.index(event_id) - place) for place, event_id in enumerate(heard)) <= 24
-    await same_state(Pair(*people, "12"), room)
+    await same_state(Pair(*people, version), room)
 
 
 # Policy servers
