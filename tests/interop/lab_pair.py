@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import trio
 
@@ -141,3 +142,17 @@ def _complaints(log: str) -> list[str]:
     # The box was killed while Synapse answered; who is banned, or not in the lobby, or knocks in vain is rightly refused.
     expected = re.compile(r"already disconnected|/make_(join|knock)/.*HttpResponseException\('403")
     return [line for line in log.splitlines() if loud.search(line) and not expected.search(line)]
+
+
+async def decline_and_withdraw(pair: Pair) -> None:
+    """The guest declines an invite of the host, who then invites again and takes that back."""
+    host, guest, version = pair
+    room = await host.create_room(version, preset="private_chat")
+    await host.invite(room, guest.user_id)
+    await guest.invited(room)
+    await guest.leave(room)
+    await host.until("declined", lambda: last_content(host, room).get("membership") == "leave")
+    await host.invite(room, guest.user_id)
+    await guest.invited(room)
+    await host.ok("POST", f"/rooms/{quote(room)}/kick", {"user_id": guest.user_id})
+    await guest.until("withdrawn", lambda: guest.room(room).left)

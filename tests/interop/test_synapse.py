@@ -54,6 +54,7 @@ from tests.interop.lab_pair import (
     SYNAPSE,
     Lab,
     Pair,
+    decline_and_withdraw,
     last_content,
     paired_lab,
     room_of_both,
@@ -150,16 +151,7 @@ async def test_a_guest_joins_by_alias_is_kicked_comes_back_and_is_banned(pair: P
 
 
 async def test_an_invite_is_declined_and_another_is_withdrawn(pair: Pair) -> None:
-    host, guest, version = pair
-    room = await host.create_room(version, preset="private_chat")
-    await host.invite(room, guest.user_id)
-    await guest.invited(room)
-    await guest.leave(room)
-    await host.until("declined", lambda: last_content(host, room).get("membership") == "leave")
-    await host.invite(room, guest.user_id)
-    await guest.invited(room)
-    await host.ok("POST", f"/rooms/{quote(room)}/kick", {"user_id": guest.user_id})
-    await guest.until("withdrawn", lambda: guest.room(room).left)
+    await decline_and_withdraw(pair)
 
 
 async def test_a_knock_is_taken_back_and_another_answered(pair: Pair) -> None:

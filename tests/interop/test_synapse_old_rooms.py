@@ -16,6 +16,7 @@ from tests.interop.lab_pair import (
     MEMBER,
     Lab,
     Pair,
+    decline_and_withdraw,
     hears_join,
     last_content,
     paired_lab,
@@ -85,16 +86,7 @@ async def test_nobody_knocks_at_a_room_that_knows_no_knocking(lab: Lab) -> None:
 
 
 async def test_an_invite_is_declined_and_another_is_withdrawn(pair: Pair) -> None:
-    host, guest, version = pair
-    room = await host.create_room(version, preset="private_chat")
-    await host.invite(room, guest.user_id)
-    await guest.invited(room)
-    await guest.leave(room)
-    await host.until("declined", lambda: last_content(host, room).get("membership") == "leave")
-    await host.invite(room, guest.user_id)
-    await guest.invited(room)
-    await host.ok("POST", f"/rooms/{quote(room)}/kick", {"user_id": guest.user_id})
-    await guest.until("withdrawn", lambda: guest.room(room).left)
+    await decline_and_withdraw(pair)
 
 
 async def test_numbers_of_any_kind_arrive_as_they_were_sent(pair: Pair) -> None:
