@@ -11,11 +11,13 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tests.lab.client import Client
 from tests.lab.programs import missing, run, which
 
 _SOURCE = Path(__file__).with_name("js")
+_FILES = ("package.json", "package-lock.json", "client.mjs", "encryption.mjs", "sections.mjs")
 _NODE = 20  # the oldest major version that the pinned packages run on
 
 
@@ -33,14 +35,14 @@ def install() -> Path:
 
     Raises `LabError` with npm's own words when it cannot.
     """
-    pinned = b"".join((_SOURCE / name).read_bytes() for name in ("package.json", "package-lock.json", "client.mjs"))
+    pinned = b"".join((_SOURCE / name).read_bytes() for name in _FILES)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-lab"
     place = cache / f"js-{hashlib.sha256(pinned).hexdigest()[:16]}"
     place.mkdir(parents=True, exist_ok=True)
     with (place / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (place / ".installed").exists():
-            for name in ("package.json", "package-lock.json", "client.mjs"):
+            for name in _FILES:
                 shutil.copy(_SOURCE / name, place / name)
             run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", cwd=place)
             (place / ".installed").touch()
@@ -55,3 +57,9 @@ class JsClient(Client):
         directory.mkdir(parents=True, exist_ok=True)
         trusted = {"NODE_EXTRA_CA_CERTS": str(ca)} if ca else {}
         super().__init__([which("node") or "node", install()], log=directory / f"{name}.log", netns=netns, env=trusted)
+
+    # What only this client does. Each verb is the call of the same name in js/encryption.mjs or js/sections.mjs.
+
+    async def do(self, verb: str, /, *, timeout: float = 60, **params: Any) -> Any:
+        """One of those calls; raises `RpcError` with the client's own words."""
+        return await self.acall(verb, timeout=timeout, **params)
