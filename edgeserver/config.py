@@ -140,6 +140,17 @@ class Discovery:
 
 
 @dataclass(frozen=True, slots=True)
+class Bridges:
+    """Application services: bridges to other networks, and bots, that run beside this box."""
+
+    registrations: list[str] = option(
+        [],
+        "Their registration files (YAML), as each bridge generates its own; relative to this file.",
+        example=["mautrix-telegram.yaml"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Lab:
     """Switches for laboratories; none is for the field."""
 
@@ -159,6 +170,7 @@ class Config:
     discovery: Discovery = field(default_factory=Discovery)
     lab: Lab = field(default_factory=Lab)
     folder: Path = field(default_factory=Path)
+    bridges: Bridges = field(default_factory=Bridges)
 
     @property
     def data(self) -> Path:
@@ -174,6 +186,7 @@ _SECTIONS: Mapping[str, type] = {
     "federation": Federation,
     "discovery": Discovery,
     "lab": Lab,
+    "bridges": Bridges,
 }
 
 

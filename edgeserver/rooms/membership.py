@@ -21,7 +21,7 @@ from edgeserver.rooms.turns import Turns
 from edgeserver.store import events, rooms, state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from edgeserver.matrix.event import Event
@@ -82,7 +82,9 @@ class Memberships:
         remote: RemoteRooms,
         server_name: str,
         profile: Callable[[Transaction, str], Mapping[str, Any]],
+        before_invite: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
+        """`before_invite(user_id)` is run before a user of ours is invited: application services make users when they are wanted."""
         self._db = db
         self._composer = composer
         self._placer = placer
@@ -90,6 +92,7 @@ class Memberships:
         self._remote = remote
         self._server_name = server_name
         self._profile = profile
+        self._before_invite = before_invite
         self._turns = Turns()
 
     def _turn(self, user_id: str, room_id: str) -> AbstractAsyncContextManager[None]:
@@ -215,6 +218,8 @@ class Memberships:
         if membership is not None and membership.membership == "join":
             raise errors.Forbidden(f"{target} is in the room already.")
         if domain_of(target) == self._server_name:
+            if self._before_invite is not None:
+                await self._before_invite(target)
             profile = await self._db.read(lambda tx: dict(self._profile(tx, target)))
             await self._change(room_id, sender, target, {**profile, **content})
             return

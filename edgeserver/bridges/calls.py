@@ -1,0 +1,142 @@
+"""Asking an application service: PUT /_matrix/app/v1/transactions/{txnId}, GET /users/{userId}, /rooms/{roomAlias} and /thirdparty/…,
+POST /ping.
+
+Spec: application service API, "Homeserver -> Application Service API"; each request carries the `hs_token` in its Authorization header.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+import trio
+
+from edgeserver.matrix import canonical_json
+from edgeserver.matrix.errors import MatrixError
+from transports.exchange import ExchangeError, Request, TimedOut
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from edgeserver.bridges.services import Service
+    from transports.exchange import Exchange, Response
+
+log = logging.getLogger(__name__)
+
+BASE: Final = "/_matrix/app/v1"
+TRANSACTION_TIMEOUT: Final = 60.0
+QUERY_TIMEOUT: Final = 15.0
+PING_TIMEOUT: Final = 30.0
+MAX_RESPONSE: Final = 1024 * 1024
+MAX_SHOWN: Final = 2000
+"""Characters of a service's answer that a failed ping shows."""
+PARALLEL: Final = 4
+"""Queries that a service has to answer at the same time: strangers choose how many there are."""
+
+
+class ServiceFailed(Exception):
+    """The service did not answer as it should; the text says why."""
+
+
+class _BadStatus(MatrixError):
+    """A service that answers a ping with a status that is none of success, and what it says."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(502, "M_BAD_STATUS", f"The application service answers the ping with status {response.status}.")
+        shown = response.body[: 4 * MAX_SHOWN].decode("utf-8", "replace")[:MAX_SHOWN]
+        self._answer = {"status": response.status, "body": shown}
+
+    def as_json(self) -> dict[str, Any]:
+        return {**super().as_json(), **self._answer}
+
+
+class ServiceCalls:
+    """The requests to one service. `exchange` None: it has no URL and is asked nothing."""
+
+    def __init__(self, service: Service, exchange: Exchange | None) -> None:
+        self.service = service
+        self._exchange = exchange
+        self._base = urlsplit(service.registration.url or "").path.rstrip("/") + BASE
+        self._limit = trio.CapacityLimiter(PARALLEL)
+
+    @property
+    def can_be_asked(self) -> bool:
+        return self._exchange is not None
+
+    async def send(self, txn_id: str, body: Mapping[str, Any]) -> None:
+        """Puts a transaction. Raises `ServiceFailed` unless the service takes it."""
+        response = await self._request("PUT", f"/transactions/{quote(txn_id, safe='')}", body, timeout=TRANSACTION_TIMEOUT)
+        if response.status != 200:
+            raise ServiceFailed(f"it answers {response.status}")
+
+    async def knows_user(self, user_id: str) -> bool:
+        """Whether the service wants this user to be, and has registered it by now. A service that fails does not know it."""
+        return await self._knows(f"/users/{quote(user_id, safe='')}")
+
+    async def knows_alias(self, alias: str) -> bool:
+        """Whether the service wants this alias to be, and has made its room by now. A service that fails does not know it."""
+        return await self._knows(f"/rooms/{quote(alias, safe='')}")
+
+    async def _knows(self, path: str) -> bool:
+        try:
+            response = await self._query(path)
+        except ServiceFailed as error:
+            log.warning("the application service %s could not be asked for a name: %s", self.service.id, error)
+            return False
+        return response.status == 200
+
+    async def third_party(self, path: str, fields: Iterable[tuple[str, str]] = ()) -> Any:
+        """The answer of GET /thirdparty/<path>, whatever JSON it is; None if the service knows nothing of it, or fails."""
+        query = urlencode(list(fields))
+        try:
+            response = await self._query("/thirdparty/" + path + (f"?{query}" if query else ""))
+        except ServiceFailed as error:
+            log.warning("the application service %s could not be asked: %s", self.service.id, error)
+            return None
+        if response.status != 200:
+            return None
+        try:
+            return canonical_json.decode_exact(response.body)
+        except canonical_json.CanonicalJSONError:
+            return None
+
+    async def ping(self, txn_id: str | None) -> int:
+        """How long a ping took, in ms.
+
+        Raises 400 M_URL_NOT_SET, 502 M_BAD_STATUS or M_CONNECTION_FAILED, 504 M_CONNECTION_TIMEOUT.
+        """
+        if self._exchange is None:
+            raise MatrixError(400, "M_URL_NOT_SET", "The application service has no URL.")
+        began = trio.current_time()
+        try:
+            body = {} if txn_id is None else {"transaction_id": txn_id}
+            response = await self._exchange.exchange(self._made("POST", "/ping", body, PING_TIMEOUT))
+        except TimedOut as error:
+            raise MatrixError(504, "M_CONNECTION_TIMEOUT", f"The application service did not answer: {error}.") from error
+        except ExchangeError as error:
+            raise MatrixError(502, "M_CONNECTION_FAILED", f"The application service cannot be reached: {error}.") from error
+        if not 200 <= response.status < 300:
+            raise _BadStatus(response)
+        return round((trio.current_time() - began) * 1000)
+
+    async def _query(self, path: str) -> Response:
+        async with self._limit:
+            return await self._request("GET", path, None, timeout=QUERY_TIMEOUT)
+
+    async def _request(self, method: str, path: str, body: Mapping[str, Any] | None, *, timeout: float) -> Response:
+        if self._exchange is None:
+            raise ServiceFailed("it has no URL")
+        try:
+            return await self._exchange.exchange(self._made(method, path, body, timeout))
+        except ExchangeError as error:
+            raise ServiceFailed(str(error)) from error
+
+    def _made(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> Request:
+        headers: Sequence[tuple[str, str]] = [("Authorization", f"Bearer {self.service.registration.hs_token}")]
+        if body is not None:
+            headers = [*headers, ("Content-Type", "application/json")]
+        encoded = b"" if body is None else canonical_json.encode_loose(body)
+        return Request(
+            method, self._base + path, headers=tuple(headers), body=encoded, timeout=timeout, max_response=MAX_RESPONSE
+        )
