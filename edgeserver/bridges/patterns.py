@@ -2,21 +2,21 @@
 
 The operator writes them and strangers choose what they are held to, so one that a well-made name keeps busy for hours would hand the box
 to anybody. Names have at most 255 bytes; what is left to keep out are patterns that try exponentially many ways (a repeat or a choice
-inside a repeat) or a high power of them (many open repeats in a row). Python's `re` cannot be told to give up, so such patterns are refused
-when the box starts.
+inside a repeat, many of them in a row). Python's `re` cannot be told to give up, so such patterns are refused when the box starts.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from math import comb
 from typing import Final
 
-from edgeserver.matrix.identifiers import fits
+from edgeserver.matrix.identifiers import MAX_BYTES, fits
 
 MAX_PATTERN: Final = 1024
-MAX_OPEN: Final = 3
-"""Repeats without a small bound in one pattern: 255 characters are then split in some three million ways at the very worst."""
+MAX_WAYS: Final = 10_000_000
+"""In so many ways a name of 255 characters may be split between a pattern's repeats and choices: half a second of a small machine."""
 SMALL: Final = 8
 _COUNTED = re.compile(r"\{(\d*)(,?)(\d*)\}")
 
@@ -44,9 +44,9 @@ def matches(pattern: re.Pattern[str], name: str) -> bool:
 
 @dataclass(slots=True)
 class _Group:
-    """What a group holds that may not be repeated: a choice, or a part whose length can vary."""
+    """What a group holds that may not be repeated: a choice of so many, or a part whose length can vary."""
 
-    choice: bool = False
+    choices: int = 1
     varies: bool = False
 
 
@@ -57,10 +57,13 @@ class _Scan:
         self._left = pattern
         self._groups = [_Group()]
         self._open_repeats = 0
+        self._ways = 1
 
     def run(self) -> None:
         while self._left:
             self._one()
+        if self._ways * self._groups[0].choices * comb(MAX_BYTES, self._open_repeats) > MAX_WAYS:
+            raise PatternError("has too many repeats (such as .*) and choices, which may take very long")
 
     def _one(self) -> None:
         first = self._left[0]
@@ -69,10 +72,11 @@ class _Scan:
         elif first == ")":
             self._take(1)
             group = self._groups.pop()
+            self._ways *= group.choices
             self._repeat(group)
         elif first == "|":
             self._take(1)
-            self._groups[-1].choice = True
+            self._groups[-1].choices += 1
         else:
             self._atom(first)
             self._repeat(_Group())
@@ -104,14 +108,13 @@ class _Scan:
         low, high = self._quantifier()
         outer = self._groups[-1]
         if high is None or high > 1:
-            if group.choice or group.varies:
+            if group.choices > 1 or group.varies:
                 raise PatternError("repeats a part that holds a repeat or a choice itself, which may take very long")
-            if high is None or high > SMALL:
-                self._open_repeats += 1
-        if self._open_repeats > MAX_OPEN:
-            raise PatternError(f"has more than {MAX_OPEN} open repeats, such as .*, which may take very long")
-        outer.varies = outer.varies or group.varies or low != high
-        outer.choice = outer.choice or group.choice
+        if low != high and (high is None or high - low > SMALL):
+            self._open_repeats += 1
+        elif high is not None:
+            self._ways *= high - low + 1
+        outer.varies = outer.varies or group.varies or group.choices > 1 or low != high
 
     def _quantifier(self) -> tuple[int, int | None]:
         first, counted = self._left[:1], _COUNTED.match(self._left)
