@@ -107,9 +107,8 @@ class _Scan:
         """A quantifier after what has just been read, if there is one."""
         low, high = self._quantifier()
         outer = self._groups[-1]
-        if high is None or high > 1:
-            if group.choices > 1 or group.varies:
-                raise PatternError("repeats a part that holds a repeat or a choice itself, which may take very long")
+        if (high is None or high > 1) and (group.choices > 1 or group.varies):
+            raise PatternError("repeats a part that holds a repeat or a choice itself, which may take very long")
         if low != high and (high is None or high - low > SMALL):
             self._open_repeats += 1
         elif high is not None:
