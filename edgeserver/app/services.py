@@ -272,8 +272,7 @@ def rooms(
 
     def count_unread(tx: Transaction, written: Any) -> None:
         if bridging is not None:  # a bridge's users may be hundreds in a room, and nobody reads for them
-            readers = [one for one in written.local_members if not bridging.services.is_bridged(one)]
-            written = replace(written, local_members=readers)
+            written = replace(written, local_members=bridging.services.readers(tx, written.local_members))
         users.unread.persisted(tx, written)
 
     async def before_invite(target: str) -> None:

@@ -32,7 +32,8 @@ MAX_RESPONSE: Final = 1024 * 1024
 MAX_SHOWN: Final = 2000
 """Characters of a service's answer that a failed ping shows."""
 PARALLEL: Final = 4
-"""Queries that a service has to answer at the same time: strangers choose how many there are."""
+MAX_WAITING: Final = 16
+"""Queries that a service has to answer at the same time, and that may wait for their turn: strangers choose how many there are."""
 
 
 class ServiceFailed(Exception):
@@ -121,6 +122,8 @@ class ServiceCalls:
         return round((trio.current_time() - began) * 1000)
 
     async def _query(self, path: str) -> Response:
+        if self._limit.statistics().tasks_waiting >= MAX_WAITING:
+            raise ServiceFailed("too many queries wait for it")
         async with self._limit:
             return await self._request("GET", path, None, timeout=QUERY_TIMEOUT)
 

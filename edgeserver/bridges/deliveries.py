@@ -188,7 +188,7 @@ class _Lane:
             log.info("the application service %s can be reached again", self._service.id)
         self._failures = 0
         self._position, self._pending = batch.upto, None
-        await self._note(batch.upto, has_to_device=batch.has_to_device)
+        await self._note(batch.upto, batch.since if batch.has_to_device else None)
 
     async def _failed(self, batch: Batch, error: ServiceFailed) -> None:
         if self._pending is None:
@@ -202,11 +202,13 @@ class _Lane:
         with trio.CancelScope() as self._pausing:
             await trio.sleep(max(0.0, pause - FIRST_PAUSE))
 
-    async def _note(self, upto: int, *, has_to_device: bool = False) -> None:
+    async def _note(self, upto: int, since: int | None = None) -> None:
+        """Notes that the service has everything up to there, and the messages to devices after `since` if it is given."""
+
         def work(tx: Transaction) -> None:
             bridges.set_position(tx, self._service.id, upto)
-            if has_to_device:
-                bridges.taken_to_device(tx, self._service.id, upto)
+            if since is not None:
+                bridges.taken_to_device(tx, self._service.id, since, upto)
 
         await self._db.write(work)
         self._noted = upto

@@ -13,11 +13,12 @@ from edgeserver.bridges.registration import any_takes
 from edgeserver.matrix import errors
 from edgeserver.matrix.identifiers import domain_of, is_user_id, user_id
 from edgeserver.store import accounts as account_table
+from edgeserver.store import bridges
 from edgeserver.store import devices as device_table
 from edgeserver.users.requester import Requester
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from edgeserver.bridges.registration import Registration
     from edgeserver.store.database import Database, Transaction
@@ -112,9 +113,13 @@ class Services:
         service = self.get(appservice_id)
         return service is not None and service.has_user(user) and self.exclusive_to(user) in (None, appservice_id)
 
-    def is_bridged(self, user: str) -> bool:
-        """Whether the user id stands for nobody who reads here: unread messages need not be counted."""
-        return self.exclusive_to(user) is not None
+    def readers(self, tx: Transaction, users: Sequence[str]) -> list[str]:
+        """The users without those who stand for nobody that reads here: ghosts that are logged in nowhere."""
+        ghosts = [user for user in users if self.exclusive_to(user) is not None]
+        if not ghosts:
+            return list(users)
+        hidden = set(ghosts) - bridges.with_sessions(tx, ghosts)
+        return [user for user in users if user not in hidden]
 
 
 def _check(tx: Transaction, user: str, device_id: str | None) -> None:

@@ -68,7 +68,7 @@ class Directory:
     async def resolve(self, alias: str, *, ask_others: bool = True) -> tuple[str, list[str]]:
         """The room id of an alias, and servers through which the room can be reached, the likeliest first.
 
-        `ask_others`: False keeps it to our own aliases. Raises M_INVALID_PARAM if that is no alias, M_NOT_FOUND.
+        `ask_others`: False keeps it to our own aliases that are there. Raises M_INVALID_PARAM if that is no alias, M_NOT_FOUND.
         """
         server = domain_of(_checked(alias))
         if server != self._server_name:
@@ -79,7 +79,7 @@ class Directory:
         try:
             return await self._db.read(lambda tx: self._local(tx, alias))
         except errors.NotFound:
-            if self._make_alias is None or not await self._make_alias(alias):
+            if not ask_others or self._make_alias is None or not await self._make_alias(alias):
                 raise
         return await self._db.read(lambda tx: self._local(tx, alias))
 

@@ -8,6 +8,8 @@ from edgeserver.matrix import canonical_json
 from edgeserver.store.receipts import PRIVATE, READ, Receipt
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgeserver.store.database import Transaction
 
 MAX_LISTED: Final = 10_000
@@ -89,12 +91,12 @@ def new_to_device(tx: Transaction, service: str, since: int, upto: int, limit: i
     return [ToDeviceMessage(stream, user, device, canonical_json.decode_exact(message)) for stream, user, device, message in rows]
 
 
-def taken_to_device(tx: Transaction, service: str, upto: int) -> None:
-    """The service has these messages: they wait for their devices no longer."""
+def taken_to_device(tx: Transaction, service: str, since: int, upto: int) -> None:
+    """The service has the messages of (since, upto]: they wait for their devices no longer."""
     tx.execute(
-        "DELETE FROM to_device WHERE stream IN (SELECT t.stream FROM accounts a CROSS JOIN to_device t ON t.user_id = a.user_id"
-        " WHERE a.appservice_id = ? AND t.stream <= ?)",
-        (service, upto),
+        "DELETE FROM to_device WHERE stream IN (SELECT t.stream FROM to_device t CROSS JOIN accounts a ON a.user_id = t.user_id"
+        " WHERE a.appservice_id = ? AND t.stream > ? AND t.stream <= ?)",
+        (service, since, upto),
     )
 
 
@@ -106,6 +108,11 @@ def devices_with_keys(tx: Transaction, service: str) -> list[tuple[str, str]]:
         (service,),
     )
     return [(user_id, device_id) for user_id, device_id in rows]
+
+
+def with_sessions(tx: Transaction, user_ids: Sequence[str]) -> set[str]:
+    """Those of the users who are logged in somewhere."""
+    return {user_id for (user_id,) in tx.all_in("SELECT DISTINCT user_id FROM tokens WHERE user_id IN", user_ids)}
 
 
 # Listed rooms

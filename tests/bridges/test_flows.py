@@ -10,8 +10,14 @@ from urllib.parse import quote
 
 import pytest
 import trio
+import yaml
 
+from edgeserver.bridges import contents, registration
+from edgeserver.bridges.contents import Batch, Ephemera
 from edgeserver.bridges.registration import RegistrationError
+from edgeserver.bridges.services import Service
+from edgeserver.store.database import Transaction
+from tests.asgi import AsgiClient
 from tests.flows.world import BoxInWorld, Person, World, until
 from tests.lab.bridge import Bridge
 
@@ -252,14 +258,19 @@ async def test_one_message_costs_one_note_of_the_position(tmp_path, autojump_clo
         assert a.box.ground.db.commits == commits + 3
 
 
-async def test_nothing_is_counted_as_unread_for_ghosts(tmp_path, autojump_clock):
+async def test_nothing_is_counted_as_unread_for_ghosts_that_are_logged_in_nowhere(tmp_path, autojump_clock):
     async with bridged(tmp_path) as (_, a, bridge, alice):
-        room, _ = await portal(bridge, alice)
+        room, ghost = await portal(bridge, alice)
         bob = await a.person("bob")
         await bob.join(room)
         await alice.say(room, "one")
         rows = await a.box.ground.db.read(lambda tx: tx.all("SELECT user_id FROM unread"))
         assert rows == [(bob.user_id,)]
+        login = {"type": "m.login.application_service", "identifier": {"type": "m.id.user", "user": ghost}}
+        reader = Person(a, ghost, (await bridge.ok("POST", "/login", login))["access_token"])
+        await alice.say(room, "two")
+        joined = (await reader.sync())["rooms"]["join"]
+        assert joined[room]["unread_notifications"]["notification_count"] == 1
 
 
 # Ephemeral data, and what end-to-end encryption needs
@@ -284,6 +295,24 @@ async def test_typing_and_receipts_are_told_with_receive_ephemeral(tmp_path, aut
         receipts = [(event, kind, user) for one in told if one["type"] == "m.receipt"
                     for event, kinds in one["content"].items() for kind, users in kinds.items() for user in users]  # fmt: skip
         assert receipts == [(event_id, "m.read", alice.user_id), (hers, "m.read.private", ghost)]
+
+
+async def test_presence_of_whoever_shares_a_room_is_told(tmp_path, autojump_clock):
+    async with bridged(tmp_path, receive_ephemeral=True) as (_, a, bridge, alice):
+        _, ghost = await portal(bridge, alice)
+        bob = await a.person("bob")
+        await bob.create_room()
+        await trio.sleep(1)
+        service = Service(registration.parse(yaml.safe_dump(bridge.file()).encode()), "a.test")
+        shown = {one: {"presence": "online"} for one in (alice.user_id, bob.user_id, ghost)}
+
+        def read(tx: Transaction) -> Batch:
+            return contents.read(tx, service, tx.position, tx.position, Ephemera({}, shown), 0)
+
+        body = (await a.box.ground.db.read(read)).body
+        assert body is not None
+        assert [one["sender"] for one in body["ephemeral"]] == [alice.user_id, ghost]
+        assert body["ephemeral"][0] == {"type": "m.presence", "sender": alice.user_id, "content": {"presence": "online"}}
 
 
 async def test_an_encrypting_bridge_makes_devices_without_a_password_and_acts_from_them(tmp_path, autojump_clock):
@@ -467,6 +496,30 @@ async def test_a_bridge_that_hangs_keeps_nobody_waiting_for_long(tmp_path, autoj
         began = trio.current_time()
         assert (await alice.request("GET", "/profile/@irc_one:a.test")).status == 404
         assert trio.current_time() - began < 20
+
+
+async def test_of_queries_to_a_bridge_only_so_many_wait(tmp_path, autojump_clock):
+    async with bridged(tmp_path, FAST) as (_, _a, bridge, alice):
+        bridge.hangs = True
+        took: list[float] = []
+
+        async def ask(number: int) -> None:
+            began = trio.current_time()
+            assert (await alice.request("GET", f"/profile/@irc_{number}:a.test")).status == 404
+            took.append(trio.current_time() - began)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(60):
+                nursery.start_soon(ask, number)
+        assert max(took) < 90
+        assert sum(one < 1 for one in took) >= 40
+
+
+async def test_who_is_not_logged_in_has_no_bridge_asked_for_aliases(tmp_path, autojump_clock):
+    async with bridged(tmp_path) as (_, a, bridge, _alice):
+        path = f"/_matrix/client/v3/directory/room/{quote('#irc_one:a.test')}"
+        answer = await AsgiClient(a.box.app).get(path)
+        assert (answer.status, answer.json["errcode"], bridge.asked) == (404, "M_NOT_FOUND", [])
 
 
 PROTOCOL = {
