@@ -13,9 +13,11 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeserver.bridges.interest import Interest
+from edgeserver.bridges.interest import MEMBER, Interest
 from edgeserver.matrix import canonical_json
+from edgeserver.matrix.visibility import membership_of
 from edgeserver.rooms.client_view import Viewer, timeline
+from edgeserver.rooms.membership import stripped_state
 from edgeserver.store import bridges, device_keys, device_lists, events, rooms
 from edgeserver.users.receipts import edu_content
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from edgeserver.bridges.services import Service
     from edgeserver.store.bridges import ToDeviceMessage
     from edgeserver.store.database import Transaction
+    from edgeserver.store.events import StoredEvent
     from edgeserver.store.receipts import Receipt
 
 SCANNED: Final = 500
@@ -67,9 +70,11 @@ def read(tx: Transaction, service: Service, since: int, ceiling: int, ephemera: 
         found = bridges.new_receipts(tx, service.id, since, upto, MAX_RECEIPTS)
         upto = found[-1][0] if len(found) == MAX_RECEIPTS else upto
         receipts = [receipt for _, receipt in found if interest.takes_room(receipt.room)]
-    loaded = [one for one in chosen if (one.stream or 0) <= upto]
+    loaded = [one for stream, one in chosen if stream <= upto]
     messages = [one for one in messages if one.stream <= upto]
     shown = timeline(tx, loaded, Viewer(service.sender, None, now))
+    for stored, event in zip(loaded, shown, strict=True):
+        _tell_of_room(tx, stored, event)
     body: dict[str, Any] = {"events": shown}
     if wants_more:
         ephemeral = _ephemeral(tx, service, interest, receipts, ephemera)
@@ -82,12 +87,15 @@ def read(tx: Transaction, service: Service, since: int, ceiling: int, ephemera: 
     return Batch(since, upto, _id(service, since, upto, ids, body), body if is_news else None, bool(messages))
 
 
-def _events(tx: Transaction, interest: Interest, since: int, ceiling: int) -> tuple[list[events.StoredEvent], int]:
-    """The events for the service, and up to where that is all of them."""
+def _events(tx: Transaction, interest: Interest, since: int, ceiling: int) -> tuple[list[tuple[int, StoredEvent]], int]:
+    """The events for the service with the positions at which they came in, and up to where that is all of them."""
     rows = bridges.new_events(tx, since, ceiling, SCANNED)
     upto = rows[-1].stream if len(rows) == SCANNED else ceiling
-    rows = [row for row in rows if interest.may_concern(row.room)]
-    chosen: list[events.StoredEvent] = []
+    outside = bridges.new_memberships_outside(tx, since, upto, SCANNED)
+    upto = outside[-1].stream if len(outside) == SCANNED else upto
+    rows = [row for row in (*rows, *outside) if row.stream <= upto and interest.may_concern(row.room)]
+    rows.sort(key=lambda row: row.stream)
+    chosen: list[tuple[int, StoredEvent]] = []
     size = 0
     for start in range(0, len(rows), MAX_EVENTS):
         part = rows[start : start + MAX_EVENTS]
@@ -98,8 +106,22 @@ def _events(tx: Transaction, interest: Interest, since: int, ceiling: int) -> tu
             size += row.size
             if len(chosen) == MAX_EVENTS or (size > MAX_BYTES and chosen):
                 return chosen, row.stream - 1
-            chosen.append(loaded[row.number])
+            chosen.append((row.stream, loaded[row.number]))
     return chosen, upto
+
+
+def _tell_of_room(tx: Transaction, stored: StoredEvent, shown: dict[str, Any]) -> None:
+    """An invite or a knock comes with what the room shows of itself, in `unsigned`: the service need not be in the room."""
+    event = stored.event
+    membership = membership_of(event)
+    if event.type != MEMBER or event.state_key is None or membership not in ("invite", "knock"):
+        return
+    now = rooms.membership(tx, event.state_key, stored.room)
+    room = rooms.by_number(tx, stored.room)
+    if now is not None and now.event == stored.number and now.stripped is not None:
+        shown["unsigned"][f"{membership}_room_state"] = now.stripped
+    elif room.snapshot is not None:
+        shown["unsigned"][f"{membership}_room_state"] = stripped_state(tx, room, event.sender)
 
 
 def _put(body: dict[str, Any], key: str, value: Any, unstable: str) -> None:

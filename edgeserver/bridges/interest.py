@@ -48,17 +48,19 @@ class Interest:
         return self.is_named(room) or any(membership == "join" for _, membership, _ in self._of_room(room))
 
     def takes(self, stored: StoredEvent) -> bool:
-        """Whether the event is for the service. It must have a place in the timeline."""
+        """Whether the event is for the service."""
         event = stored.event
         if self.is_named(stored.room):
             return True
         if event.type == MEMBER and event.state_key is not None and self._service.has_user(event.state_key):
             return True
+        if self._service.has_user(event.sender):
+            return True
         stream = stored.stream or 0
-        moved = []
+        moved: list[str] = []
         for user_id, membership, since in self._of_room(stored.room):
             if since > stream:
-                moved.append(user_id)
+                moved.insert(0 if membership == "join" else len(moved), user_id)  # those likelier to have been there go first
             elif membership == "join":
                 return True
         return any(self._was_joined(snapshot, user_id) for user_id in moved for snapshot in {stored.before, stored.after} - {None})

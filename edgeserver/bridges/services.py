@@ -36,6 +36,7 @@ class Service:
         self.sender = user_id(registration.sender_localpart, server_name)
         self._server_name = server_name
         self.has_user: Callable[[str], bool] = lru_cache(REMEMBERED)(self._has_user)
+        self.alone_has_user: Callable[[str], bool] = lru_cache(REMEMBERED)(self._alone_has_user)
 
     def _has_user(self, user: str) -> bool:
         """Whether that is its sender or a user of this server in its namespaces."""
@@ -49,7 +50,7 @@ class Service:
     def has_room(self, room_id: str) -> bool:
         return any_takes(self.registration.rooms, room_id)
 
-    def alone_has_user(self, user: str) -> bool:
+    def _alone_has_user(self, user: str) -> bool:
         """Whether nobody else may have this user id."""
         return user == self.sender or (self.has_user(user) and any_takes(self.registration.users, user, exclusive=True))
 

@@ -33,7 +33,7 @@ def set_position(tx: Transaction, service: str, upto: int, pending: int | None =
 
 
 class NewEvent(NamedTuple):
-    """An event of the timeline that has come in: its number, its room's, its stream position, the bytes of its PDU."""
+    """An event that has come in: its number, its room's, the stream position at which it did, the bytes of its PDU."""
 
     number: int
     room: int
@@ -42,9 +42,19 @@ class NewEvent(NamedTuple):
 
 
 def new_events(tx: Transaction, since: int, upto: int, limit: int) -> list[NewEvent]:
-    """The oldest `limit` events that arrived in (since, upto], in order."""
+    """The oldest `limit` events of timelines that arrived in (since, upto], in order."""
     rows = tx.all(
         "SELECT event, room, stream, length(pdu) FROM events WHERE stream > ? AND stream <= ? ORDER BY stream LIMIT ?",
+        (since, upto, limit),
+    )
+    return [NewEvent(*row) for row in rows]
+
+
+def new_memberships_outside(tx: Transaction, since: int, upto: int, limit: int) -> list[NewEvent]:
+    """The same of member events of this server's users that are in no timeline here: invites to rooms that we are not in, and their end."""
+    rows = tx.all(
+        "SELECT m.event, m.room, m.stream, length(e.pdu) FROM memberships m JOIN events e ON e.event = m.event"
+        " WHERE m.stream > ? AND m.stream <= ? AND m.local = 1 AND e.stream IS NULL ORDER BY m.stream LIMIT ?",
         (since, upto, limit),
     )
     return [NewEvent(*row) for row in rows]

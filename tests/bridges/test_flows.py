@@ -87,9 +87,35 @@ async def test_an_invite_of_a_ghost_is_told_though_it_is_not_in_the_room(tmp_pat
         await alice.say(room, "between")
         await until(lambda: _is(bridge.told()))
         assert [event["state_key"] for event in bridge.told()] == [ghost]
+        shown = bridge.told()[0]["unsigned"]["invite_room_state"]
+        assert {"m.room.create", "m.room.join_rules", "m.room.member"} <= {one["type"] for one in shown}
         await bridge.ok("POST", f"/join/{quote(room)}", as_user=ghost)
         await alice.say(room, "after")
         await heard(bridge, "after")
+
+
+async def test_an_invite_to_a_room_of_another_server_is_told_with_what_the_room_shows_and_so_is_its_end(tmp_path, autojump_clock):
+    async with bridged(tmp_path) as (world, _, bridge, _alice):
+        ghost, other = await bridge.register("irc_bob"), await bridge.register("irc_eve")
+        b = await world.box("b")
+        bob = await b.person("bob")
+        room = await bob.create_room(name="Far hills", preset="public_chat")
+        await bob.invite(room, ghost)
+        await until(lambda: _is(bridge.told()))
+        [invite] = bridge.told()
+        assert (invite["state_key"], invite["room_id"], invite["content"]["membership"]) == (ghost, room, "invite")
+        shown = {one["type"]: one["content"] for one in invite["unsigned"]["invite_room_state"]}
+        assert shown["m.room.name"] == {"name": "Far hills"}
+        await bridge.ok("POST", f"/join/{quote(room)}", as_user=ghost, via="b.test")
+        await bob.say(room, "welcome")
+        await heard(bridge, "welcome")
+        private = await bob.create_room()
+        await bob.invite(private, other)
+        await until(lambda: _is(bridge.told()[-1].get("state_key") == other))
+        await bridge.ok("POST", f"/rooms/{quote(private)}/leave", as_user=other)
+        await until(lambda: _is(bridge.told()[-1]["content"]["membership"] == "leave"))
+        memberships = [event["content"]["membership"] for event in bridge.told() if "state_key" in event]
+        assert memberships == ["invite", "join", "invite", "leave"]
 
 
 async def _is(value: Any) -> bool:
