@@ -59,17 +59,17 @@ class ThirdPartySection:
 
     async def users_of(self, call: Call) -> JsonResponse:
         """GET /thirdparty/user?userid="""
-        user_id = _required(call, "userid")
+        networks, user_id = self._bridged, _required(call, "userid")
         if not is_user_id(user_id):
             raise errors.InvalidParam("userid is not a user id.")
-        return JsonResponse(await self._bridged.users_of(user_id))
+        return JsonResponse(await networks.users_of(user_id))
 
     async def locations_of(self, call: Call) -> JsonResponse:
         """GET /thirdparty/location?alias="""
-        alias = _required(call, "alias")
+        networks, alias = self._bridged, _required(call, "alias")
         if not is_room_alias(alias):
             raise errors.InvalidParam("alias is not a room alias.")
-        return JsonResponse(await self._bridged.locations_of(alias))
+        return JsonResponse(await networks.locations_of(alias))
 
 
 def _required(call: Call, key: str) -> str:
