@@ -72,7 +72,7 @@ class AccessTokens:
         if token is None:
             return None
         if self._appservices is not None:
-            as_user = call.query.get("user_id") or call.query.get("org.matrix.msc3202.user_id")
+            as_user = call.query.get("user_id")
             device_id = call.query.get("device_id") or call.query.get("org.matrix.msc3202.device_id")
             is_registering = call.scope["path"].endswith("/register")
             found = await self._appservices.requester(token, as_user, device_id, registering=is_registering)

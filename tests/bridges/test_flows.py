@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -204,6 +206,74 @@ async def test_after_a_power_cut_a_transaction_that_failed_has_the_same_id_and_n
         assert len({txn_id for txn_id, _ in tried}) == 1
         assert {tuple(event["event_id"] for event in body["events"]) for _, body in tried} == {(tried[0][1]["events"][0]["event_id"],)}
         bridge.status = 200
+        await heard(bridge, "one", "two")
+
+
+async def test_a_transaction_whose_answer_is_lost_is_taken_once(tmp_path, autojump_clock):
+    async with bridged(tmp_path) as (_, a, bridge, alice):
+        room, _ = await portal(bridge, alice)
+        await until(lambda: _is(bridge.told()))
+        bridge.mute = True
+        await alice.say(room, "one")
+        await trio.sleep(200)
+        await alice.say(room, "two")
+        await a.kill()
+        await a.start()
+        await trio.sleep(200)
+        bridge.mute = False
+        await heard(bridge, "one", "two")
+        assert len(bridge.attempts) > len(bridge.transactions)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_fails_and_whenever_every_event_arrives_and_in_order(tmp_path, autojump_clock, seed):
+    chance = random.Random(seed)
+    async with bridged(tmp_path, FAST) as (_, a, bridge, alice):
+        room, _ = await portal(bridge, alice)
+        sent = []
+        for number in range(60):
+            bridge.status, bridge.down, bridge.mute = chance.choice([200, 200, 500]), chance.random() < 0.2, chance.random() < 0.2
+            sent.append(f"line {number}")
+            await alice.say(room, sent[-1])
+            await trio.sleep(chance.choice([0, 0, 0.003, 1, 90]))
+            if chance.random() < 0.1:
+                await chance.choice([a.kill, a.stop])()
+                await a.start()
+        bridge.status, bridge.down, bridge.mute = 200, False, False
+
+        async def all_there() -> bool:
+            return bridge.texts[-1:] == sent[-1:]
+
+        await until(all_there, seconds=2000)
+        told = {event["event_id"]: event for event in bridge.told()}
+        assert [event["content"]["body"] for event in told.values() if event["type"] == "m.room.message"] == sent
+
+
+async def test_large_events_are_sent_in_several_transactions(tmp_path, autojump_clock):
+    async with bridged(tmp_path, FAST) as (_, _, bridge, alice):
+        room, _ = await portal(bridge, alice)
+        bridge.down = True
+        said = [str(number) * 50_000 for number in range(1, 9) for _ in range(3)]
+        for text in said:
+            await alice.say(room, text)
+        bridge.down = False
+        await heard(bridge, *said)
+        sizes = [sum(len(event["content"].get("body", "")) for event in body["events"]) for body in bridge.transactions.values()]
+        assert max(sizes) < 600_000
+
+
+async def test_a_store_that_has_been_put_back_to_an_older_copy_goes_on_from_now(tmp_path, autojump_clock):
+    async with bridged(tmp_path) as (_, a, bridge, alice):
+        room, _ = await portal(bridge, alice)
+        await alice.say(room, "one")
+        await heard(bridge, "one")
+        await a.stop()
+        database = sqlite3.connect(tmp_path / "a" / "data" / "edgeserver.db")
+        database.execute("UPDATE bridge_positions SET position = 1000000000000")
+        database.commit()
+        database.close()
+        await a.start()
+        await alice.say(room, "two")
         await heard(bridge, "one", "two")
 
 
@@ -585,7 +655,7 @@ async def test_third_party_networks_are_told_and_looked_up(tmp_path, autojump_cl
 
 
 async def test_rooms_of_a_network_are_listed_apart(tmp_path, autojump_clock):
-    async with bridged(tmp_path, protocols=["irc"]) as (world, _, bridge, alice):
+    async with bridged(tmp_path, protocols=["irc"]) as (world, a, bridge, alice):
         own = await alice.create_room(visibility="public", preset="public_chat", name="Own")
         theirs = await alice.create_room(preset="public_chat", name="Bridged")
         path = f"/directory/list/appservice/hills/{quote(theirs)}"
@@ -612,6 +682,13 @@ async def test_rooms_of_a_network_are_listed_apart(tmp_path, autojump_clock):
         assert (unknown.status, unknown.json["errcode"]) == (404, "M_NOT_FOUND")
         refused = await alice.request("PUT", path, {"visibility": "public"})
         assert (refused.status, refused.json["errcode"]) == (403, "M_FORBIDDEN")
+        for other in (f"/directory/list/appservice/{'x' * 256}/{quote(theirs)}", "/directory/list/appservice/hills/nonsense"):
+            refused = await bridge.call("PUT", other, {"visibility": "public"})
+            assert (refused.status, refused.json["errcode"]) == (400, "M_INVALID_PARAM")
+        many = [("irc", "hills", f"!{number}:a.test") for number in range(10_000)]
+        await a.box.ground.db.write(lambda tx: tx.executemany("INSERT INTO bridge_rooms VALUES (?, ?, ?)", many))
+        refused = await bridge.call("PUT", path, {"visibility": "public"})
+        assert (refused.status, refused.json["errcode"]) == (400, "M_INVALID_PARAM")
 
 
 PING = "/_matrix/client/v1/appservice/irc/ping"
@@ -632,7 +709,8 @@ async def test_a_ping_says_how_long_it_took_or_what_is_wrong(tmp_path, autojump_
         assert (answer.status, answer.json["errcode"]) == (502, "M_CONNECTION_FAILED")
         other = await bridge.call("POST", "/_matrix/client/v1/appservice/xmpp/ping")
         assert (other.status, other.json["errcode"]) == (403, "M_FORBIDDEN")
-        assert (await bridge.call("POST", PING, {"transaction_id": 7})).json["errcode"] == "M_BAD_JSON"
+        for txn_id in (7, "x" * 256):
+            assert (await bridge.call("POST", PING, {"transaction_id": txn_id})).json["errcode"] == "M_BAD_JSON"
         people = await alice.request("POST", "/../v1/appservice/irc/ping")
         assert people.status in (403, 404)
 

@@ -5,7 +5,8 @@
     a = await world.box("a", bridge.config)
     bridge.box = a
 
-It takes each transaction once, by its id, as the specification wants of it. `down`, `status` and `hangs` make it fail.
+It takes each transaction once, by its id, as the specification wants of it. `down`, `status` and `hangs` make it fail; with
+`mute` its answers are lost.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import trio
 import yaml
 
 from tests.asgi import Answer, AsgiClient
-from transports.exchange import LinkProfile, Request, Response, Unreachable
+from transports.exchange import LinkProfile, Request, Response, TimedOut, Unreachable
 from transports.server import AsgiHandler
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Bridge:
     box: BoxInWorld | None = None
     down: bool = False
     hangs: bool = False
+    mute: bool = False
     status: int = 200
     transactions: dict[str, Json] = field(default_factory=dict)
     attempts: list[tuple[str, Json]] = field(default_factory=list)
@@ -100,9 +102,10 @@ class Bridge:
         if self.down:
             raise Unreachable("connection refused")
         with trio.move_on_after(request.timeout):
-            return await AsgiHandler(self, self.profile)(request, trio.Event())
-        from transports.exchange import TimedOut
-
+            answer = await AsgiHandler(self, self.profile)(request, trio.Event())
+            if self.mute:
+                await trio.sleep_forever()
+            return answer
         raise TimedOut("no answer in time")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from edgeserver.api.endpoint import Call, Route
 
-_OF_THE_CALL = frozenset({"access_token", "user_id", "device_id", "org.matrix.msc3202.user_id", "org.matrix.msc3202.device_id"})
+_OF_THE_CALL = frozenset({"access_token", "user_id", "device_id", "org.matrix.msc3202.device_id"})
 """What a query says of who asks, which is not for the network."""
 
 
