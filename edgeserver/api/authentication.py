@@ -44,16 +44,33 @@ class AppserviceTable(Protocol):
         """The id of the application service that alone may make this alias."""
         ...
 
+    def has_alias(self, appservice_id: str, alias: str) -> bool:
+        """Whether the alias is in one of that application service's namespaces."""
+        ...
+
     def may_have(self, appservice_id: str, user_id: str) -> bool:
         """Whether the user id is that application service's sender or in one of its namespaces."""
         ...
 
 
-def check_alias(appservices: AppserviceTable | None, alias: str, requester: Requester) -> None:
-    """Raises M_EXCLUSIVE for an alias that another application service than the requester alone may have."""
-    owner = None if appservices is None else appservices.alias_exclusive_to(alias)
-    if owner is not None and owner != requester.appservice_id:
+def controls_alias(appservices: AppserviceTable | None, alias: str, requester: Requester) -> bool:
+    """Whether the requester is an application service and the alias in its namespaces, so that it may do with it what it likes.
+
+    Raises M_EXCLUSIVE for an alias that another application service alone may have.
+    """
+    if appservices is None:
+        return False
+    if appservices.alias_exclusive_to(alias) not in (None, requester.appservice_id):
         raise errors.Exclusive("That alias is reserved by an application service.")
+    return requester.appservice_id is not None and appservices.has_alias(requester.appservice_id, alias)
+
+
+def check_new_alias(appservices: AppserviceTable | None, alias: str, requester: Requester) -> bool:
+    """As `controls_alias`. Raises M_EXCLUSIVE for an application service that makes one outside of its namespaces too."""
+    found = controls_alias(appservices, alias, requester)
+    if appservices is not None and requester.appservice_id is not None and not found:
+        raise errors.Exclusive("That alias is not in your namespaces.")
+    return found
 
 
 class AccessTokens:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from base64 import urlsafe_b64encode
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -277,7 +278,8 @@ def rooms(
 
     async def before_invite(target: str) -> None:
         if bridging is not None and await ground.db.read(lambda tx: account_table.account(tx, target)) is None:
-            await bridging.names.user(target)
+            with suppress(errors.MatrixError):  # the invite waits for a service that is away
+                await bridging.names.user(target)
 
     hooks = [count_unread, follow_members, follow_upgrades, follow_guest_access]
     persister = Persister(ground.server_name, ground.wakeups, hooks)

@@ -2,6 +2,7 @@
 POST /ping.
 
 Spec: application service API, "Homeserver -> Application Service API"; each request carries the `hs_token` in its Authorization header.
+"Legacy routes": a service that does not know a path is asked under the older one, and again under the newer one after a while.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BASE: Final = "/_matrix/app/v1"
+LEGACY: Final = {"/transactions/": "", "/users/": "", "/rooms/": "", "/thirdparty/": "/_matrix/app/unstable"}
+LEGACY_SECONDS: Final = 3600.0
+"""So long a service that knows the older path alone is asked under that one at once."""
+ATTEMPTS: Final = 3
+RETRY_PAUSE: Final = 1.0
+"""Of a query that brings no answer at all."""
 TRANSACTION_TIMEOUT: Final = 60.0
 QUERY_TIMEOUT: Final = 15.0
 PING_TIMEOUT: Final = 30.0
@@ -37,7 +44,11 @@ MAX_WAITING: Final = 16
 
 
 class ServiceFailed(Exception):
-    """The service did not answer as it should; the text says why."""
+    """The service did not answer as it should; the text says why. `took_long`: and that took so long that once is enough."""
+
+    def __init__(self, why: str, *, took_long: bool = False) -> None:
+        super().__init__(why)
+        self.took_long = took_long
 
 
 class _BadStatus(MatrixError):
@@ -58,7 +69,8 @@ class ServiceCalls:
     def __init__(self, service: Service, exchange: Exchange | None) -> None:
         self.service = service
         self._exchange = exchange
-        self._base = urlsplit(service.registration.url or "").path.rstrip("/") + BASE
+        self._root = urlsplit(service.registration.url or "").path.rstrip("/")
+        self._legacy_until: dict[str, float] = {}
         self._limit = trio.CapacityLimiter(PARALLEL)
 
     @property
@@ -72,20 +84,22 @@ class ServiceCalls:
             raise ServiceFailed(f"it answers {response.status}")
 
     async def knows_user(self, user_id: str) -> bool:
-        """Whether the service wants this user to be, and has registered it by now. A service that fails does not know it."""
+        """Whether the service wants this user to be, and has registered it by now. Raises `ServiceFailed` if it does not answer."""
         return await self._knows(f"/users/{quote(user_id, safe='')}")
 
     async def knows_alias(self, alias: str) -> bool:
-        """Whether the service wants this alias to be, and has made its room by now. A service that fails does not know it."""
+        """Whether the service wants this alias to be, and has made its room by now. Raises `ServiceFailed` if it does not answer."""
         return await self._knows(f"/rooms/{quote(alias, safe='')}")
 
     async def _knows(self, path: str) -> bool:
-        try:
-            response = await self._query(path)
-        except ServiceFailed as error:
-            log.warning("the application service %s could not be asked for a name: %s", self.service.id, error)
-            return False
-        return response.status == 200
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return (await self._query(path)).status == 200
+            except ServiceFailed as error:
+                if error.took_long or attempt == ATTEMPTS:
+                    raise
+            await trio.sleep(RETRY_PAUSE)
+        raise AssertionError("not reached")
 
     async def third_party(self, path: str, fields: Iterable[tuple[str, str]] = ()) -> Any:
         """The answer of GET /thirdparty/<path>, whatever JSON it is; None if the service knows nothing of it, or fails."""
@@ -112,7 +126,7 @@ class ServiceCalls:
         began = trio.current_time()
         try:
             body = {} if txn_id is None else {"transaction_id": txn_id}
-            response = await self._exchange.exchange(self._made("POST", "/ping", body, PING_TIMEOUT))
+            response = await self._exchange.exchange(self._made("POST", BASE + "/ping", body, PING_TIMEOUT))
         except TimedOut as error:
             raise MatrixError(504, "M_CONNECTION_TIMEOUT", f"The application service did not answer: {error}.") from error
         except ExchangeError as error:
@@ -123,17 +137,31 @@ class ServiceCalls:
 
     async def _query(self, path: str) -> Response:
         if self._limit.statistics().tasks_waiting >= MAX_WAITING:
-            raise ServiceFailed("too many queries wait for it")
+            raise ServiceFailed("too many queries wait for it", took_long=True)
         async with self._limit:
             return await self._request("GET", path, None, timeout=QUERY_TIMEOUT)
 
     async def _request(self, method: str, path: str, body: Mapping[str, Any] | None, *, timeout: float) -> Response:
+        kind = next(prefix for prefix in LEGACY if path.startswith(prefix))
+        older = LEGACY[kind] + path
+        if self._legacy_until.get(kind, 0.0) > trio.current_time():
+            return await self._exchanged(self._made(method, older, body, timeout))
+        response = await self._exchanged(self._made(method, BASE + path, body, timeout))
+        if not _is_unknown_path(response):
+            return response
+        second = await self._exchanged(self._made(method, older, body, timeout))
+        if _is_unknown_path(second):
+            return response
+        self._legacy_until[kind] = trio.current_time() + LEGACY_SECONDS
+        return second
+
+    async def _exchanged(self, request: Request) -> Response:
         if self._exchange is None:
-            raise ServiceFailed("it has no URL")
+            raise ServiceFailed("it has no URL", took_long=True)
         try:
-            return await self._exchange.exchange(self._made(method, path, body, timeout))
+            return await self._exchange.exchange(request)
         except ExchangeError as error:
-            raise ServiceFailed(str(error)) from error
+            raise ServiceFailed(str(error), took_long=isinstance(error, TimedOut)) from error
 
     def _made(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> Request:
         headers: Sequence[tuple[str, str]] = [("Authorization", f"Bearer {self.service.registration.hs_token}")]
@@ -141,5 +169,16 @@ class ServiceCalls:
             headers = [*headers, ("Content-Type", "application/json")]
         encoded = b"" if body is None else canonical_json.encode_loose(body)
         return Request(
-            method, self._base + path, headers=tuple(headers), body=encoded, timeout=timeout, max_response=MAX_RESPONSE
+            method, self._root + path, headers=tuple(headers), body=encoded, timeout=timeout, max_response=MAX_RESPONSE
         )
+
+
+def _is_unknown_path(response: Response) -> bool:
+    """Whether it is the path that the service does not know, and not what is asked for: its answer has no words of its own for that."""
+    if response.status not in (404, 405, 501):
+        return False
+    try:
+        body = canonical_json.decode(response.body)
+    except canonical_json.CanonicalJSONError:
+        return True
+    return not isinstance(body, dict) or body.get("errcode") == "M_UNRECOGNIZED"

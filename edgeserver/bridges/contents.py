@@ -19,6 +19,7 @@ from edgeserver.matrix.visibility import membership_of
 from edgeserver.rooms.client_view import Viewer, timeline
 from edgeserver.rooms.membership import stripped_state
 from edgeserver.store import bridges, device_keys, device_lists, events, rooms
+from edgeserver.store.receipts import READ
 from edgeserver.users.receipts import edu_content
 
 if TYPE_CHECKING:
@@ -67,9 +68,13 @@ def read(tx: Transaction, service: Service, since: int, ceiling: int, ephemera: 
     if wants_more:
         messages = bridges.new_to_device(tx, service.id, since, upto, MAX_TO_DEVICE)
         upto = messages[-1].stream if len(messages) == MAX_TO_DEVICE else upto
-        found = bridges.new_receipts(tx, service.id, since, upto, MAX_RECEIPTS)
+        found = bridges.new_receipts(tx, since, upto, MAX_RECEIPTS)
         upto = found[-1][0] if len(found) == MAX_RECEIPTS else upto
-        receipts = [receipt for _, receipt in found if interest.takes_room(receipt.room)]
+        receipts = [
+            receipt
+            for _, receipt in found
+            if (receipt.type == READ or service.has_user(receipt.user_id)) and interest.takes_room(receipt.room)
+        ]
     loaded = [one for stream, one in chosen if stream <= upto]
     messages = [one for one in messages if one.stream <= upto]
     shown = timeline(tx, loaded, Viewer(service.sender, None, now))

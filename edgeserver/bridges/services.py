@@ -109,6 +109,11 @@ class Services:
         """The id of the service that alone may make this alias."""
         return next((one.id for one in self if one.alone_has_alias(alias)), None)
 
+    def has_alias(self, appservice_id: str, alias: str) -> bool:
+        """Whether the alias is in one of that service's namespaces."""
+        service = self.get(appservice_id)
+        return service is not None and service.has_alias(alias)
+
     def may_have(self, appservice_id: str, user: str) -> bool:
         """Whether the user id is that service's to register: in its namespaces, and in nobody else's exclusive ones."""
         service = self.get(appservice_id)

@@ -91,8 +91,8 @@ class Directory:
         servers = [] if room is None else rooms.servers(tx, room.number)
         return room_id, list(dict.fromkeys([self._server_name, *servers]))[:MAX_SERVERS]
 
-    async def add(self, user_id: str, alias: str, room_id: str) -> None:
-        """Makes an alias of this server for a room that the user is in.
+    async def add(self, user_id: str, alias: str, room_id: str, *, must_be_joined: bool = True) -> None:
+        """Makes an alias of this server for a room that the user is in (unless it is an application service's own to give).
 
         Raises M_INVALID_PARAM (no alias, or another server's), M_FORBIDDEN, 409 M_UNKNOWN (taken).
         """
@@ -100,7 +100,7 @@ class Directory:
             raise errors.InvalidParam("An alias of another server cannot be made here.")
 
         def run(tx: Transaction) -> None:
-            if not _is_joined(tx, rooms.get(tx, room_id), user_id):
+            if must_be_joined and not _is_joined(tx, rooms.get(tx, room_id), user_id):
                 raise errors.Forbidden(f"You are not in the room {room_id}.")
             if rooms.alias_target(tx, alias) is not None:
                 raise errors.Unknown(f"The alias {alias} exists already.", status=409)

@@ -39,6 +39,9 @@ class Bridges:
     def alias_exclusive_to(self, alias: str) -> str | None:
         return None
 
+    def has_alias(self, appservice_id: str, alias: str) -> bool:
+        return False
+
     def may_have(self, appservice_id: str, user_id: str) -> bool:
         return user_id.startswith("@irc_")
 

@@ -582,7 +582,7 @@ async def test_an_unknown_alias_gets_its_room_when_somebody_wants_it(tmp_path, a
         bob = await b.person("bob")
         assert (await bob.ok("GET", f"/directory/room/{quote(two)}"))["room_id"] == made[two]
         bridge.down = True
-        assert (await alice.request("GET", f"/directory/room/{quote('#irc_three:a.test')}")).status == 404
+        assert (await alice.request("GET", f"/directory/room/{quote('#irc_three:a.test')}")).status == 408
         assert (await alice.request("GET", f"/directory/room/{quote('#other:a.test')}")).status == 404
 
 
@@ -590,8 +590,42 @@ async def test_a_bridge_that_hangs_keeps_nobody_waiting_for_long(tmp_path, autoj
     async with bridged(tmp_path) as (_, _, bridge, alice):
         bridge.hangs = True
         began = trio.current_time()
-        assert (await alice.request("GET", "/profile/@irc_one:a.test")).status == 404
+        assert (await alice.request("GET", "/profile/@irc_one:a.test")).status == 408
         assert trio.current_time() - began < 20
+        assert (await alice.request("GET", "/profile/@irc_one:a.test")).status == 408
+        assert trio.current_time() - began < 20
+        await alice.invite(await alice.create_room(), "@irc_two:a.test")
+
+
+async def test_a_bridge_that_is_back_within_moments_is_asked_again(tmp_path, autojump_clock):
+    async with bridged(tmp_path) as (_, _, bridge, alice):
+        async def make(user_id: str) -> bool:
+            await bridge.register("irc_one")
+            return True
+
+        bridge.user, bridge.down = make, True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(alice.ok, "GET", "/profile/@irc_one:a.test")
+            await trio.sleep(1.5)
+            bridge.down = False
+
+
+async def test_a_service_that_knows_the_older_paths_alone_is_served(tmp_path, autojump_clock):
+    async with bridged(tmp_path, protocols=["irc"]) as (_, _, bridge, alice):
+        async def make(user_id: str) -> bool:
+            await bridge.register("irc_one")
+            return True
+
+        bridge.legacy, bridge.user, bridge.third_party = True, make, {"protocol/irc": PROTOCOL}
+        room, _ = await portal(bridge, alice)
+        await alice.say(room, "one")
+        await heard(bridge, "one")
+        await alice.ok("GET", "/profile/@irc_one:a.test")
+        assert list(await alice.ok("GET", "/thirdparty/protocols")) == ["irc"]
+        bridge.legacy = False
+        await trio.sleep(4000)
+        await alice.say(room, "two")
+        await heard(bridge, "one", "two")
 
 
 async def test_of_queries_to_a_bridge_only_so_many_wait(tmp_path, autojump_clock):
@@ -601,7 +635,7 @@ async def test_of_queries_to_a_bridge_only_so_many_wait(tmp_path, autojump_clock
 
         async def ask(number: int) -> None:
             began = trio.current_time()
-            assert (await alice.request("GET", f"/profile/@irc_{number}:a.test")).status == 404
+            assert (await alice.request("GET", f"/profile/@irc_{number}:a.test")).status == 408
             took.append(trio.current_time() - began)
 
         async with trio.open_nursery() as nursery:
@@ -760,6 +794,10 @@ async def test_names_in_exclusive_namespaces_are_nobody_elses(tmp_path, autojump
         await alice.join(theirs["room_id"])
         refused = await alice.request("DELETE", f"/directory/room/{quote('#irc_x:a.test')}")
         assert (refused.status, refused.json["errcode"]) == (400, "M_EXCLUSIVE")
+        refused = await bridge.call("PUT", f"/directory/room/{quote('#x:a.test')}", {"room_id": theirs["room_id"]}, as_user=ghost)
+        assert (refused.status, refused.json["errcode"]) == (400, "M_EXCLUSIVE")
+        await bridge.ok("PUT", f"/directory/room/{quote('#irc_y:a.test')}", {"room_id": room})  # its namespace, whoever is in the room
+        await bridge.ok("DELETE", f"/directory/room/{quote('#irc_x:a.test')}")
         taken = await bridge.call("POST", "/register", {"type": "m.login.application_service", "username": "irc_eve"})
         assert (taken.status, taken.json["errcode"]) == (400, "M_USER_IN_USE")
         outside = await bridge.call("POST", "/register", {"type": "m.login.application_service", "username": "eve"})
@@ -779,7 +817,11 @@ async def test_a_ghost_logs_in_syncs_and_logs_out(tmp_path, autojump_clock):
         human = {**login, "identifier": {"type": "m.id.user", "user": "alice"}}
         refused = await bridge.call("POST", "/login", human)
         assert (refused.status, refused.json["errcode"]) == (400, "M_EXCLUSIVE")
-        assert (await alice.request("POST", "/login", login)).status == 403
+        for path in ("/login", "/register"):
+            refused = await alice.request("POST", path, {**login, "username": "irc_eve"})
+            assert (refused.status, refused.json["errcode"]) == (401, "M_UNKNOWN_TOKEN")
+            nobody = await AsgiClient(a.box.app).post(f"/_matrix/client/v3{path}", login)
+            assert (nobody.status, nobody.json["errcode"]) == (401, "M_MISSING_TOKEN")
         await bridge.ok("POST", "/account/deactivate", {}, as_user=ghost)
         gone = await bridge.call("GET", "/account/whoami", as_user=ghost)
         assert (gone.status, gone.json["errcode"]) == (403, "M_USER_DEACTIVATED")

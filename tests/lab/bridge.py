@@ -6,7 +6,7 @@
     bridge.box = a
 
 It takes each transaction once, by its id, as the specification wants of it. `down`, `status` and `hangs` make it fail; with
-`mute` its answers are lost.
+`mute` its answers are lost; a `legacy` one knows the older paths alone.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Bridge:
     down: bool = False
     hangs: bool = False
     mute: bool = False
+    legacy: bool = False
     status: int = 200
     transactions: dict[str, Json] = field(default_factory=dict)
     attempts: list[tuple[str, Json]] = field(default_factory=list)
@@ -122,6 +123,9 @@ class Bridge:
 
     async def _answer(self, scope: Any, headers: dict[bytes, bytes], body: Json) -> tuple[int, Any]:
         path = scope["path"].removeprefix(BASE)
+        if (path == scope["path"]) is not self.legacy:
+            return 404, {"errcode": "M_UNRECOGNIZED"}
+        path = path.removeprefix("/_matrix/app/unstable")
         query = scope["query_string"].decode()
         if headers.get(b"authorization") != f"Bearer {self.hs_token}".encode():
             return 403, {"errcode": "M_FORBIDDEN"}

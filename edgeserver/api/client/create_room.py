@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from edgeserver.api.authentication import check_alias
+from edgeserver.api.authentication import check_new_alias
 from edgeserver.api.endpoint import endpoint
 from edgeserver.matrix import errors
 from edgeserver.matrix.identifiers import domain_of
@@ -40,7 +40,7 @@ class CreateRoomSection:
         if call.user_id in new.invite:
             raise errors.InvalidParam("You cannot invite yourself.")
         if new.alias is not None:
-            check_alias(self._appservices, new.alias, call.requester)
+            check_new_alias(self._appservices, new.alias, call.requester)
         room_id = await self._creator.create(call.user_id, new)
         await self._invite(call.user_id, room_id, new)
         return {"room_id": room_id}

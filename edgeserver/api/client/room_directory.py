@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgeserver.api.authentication import check_alias
+from edgeserver.api.authentication import check_new_alias, controls_alias
 from edgeserver.api.endpoint import Auth, endpoint
 from edgeserver.matrix import errors, server_names
 from edgeserver.matrix.identifiers import is_room_id
@@ -43,15 +43,16 @@ class RoomDirectorySection:
         room_id = (await call.json()).get("room_id")
         if not is_room_id(room_id):
             raise errors.InvalidParam("room_id is not a room id.")
-        check_alias(self._appservices, call.path["roomAlias"], call.requester)
-        await self._directory.add(call.user_id, call.path["roomAlias"], room_id)
+        alias = call.path["roomAlias"]
+        is_theirs = check_new_alias(self._appservices, alias, call.requester)
+        await self._directory.add(call.user_id, alias, room_id, must_be_joined=not is_theirs)
         return {}
 
     async def remove(self, call: Call) -> dict[str, Any]:
         """DELETE /directory/room/{roomAlias}"""
-        if not call.requester.is_admin:
-            check_alias(self._appservices, call.path["roomAlias"], call.requester)
-        await self._directory.remove(call.user_id, call.path["roomAlias"], is_admin=call.requester.is_admin)
+        alias, is_admin = call.path["roomAlias"], call.requester.is_admin
+        may = is_admin or controls_alias(self._appservices, alias, call.requester)
+        await self._directory.remove(call.user_id, alias, is_admin=may)
         return {}
 
     async def aliases(self, call: Call) -> dict[str, Any]:
