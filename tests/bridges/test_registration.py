@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+import warnings
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgeserver.bridges.patterns import PatternError, compiled, matches
 from edgeserver.bridges.registration import RegistrationError, load, parse
@@ -126,6 +130,15 @@ def test_a_pattern_that_a_stranger_could_keep_the_box_busy_with_is_refused(patte
 )  # fmt: skip
 def test_the_patterns_that_people_write_are_taken(pattern, name):
     assert matches(compiled(pattern), name)
+
+
+@given(st.text(alphabet="ab01^$.*+?{},()[]|\\\\:=!<>#P&~-imsxu \n", max_size=30))
+@settings(max_examples=500, deadline=None)
+def test_whatever_is_written_is_taken_or_refused_in_words(pattern):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `re` warns of what may mean something else one day
+        with contextlib.suppress(PatternError):
+            compiled(pattern)
 
 
 def test_names_longer_than_any_can_be_match_nothing():
