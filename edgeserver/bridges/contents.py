@@ -41,8 +41,9 @@ MAX_TO_DEVICE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Ephemera:
-    """What has no place in the store: who types where (room id → user ids), and presence (user id → content)."""
+    """What has no place in the store: who types where (room id → user ids), and presence (user id → content), at a version of these."""
 
+    version: int = 0
     typing: Mapping[str, Sequence[str]] = field(default_factory=dict)
     presence: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -89,7 +90,7 @@ def read(tx: Transaction, service: Service, since: int, ceiling: int, ephemera: 
         _encryption(tx, service, since, upto, messages, body)
     is_news = bool(shown) or len(body) > 1
     ids = [one.event.event_id for one in loaded]
-    return Batch(since, upto, _id(service, since, upto, ids, body), body if is_news else None, bool(messages))
+    return Batch(since, upto, _id(service, since, upto, ids, body, ephemera), body if is_news else None, bool(messages))
 
 
 def _events(tx: Transaction, interest: Interest, since: int, ceiling: int) -> tuple[list[tuple[int, StoredEvent]], int]:
@@ -203,9 +204,13 @@ def _device_lists(tx: Transaction, users: Sequence[str], since: int, upto: int) 
     return changed, {other for other in gone if not any(device_lists.share_encrypted_room(tx, one, other) for one in users)}
 
 
-def _id(service: Service, since: int, upto: int, event_ids: Sequence[str], body: Mapping[str, Any]) -> str:
-    """The same for the same content, after a restart too; another where the store has been put back to an older copy of itself."""
+def _id(
+    service: Service, since: int, upto: int, event_ids: Sequence[str], body: Mapping[str, Any], ephemera: Ephemera
+) -> str:
+    """The same for the same content, after a restart too; another where the store has been put back to an older copy of itself, and
+    where somebody types again between the same two positions.
+    """
     content: Any = [service.id, since, upto, event_ids, body.get("to_device")]
     if not event_ids and not body.get("to_device"):
-        content.append(body)
+        content += [body, ephemera.version if ephemera.typing or ephemera.presence else None]
     return hashlib.blake2b(canonical_json.encode_loose(content), digest_size=16).hexdigest()

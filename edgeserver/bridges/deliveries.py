@@ -173,7 +173,7 @@ class _Lane:
         if not self._service.registration.receive_ephemeral:
             return Ephemera()
         presence = {} if self._presence is None else self._presence.changed(self._version)
-        return Ephemera(self._typing.changed(self._version), presence)
+        return Ephemera(self._typing.version, self._typing.changed(self._version), presence)
 
     async def _deliver(self, batch: Batch) -> None:
         """Sends a transaction until the service takes it, and notes that it has."""

@@ -37,6 +37,15 @@ async def test_typing_and_receipts_are_told_with_receive_ephemeral(tmp_path, aut
         assert receipts == [(event_id, "m.read", alice.user_id), (hers, "m.read.private", ghost)]
 
 
+async def test_who_types_again_is_told_of_again(tmp_path, autojump_clock):
+    async with bridged(tmp_path, receive_ephemeral=True) as (_, _, bridge, alice):
+        room, _ = await portal(bridge, alice)
+        for _ in range(3):
+            await alice.ok("PUT", f"/rooms/{quote(room)}/typing/{quote(alice.user_id)}", {"typing": True, "timeout": 20000})
+            await trio.sleep(60)
+        assert [one["content"]["user_ids"] for one in bridge.told("ephemeral")] == [[alice.user_id], []] * 3
+
+
 async def test_presence_of_whoever_shares_a_room_is_told(tmp_path, autojump_clock):
     async with bridged(tmp_path, receive_ephemeral=True) as (_, a, bridge, alice):
         _, ghost = await portal(bridge, alice)
@@ -47,7 +56,7 @@ async def test_presence_of_whoever_shares_a_room_is_told(tmp_path, autojump_cloc
         shown = {one: {"presence": "online"} for one in (alice.user_id, bob.user_id, ghost)}
 
         def read(tx: Transaction) -> Batch:
-            return contents.read(tx, service, tx.position, tx.position, Ephemera({}, shown), 0)
+            return contents.read(tx, service, tx.position, tx.position, Ephemera(1, {}, shown), 0)
 
         body = (await a.box.ground.db.read(read)).body
         assert body is not None
