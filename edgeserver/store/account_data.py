@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from edgeserver.matrix import canonical_json, push_rules
+from edgeserver.matrix.identifiers import is_user_id
 
 if TYPE_CHECKING:
     from edgeserver.matrix.push_defaults import Ruleset
@@ -23,6 +24,7 @@ class Item(NamedTuple):
 
 
 PUSH_RULES = "m.push_rules"
+IGNORED_USERS = "m.ignored_user_list"
 
 
 def get(tx: Transaction, user_id: str, room_id: str, kind: str) -> dict[str, Any] | None:
@@ -31,6 +33,13 @@ def get(tx: Transaction, user_id: str, room_id: str, kind: str) -> dict[str, Any
     if room_id == "" and kind == PUSH_RULES:
         return _push_rules(user_id, b"{}" if row is None else row[0])
     return None if row is None else canonical_json.decode_exact(row[0])
+
+
+def ignored_users(tx: Transaction, user_id: str) -> frozenset[str]:
+    """Whose events the user does not want to see. Spec: client-server API, "Ignoring Users"."""
+    content: Any = get(tx, user_id, "", IGNORED_USERS)
+    ignored = content.get("ignored_users") if content else None
+    return frozenset(filter(is_user_id, ignored)) - {user_id} if isinstance(ignored, dict) else frozenset()
 
 
 def ruleset(tx: Transaction, user_id: str) -> Ruleset:

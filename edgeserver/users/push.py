@@ -7,7 +7,7 @@ receipt in the middle of the unread leaves over is counted anew from the events.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.power_levels import PowerLevels
@@ -94,7 +94,7 @@ class PushRules:
             return frozenset()
         known = self._ignored.pop(user_id, None)
         if known is None or known[0] != stream:
-            known = stream, ignored_users(tx, user_id)
+            known = stream, account_data.ignored_users(tx, user_id)
         self._ignored[user_id] = known
         if len(self._ignored) > CACHED:
             self._ignored.popitem(last=False)
@@ -152,13 +152,6 @@ class UnreadCounts:
                 left[at][0] += 1
                 left[at][1] += outcome.highlight
         unread.put(tx, room, user_id, {one: unread.Count(*numbers) for one, numbers in left.items()})
-
-
-def ignored_users(tx: Transaction, user_id: str) -> frozenset[str]:
-    """Whose events the user does not want to see. Spec: client-server API, "Ignoring Users"."""
-    content: Any = account_data.get(tx, user_id, "", "m.ignored_user_list")
-    ignored = content.get("ignored_users") if content else None
-    return frozenset(ignored) - {user_id} if isinstance(ignored, dict) else frozenset()
 
 
 def _named(event: Event) -> set[str]:
