@@ -140,6 +140,17 @@ class Discovery:
 
 
 @dataclass(frozen=True, slots=True)
+class Features:
+    """What is not in the Matrix specification yet."""
+
+    thread_subscriptions: bool = option(
+        False,
+        "People follow threads one by one (MSC4306), as Element X lets them. A thread that somebody has not subscribed to notifies them"
+        " of mentions only, whatever app they use: switch it on when everybody's apps know of it.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Lab:
     """Switches for laboratories; none is for the field."""
 
@@ -159,6 +170,7 @@ class Config:
     discovery: Discovery = field(default_factory=Discovery)
     lab: Lab = field(default_factory=Lab)
     folder: Path = field(default_factory=Path)
+    features: Features = field(default_factory=Features)
 
     @property
     def data(self) -> Path:
@@ -173,6 +185,7 @@ _SECTIONS: Mapping[str, type] = {
     "limits": Limits,
     "federation": Federation,
     "discovery": Discovery,
+    "features": Features,
     "lab": Lab,
 }
 
