@@ -168,9 +168,9 @@ class Config:
     federation: Federation = field(default_factory=Federation)
     links: list[Link] = field(default_factory=list)
     discovery: Discovery = field(default_factory=Discovery)
+    features: Features = field(default_factory=Features)
     lab: Lab = field(default_factory=Lab)
     folder: Path = field(default_factory=Path)
-    features: Features = field(default_factory=Features)
 
     @property
     def data(self) -> Path:

@@ -121,6 +121,12 @@ def by_sender(tx: Transaction, room: int, parent: str, rel_type: str, sender: st
     return [number for (number,) in rows]
 
 
+def has_thread(tx: Transaction, room: int, root: str) -> bool:
+    """Whether any event in the timeline says that it is in this thread; the root itself need not be held."""
+    found = tx.one("SELECT 1 FROM relations WHERE room = ? AND parent = ? AND rel_type = 'm.thread' LIMIT 1", (room, root))
+    return found is not None
+
+
 # Pages
 
 

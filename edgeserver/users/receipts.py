@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from edgeserver import wakeups as topics
 from edgeserver.matrix import errors, identifiers
-from edgeserver.store import events, outbox, rooms
+from edgeserver.store import events, outbox, relations, rooms
 from edgeserver.store import receipts as table
 from edgeserver.store.receipts import MAIN, PRIVATE, READ, UNTHREADED, Receipt
 from edgeserver.users.threads import is_in_thread
@@ -97,7 +97,7 @@ class Receipts:
             thread = UNTHREADED if one.thread_id is None else one.thread_id
             if room is None or not identifiers.is_event_id(one.event_id):
                 continue
-            if thread not in (UNTHREADED, MAIN) and thread not in events.held(tx, [thread]):
+            if thread not in (UNTHREADED, MAIN) and not (relations.has_thread(tx, room.number, thread) or events.held(tx, [thread])):
                 continue
             stored = events.get(tx, one.event_id)
             if stored is not None and stored.room != room.number:
