@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgeserver.matrix.relations import is_replacement, relation_of
 from edgeserver.rooms import related
-from edgeserver.rooms.aggregations import aggregated
+from edgeserver.rooms.aggregations import LOOKED_AT, MAX_REFERENCES, aggregated
 from edgeserver.rooms.placing import Task
 from edgeserver.rooms.related import Paging
 from edgeserver.store import account_data, events, migrations, relations, rooms
@@ -213,3 +213,43 @@ async def test_a_redaction_that_comes_before_the_related_event_leaves_no_relatio
     await two.receiver.receive("one", original)
     assert (await two.get(reaction)).redacted_by == gone
     assert await two.db.read(lambda tx: relations.by_sender(tx, last.room, said, "m.annotation", ALICE)) == []
+
+
+async def test_of_many_references_the_first_are_bundled_and_of_many_edits_the_newest_are_tried(one: House) -> None:
+    room_id = await one.room()
+    said = await one.say(room_id, ALICE, "poll")
+    room = await one.db.read(lambda tx: rooms.get(tx, room_id))
+    assert room is not None
+
+    def answer(tx: Transaction, rel_type: str, **content: Any) -> str:
+        now = rooms.by_number(tx, room.number)
+        content |= {"m.relates_to": {"rel_type": rel_type, "event_id": said}}
+        return one.composer.compose(tx, now, ALICE, "m.room.message", content).event.event_id
+
+    told = await one.db.write(lambda tx: [answer(tx, "m.reference") for _ in range(MAX_REFERENCES + 5)])
+    first = await one.db.write(lambda tx: answer(tx, "m.replace", **{"m.new_content": {}}))
+    await one.db.write(lambda tx: [answer(tx, "m.replace") for _ in range(LOOKED_AT - 1)])
+    stored = await one.get(said)
+    found = (await one.db.read(lambda tx: aggregated(tx, [stored], ALICE)))[stored.number]
+    assert found.references == told[:MAX_REFERENCES]
+    assert found.edit is not None
+    assert found.edit.event.event_id == first
+    await one.db.write(lambda tx: answer(tx, "m.replace"))
+    found = (await one.db.read(lambda tx: aggregated(tx, [stored], ALICE)))[stored.number]
+    assert found.edit is None
+
+
+async def test_a_page_has_so_many_relations_at_most(one: House) -> None:
+    room_id = await one.room()
+    said = await one.say(room_id, ALICE, "said")
+
+    def answer(tx: Transaction) -> None:
+        room = rooms.get(tx, room_id)
+        assert room is not None
+        content = {"m.relates_to": {"rel_type": "m.thread", "event_id": said}}
+        one.composer.compose(tx, room, ALICE, "m.room.message", content)
+
+    await one.db.write(lambda tx: [answer(tx) for _ in range(related.MAX_LIMIT + 1)])
+    page = await one.db.read(lambda tx: related.children(tx, room_id, said, ALICE, Wanted(), Paging(None, None, 10**9)))
+    assert len(page.chunk) == related.MAX_LIMIT
+    assert page.next_batch is not None
