@@ -11,6 +11,7 @@ from edgeserver.api.client import (
     account_data,
     capabilities,
     create_room,
+    dehydrated_devices,
     devices,
     filters,
     key_backup,
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from edgeserver.media.repository import MediaRepository
     from edgeserver.sync.classic import ClassicSync
 
-UNSTABLE_FEATURES = {"org.matrix.msc3916.stable": True, "uk.tcpip.msc4133.stable": True}
+UNSTABLE_FEATURES = {"org.matrix.msc3814": True, "org.matrix.msc3916.stable": True, "uk.tcpip.msc4133.stable": True}
 
 
 def client_routes(
@@ -97,6 +98,7 @@ def client_routes(
         *voip.routes(ground.now_ms),
         *third_party.routes(),
         *keys.routes(users.device_keys, users.device_lists, users.cross_signing, interactive),
+        *dehydrated_devices.routes(users.dehydrated),
         *key_backup.routes(users.key_backup),
         *to_device.routes(users.to_device),
         *create_room.routes(rooms.creator, rooms.memberships, ground.server_name),

@@ -50,11 +50,13 @@ from edgeserver.rooms.timestamps import Timestamps
 from edgeserver.rooms.turns import Turns
 from edgeserver.rooms.upgrade import RoomUpgrader
 from edgeserver.store import accounts as account_table
+from edgeserver.store import dehydrated_devices as dehydrated_table
 from edgeserver.store import profiles as profile_table
 from edgeserver.store import rooms as room_table
 from edgeserver.users.account_data import AccountData
 from edgeserver.users.accounts import Accounts
 from edgeserver.users.cross_signing import CrossSigning
+from edgeserver.users.dehydrated_devices import DehydratedDevices
 from edgeserver.users.device_keys import DeviceKeys
 from edgeserver.users.device_lists import DeviceLists
 from edgeserver.users.devices import Devices
@@ -165,6 +167,7 @@ class Users:
     openid: OpenIdTokens
     device_lists: DeviceLists
     device_keys: DeviceKeys
+    dehydrated: DehydratedDevices
     cross_signing: CrossSigning
     key_backup: KeyBackup
     to_device: ToDevice
@@ -183,7 +186,7 @@ def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, 
     devices = Devices(
         ground.db,
         tokens,
-        on_delete=[device_lists.devices_deleted],
+        on_delete=[device_lists.devices_deleted, dehydrated_table.forget],
         on_rename=[device_lists.devices_renamed],
     )
     accounts = Accounts(
@@ -208,6 +211,7 @@ def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, 
         OpenIdTokens(ground.server_name, ground.now_ms),
         device_lists,
         device_keys,
+        DehydratedDevices(ground.db, devices, device_keys),
         CrossSigning(ground.db, ground.server_name, device_lists, device_keys),
         KeyBackup(ground.db),
         ToDevice(ground.db, ground.server_name, ground.wakeups, ground.now_ms),

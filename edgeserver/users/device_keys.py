@@ -7,6 +7,7 @@ under /user/keys.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -42,6 +43,15 @@ Uploaded = list[tuple[str, str, Any]]
 """(algorithm, key id, key)"""
 
 
+@dataclass(frozen=True, slots=True)
+class UploadedKeys:
+    """The keys of one upload, checked."""
+
+    device_keys: dict[str, Any] | None
+    one_time: Uploaded
+    fallback: Uploaded
+
+
 class DeviceKeys:
     """The keys of devices. `remote` None: this server asks no others."""
 
@@ -69,25 +79,30 @@ class DeviceKeys:
         Raises M_INVALID_PARAM for keys of somebody else, or another key under the id of a one-time key that waits;
         M_BAD_JSON for what is no key.
         """
+        uploaded = self.checked(user_id, device_id, body)
+        return await self._db.write(lambda tx: self.keep(tx, user_id, device_id, uploaded))
+
+    def checked(self, user_id: str, device_id: str, body: Mapping[str, Any]) -> UploadedKeys:
+        """The keys in the body of an upload. Raises as `upload` does."""
         device_keys = _checked_device_keys(body.get("device_keys"), user_id, device_id)
         one_time = _checked_keys(body.get("one_time_keys"), "one_time_keys")
         fallback = _checked_keys(body.get("fallback_keys"), "fallback_keys")
         if len({algorithm for algorithm, _, _ in fallback}) != len(fallback):
             raise errors.InvalidParam("There can be one fallback key of each algorithm.")
+        return UploadedKeys(device_keys, one_time, fallback)
 
-        def work(tx: Transaction) -> dict[str, int]:
-            if device_keys is not None and table.set_device_keys(tx, user_id, device_id, device_keys):
-                self._device_lists.device_changed(tx, user_id, device_id)
-            for algorithm, key_id, key in one_time:
-                _add_one_time_key(tx, user_id, device_id, algorithm, key_id, key)
-            for algorithm, key_id, key in fallback:
-                table.set_fallback_key(tx, user_id, device_id, algorithm, key_id, key)
-            counts = table.one_time_key_counts(tx, user_id, device_id)
-            if one_time and sum(counts.values()) > MAX_ONE_TIME_KEYS:
-                raise errors.TooLarge(f"At most {MAX_ONE_TIME_KEYS} one-time keys may wait for a device.")
-            return counts
-
-        return await self._db.write(work)
+    def keep(self, tx: Transaction, user_id: str, device_id: str, uploaded: UploadedKeys) -> dict[str, int]:
+        """As `upload`, inside the caller's transaction."""
+        if uploaded.device_keys is not None and table.set_device_keys(tx, user_id, device_id, uploaded.device_keys):
+            self._device_lists.device_changed(tx, user_id, device_id)
+        for algorithm, key_id, key in uploaded.one_time:
+            _add_one_time_key(tx, user_id, device_id, algorithm, key_id, key)
+        for algorithm, key_id, key in uploaded.fallback:
+            table.set_fallback_key(tx, user_id, device_id, algorithm, key_id, key)
+        counts = table.one_time_key_counts(tx, user_id, device_id)
+        if uploaded.one_time and sum(counts.values()) > MAX_ONE_TIME_KEYS:
+            raise errors.TooLarge(f"At most {MAX_ONE_TIME_KEYS} one-time keys may wait for a device.")
+        return counts
 
     # Query
 

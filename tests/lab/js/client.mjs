@@ -5,8 +5,11 @@ import readline from "node:readline";
 
 for (const level of ["log", "debug", "info", "trace"]) console[level] = (...words) => console.warn(...words);
 const sdk = await import("matrix-js-sdk");
+const { callbacks, encryptionCalls } = await import("./encryption.mjs");
+const { sectionCalls } = await import("./sections.mjs");
 
 const ENCRYPTION = { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } };
+const lab = { client: null, recovery: null };
 let client = null;
 let base = "";
 
@@ -36,13 +39,14 @@ async function until(what, find, within) {
 }
 
 async function begin(answer) {
-  client = sdk.createClient({
+  client = lab.client = sdk.createClient({
     baseUrl: base, userId: answer.user_id, deviceId: answer.device_id, accessToken: answer.access_token,
+    cryptoCallbacks: callbacks(lab), verificationMethods: ["m.sas.v1"],
   });
   await client.initRustCrypto({ useIndexedDB: false });
   let ready = false;
   client.on("sync", (state) => { ready ||= state === "PREPARED" || state === "SYNCING"; });
-  await client.startClient({ initialSyncLimit: 50 });
+  await client.startClient({ initialSyncLimit: 50, threadSupport: true });
   await until("the first sync", () => ready, 60);
   await until("the keys", async () => (await client.getCrypto().getOwnDeviceKeys()).ed25519, 30);
   return { user_id: answer.user_id, device_id: answer.device_id, access_token: answer.access_token };
@@ -136,6 +140,9 @@ const calls = {
   },
 
   async http({ method, path, body }) { return http(method, path, body); },
+
+  ...encryptionCalls(lab, until),
+  ...sectionCalls(lab, until),
 };
 
 const lines = readline.createInterface({ input: process.stdin });
