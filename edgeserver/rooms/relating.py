@@ -6,7 +6,7 @@ not refused for it; aggregations leave it out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.matrix import errors
 from edgeserver.matrix.relations import ANNOTATION, THREAD, may_root_thread, relation_of
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from edgeserver.matrix.relations import Relation
     from edgeserver.store.database import Transaction
+
+
+COMPARED: Final = 200
+"""So many annotations of one event by one user, the newest, are looked at for the same one."""
 
 
 def check(tx: Transaction, room: int, sender: str, event_type: str, content: Mapping[str, Any]) -> None:
@@ -33,7 +37,7 @@ def check(tx: Transaction, room: int, sender: str, event_type: str, content: Map
 
 
 def _check_annotation(tx: Transaction, room: int, sender: str, event_type: str, relation: Relation) -> None:
-    numbers = relations.by_sender(tx, room, relation.event_id, ANNOTATION, sender)
+    numbers = relations.by_sender(tx, room, relation.event_id, ANNOTATION, sender, COMPARED)
     for stored in events.many_by_number(tx, numbers).values():
         if stored.event.type == event_type and relation_of(stored.event.content) == relation:
             raise errors.DuplicateAnnotation

@@ -113,10 +113,11 @@ def references(
     return {parent: orjson.loads(numbers) for parent, numbers in rows}
 
 
-def by_sender(tx: Transaction, room: int, parent: str, rel_type: str, sender: str) -> list[int]:
-    """The numbers of a user's events that relate to the event in this way."""
+def by_sender(tx: Transaction, room: int, parent: str, rel_type: str, sender: str, limit: int) -> list[int]:
+    """The numbers of a user's last `limit` events that relate to the event in this way."""
     rows = tx.all(
-        "SELECT event FROM relations WHERE room = ? AND parent = ? AND rel_type = ? AND sender = ?", (room, parent, rel_type, sender)
+        "SELECT event FROM relations WHERE room = ? AND parent = ? AND rel_type = ? AND sender = ? ORDER BY depth DESC, tie DESC LIMIT ?",
+        (room, parent, rel_type, sender, limit),
     )
     return [number for (number,) in rows]
 

@@ -212,7 +212,7 @@ async def test_a_redaction_that_comes_before_the_related_event_leaves_no_relatio
     await two.placer.place(Task(1, (await one.get(gone)).event, before=last.after))
     await two.receiver.receive("one", original)
     assert (await two.get(reaction)).redacted_by == gone
-    assert await two.db.read(lambda tx: relations.by_sender(tx, last.room, said, "m.annotation", ALICE)) == []
+    assert await two.db.read(lambda tx: relations.by_sender(tx, last.room, said, "m.annotation", ALICE, 10)) == []
 
 
 async def test_of_many_references_the_first_are_bundled_and_of_many_edits_the_newest_are_tried(one: House) -> None:
