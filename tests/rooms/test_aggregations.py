@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeserver.matrix.relations import is_replacement, relation_of
-from edgeserver.rooms import related
+from edgeserver.matrix.verdicts import Accepted, Rejected, SoftFailed
+from edgeserver.rooms import completing, related
 from edgeserver.rooms.aggregations import LOOKED_AT, MAX_REFERENCES, aggregated
 from edgeserver.rooms.placing import Task
 from edgeserver.rooms.related import Paging
@@ -253,3 +254,32 @@ async def test_a_page_has_so_many_relations_at_most(one: House) -> None:
     page = await one.db.read(lambda tx: related.children(tx, room_id, said, ALICE, Wanted(), Paging(None, None, 10**9)))
     assert len(page.chunk) == related.MAX_LIMIT
     assert page.next_batch is not None
+
+
+async def test_an_event_that_proves_to_be_forbidden_takes_its_relation_with_it_and_brings_it_back(one: House) -> None:
+    room_id = await one.room()
+    said = await one.say(room_id, ALICE, "said")
+    content = {"m.relates_to": {"rel_type": "m.thread", "event_id": said}}
+    reply = await one.get(await one.composer.send(room_id, ALICE, "m.room.message", content))
+    assert reply.before is not None
+    for verdict, count in ((Rejected("it was by nobody"), 0), (Accepted(), 1)):
+        again = await one.get(reply.event.event_id)
+        settled = completing._Settled(reply.before, verdict)
+        await one.db.write(lambda tx, again=again, settled=settled: completing._place_again(tx, again, settled))
+        assert len(await one.db.read(lambda tx: relations.by_sender(tx, reply.room, said, "m.thread", ALICE, 10))) == count
+
+
+async def test_soft_failed_events_relate_to_nothing(one: House, two: House) -> None:
+    room_id = await one.room()
+    await two.memberships.join(CAROL, room_id, ["one"])
+    await one.tell(two, *(await one.heads(room_id)))
+    said = await one.say(room_id, ALICE, "said")
+    await one.tell(two, said)
+    # Banned by the one server, not yet by her own
+    content = {"m.relates_to": {"rel_type": "m.thread", "event_id": said}}
+    late = await two.composer.send(room_id, CAROL, "m.room.message", content)
+    await one.memberships.ban(ALICE, room_id, CAROL)
+    (verdict,) = await two.tell(one, late)
+    assert isinstance(verdict, SoftFailed)
+    stored = await one.get(said)
+    assert await one.db.read(lambda tx: aggregated(tx, [stored], ALICE)) == {}
