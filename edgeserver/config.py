@@ -90,6 +90,17 @@ class Accounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Features:
+    """What is not in the Matrix specification yet."""
+
+    thread_subscriptions: bool = option(
+        False,
+        "People follow threads one by one (MSC4306), as Element X lets them. A thread that somebody has not subscribed to notifies them"
+        " of mentions only, whatever app they use: switch it on when everybody's apps know of it.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds."""
 
@@ -140,17 +151,6 @@ class Discovery:
 
 
 @dataclass(frozen=True, slots=True)
-class Features:
-    """What is not in the Matrix specification yet."""
-
-    thread_subscriptions: bool = option(
-        False,
-        "People follow threads one by one (MSC4306), as Element X lets them. A thread that somebody has not subscribed to notifies them"
-        " of mentions only, whatever app they use: switch it on when everybody's apps know of it.",
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class Lab:
     """Switches for laboratories; none is for the field."""
 
@@ -164,11 +164,11 @@ class Config:
     server: Server = field(default_factory=Server)
     http: Http = field(default_factory=Http)
     accounts: Accounts = field(default_factory=Accounts)
+    features: Features = field(default_factory=Features)
     limits: Limits = field(default_factory=Limits)
     federation: Federation = field(default_factory=Federation)
     links: list[Link] = field(default_factory=list)
     discovery: Discovery = field(default_factory=Discovery)
-    features: Features = field(default_factory=Features)
     lab: Lab = field(default_factory=Lab)
     folder: Path = field(default_factory=Path)
 
@@ -182,10 +182,10 @@ _SECTIONS: Mapping[str, type] = {
     "server": Server,
     "http": Http,
     "accounts": Accounts,
+    "features": Features,
     "limits": Limits,
     "federation": Federation,
     "discovery": Discovery,
-    "features": Features,
     "lab": Lab,
 }
 
