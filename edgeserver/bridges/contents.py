@@ -78,7 +78,7 @@ def read(tx: Transaction, service: Service, since: int, ceiling: int, ephemera: 
         ]
     loaded = [one for stream, one in chosen if stream <= upto]
     messages = [one for one in messages if one.stream <= upto]
-    shown = timeline(tx, loaded, Viewer(service.sender, None, now))
+    shown = timeline(tx, loaded, Viewer(service.sender, None, now), bundled=False)
     for stored, event in zip(loaded, shown, strict=True):
         _tell_of_room(tx, stored, event)
     body: dict[str, Any] = {"events": shown}

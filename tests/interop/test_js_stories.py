@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 import pytest
 import trio
+from PIL import Image
 
 from tests.interop.boxes import PASSWORD, local_box, register, troubles
 from tests.lab import jssdk
@@ -86,3 +89,67 @@ async def test_what_was_sent_while_nobody_was_logged_in_is_read_by_way_of_a_dehy
                 read = await new.wait_event(room, sent)
                 assert (read["content"]["body"], read["decrypted"]) == ("The boat is at the second pier", True)
         assert troubles(box) == []
+
+
+async def test_threads_edits_reactions_spaces_search_and_media_are_as_element_shows_them(tmp_path: Path) -> None:
+    with local_box(tmp_path / "box") as box:
+        register(box, "erin")
+        register(box, "frank")
+        with JsClient(tmp_path, box.url, name="erin") as erin, JsClient(tmp_path, box.url, name="frank") as frank:
+            await erin.login("erin", PASSWORD)
+            other = await frank.login("frank", PASSWORD)
+            room = await erin.create_room(name="Harbour", invite=[other["user_id"]])
+            await frank.wait_invite(room)
+            await frank.join(room)
+            await _threads(erin, frank, room)
+            await _edits(erin, frank, room)
+            await _spaces(erin, frank, room)
+            await _media(erin, frank)
+        assert troubles(box) == []
+
+
+async def _threads(erin: JsClient, frank: JsClient, room: str) -> None:
+    root = await erin.send(room, "Who repairs the mast?")
+    await frank.wait_event(room, root)
+    for text in ("I can on Tuesday", "and I have the ladder"):
+        relation = {"rel_type": "m.thread", "event_id": root, "is_falling_back": True, "m.in_reply_to": {"event_id": root}}
+        await frank.send_event(room, "m.room.message", {"msgtype": "m.text", "body": text, "m.relates_to": relation})
+    shown = await erin.do("thread", room_id=room, root=root)
+    assert shown == {"length": 2, "texts": ["I can on Tuesday", "and I have the ladder"]}
+    assert await frank.do("threads", room_id=room) == [root]
+    assert len(await erin.do("relations", room_id=room, event_id=root, rel_type="m.thread")) == 2
+
+
+async def _edits(erin: JsClient, frank: JsClient, room: str) -> None:
+    sent = await erin.send(room, "We sail at six")
+    await frank.wait_event(room, sent)
+    content = {"msgtype": "m.text", "body": "* We sail at seven", "m.new_content": {"msgtype": "m.text", "body": "We sail at seven"}}
+    relation = {"rel_type": "m.replace", "event_id": sent}
+    await erin.send_event(room, "m.room.message", {**content, "m.relates_to": relation})
+    await frank.do("wait_edited", room_id=room, event_id=sent, body="We sail at seven", within=30)
+    key = {"rel_type": "m.annotation", "event_id": sent, "key": "⛵"}
+    reaction = await frank.send_event(room, "m.reaction", {"m.relates_to": key})
+    assert await erin.do("relations", room_id=room, event_id=sent, rel_type="m.annotation") == [reaction]
+    await frank.do("redact", room_id=room, event_id=reaction)
+    assert await erin.do("relations", room_id=room, event_id=sent, rel_type="m.annotation") == []
+    found = await frank.do("search", term="mast")
+    assert found["count"] == 1
+    assert (await frank.do("search", term="seven"))["ids"] != []
+
+
+async def _spaces(erin: JsClient, frank: JsClient, room: str) -> None:
+    space = await erin.create_room(name="Port", creation_content={"type": "m.space"}, preset="public_chat")
+    path = f"{V3}/rooms/{space}/state/m.space.child/{room}"
+    assert (await erin.http("PUT", path, {"via": ["box.test"]}))["status"] == 200
+    assert await erin.do("hierarchy", room_id=space) == [space, room]
+    assert await frank.do("hierarchy", room_id=space) == [space, room]
+
+
+async def _media(erin: JsClient, frank: JsClient) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (1200, 900), "navy").save(picture, "PNG")
+    data = base64.b64encode(picture.getvalue()).decode()
+    uri = await erin.do("upload", name="harbour.png", type="image/png", data=data)
+    assert await frank.do("download", uri=uri) == {"status": 200, "type": "image/png", "data": data}
+    small = await frank.do("download", uri=uri, width=320, height=240)
+    assert Image.open(io.BytesIO(base64.b64decode(small["data"]))).size == (320, 240)
