@@ -55,6 +55,23 @@ async def test_names_in_exclusive_namespaces_are_nobody_elses(tmp_path, autojump
         assert (outside.status, outside.json["errcode"]) == (400, "M_EXCLUSIVE")
 
 
+async def test_memberships_are_dated_and_named_by_the_state_endpoint(tmp_path, autojump_clock):
+    async with bridged(tmp_path) as (_, _, bridge, alice):
+        ghost = await bridge.register("irc_bob")
+        room = await alice.create_room(preset="public_chat")
+        path = f"/rooms/{quote(room)}/state/m.room.member/{quote(ghost)}"
+        await bridge.ok("PUT", path, {"membership": "join", "displayname": "Bob here", "org.x": 1}, as_user=ghost, ts="1000")
+        other = f"/rooms/{quote(room)}/state/m.room.member/{quote('@irc_eve:a.test')}"
+        await bridge.ok("PUT", other, {"membership": "invite", "reason": "long ago"}, as_user=ghost, ts="2000")
+        state = {event["state_key"]: event for event in await alice.ok("GET", f"/rooms/{quote(room)}/state")}
+        joined, invited = state[ghost], state["@irc_eve:a.test"]
+        assert (joined["origin_server_ts"], joined["content"]["displayname"], joined["content"]["org.x"]) == (1000, "Bob here", 1)
+        assert (invited["origin_server_ts"], invited["content"]["reason"]) == (2000, "long ago")
+        for ts in ("-1", "x", "9" * 17):
+            refused = await bridge.call("PUT", path, {"membership": "join"}, as_user=ghost, ts=ts)
+            assert (refused.status, refused.json["errcode"]) == (400, "M_INVALID_PARAM")
+
+
 async def test_a_ghost_logs_in_syncs_and_logs_out(tmp_path, autojump_clock):
     async with bridged(tmp_path) as (_, a, bridge, alice):
         room, ghost = await portal(bridge, alice)
