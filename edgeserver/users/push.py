@@ -17,14 +17,12 @@ from edgeserver.store import account_data, events, receipts, state, unread
 from edgeserver.users.threads import thread_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from edgeserver.matrix.event import Event
     from edgeserver.matrix.push_evaluation import Outcome
     from edgeserver.rooms.persist import PersistedEvent
     from edgeserver.store.database import Transaction
-
-    Listener = Callable[[Transaction, PersistedEvent, Mapping[str, Outcome]], None]
 
 CACHED: Final = 256
 """Users whose own rules are kept compiled."""
@@ -102,12 +100,17 @@ class PushRules:
 
 
 class UnreadCounts:
-    """Keeps the unread counts. `persisted` is a hook of the persister; `listeners` (push gateways) hear of what notifies."""
+    """Keeps the unread counts. `persisted` is a hook of the persister.
 
-    def __init__(self, server_name: str, listeners: Sequence[Listener] = ()) -> None:
+    Whoever tells people elsewhere (push gateways) listens: `on_notify(tx, users)` is called with whom an event notifies,
+    `on_read(tx, user_id)` when a receipt has changed what is unread, both inside the transaction.
+    """
+
+    def __init__(self, server_name: str) -> None:
         self._server_name = server_name
         self._rules = PushRules()
-        self._listeners = listeners
+        self.on_notify: list[Callable[[Transaction, Collection[str]], None]] = []
+        self.on_read: list[Callable[[Transaction, str], None]] = []
 
     def persisted(self, tx: Transaction, written: PersistedEvent) -> None:
         """Counts a new event for the local members of its room whom it notifies."""
@@ -127,8 +130,14 @@ class UnreadCounts:
         notified = [(user_id, one.highlight) for user_id, one in outcomes.items() if one.notify and user_id != invited]
         if notified:
             unread.add(tx, room, thread_of(tx, event), notified)
-        for listener in self._listeners:
-            listener(tx, written, outcomes)
+        notified_users = [user_id for user_id, one in outcomes.items() if one.notify]
+        if notified_users:
+            self.told(tx, notified_users)
+
+    def told(self, tx: Transaction, users: Collection[str]) -> None:
+        """Something notifies these users: an event, or an invite to a room that we are not in."""
+        for listener in self.on_notify:
+            listener(tx, users)
 
     def read(self, tx: Transaction, room: int, user_id: str, thread: str) -> None:
         """A receipt of the user has moved on, in this thread or ('') in all: counts anew what it leaves unread."""
@@ -152,6 +161,8 @@ class UnreadCounts:
                 left[at][0] += 1
                 left[at][1] += outcome.highlight
         unread.put(tx, room, user_id, {one: unread.Count(*numbers) for one, numbers in left.items()})
+        for listener in self.on_read:
+            listener(tx, user_id)
 
 
 def ignored_users(tx: Transaction, user_id: str) -> frozenset[str]:

@@ -116,7 +116,8 @@ async def test_pushers(client: AsgiClient) -> None:
         "device_display_name": "Phone", "data": {"url": url},
     }  # fmt: skip
     assert (await client.post(f"{V3}/pushers/set", pusher)).json == {}
-    assert (await client.get(f"{V3}/pushers")).json == {"pushers": [pusher]}
+    shown = {"org.matrix.msc3881.enabled": True, "org.matrix.msc3881.device_id": "DEVICE"}
+    assert (await client.get(f"{V3}/pushers")).json == {"pushers": [{**pusher, **shown}]}
     assert (await client.post(f"{V3}/pushers/set", {"app_id": "app", "pushkey": "key"})).status == 400
     assert (await client.post(f"{V3}/pushers/set", {"kind": None, "app_id": "app", "pushkey": "key"})).json == {}
     assert (await client.get(f"{V3}/pushers")).json == {"pushers": []}

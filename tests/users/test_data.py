@@ -186,7 +186,8 @@ async def test_a_pusher_belongs_to_one_user_unless_it_is_appended_and_goes_with_
     assert len(await place.pushers.list(ALICE)) == 1
     await place.pushers.set("@bob:test", "TABLET", pusher(lang="de"), append=False)
     assert await place.pushers.list(ALICE) == []
-    assert await place.pushers.list("@bob:test") == [pusher(lang="de")]
+    shown = {"org.matrix.msc3881.enabled": True, "org.matrix.msc3881.device_id": "TABLET"}
+    assert await place.pushers.list("@bob:test") == [{**pusher(lang="de"), **shown}]
     await place.devices.delete("@bob:test", ["TABLET"])
     assert await place.pushers.list("@bob:test") == []
 
@@ -196,6 +197,8 @@ async def test_a_pusher_belongs_to_one_user_unless_it_is_appended_and_goes_with_
     [
         {"kind": "email"}, {"app_id": "x" * 65}, {"data": {}}, {"data": {"url": "https://push.example/other"}},
         {"data": {"url": "ftp://push.example/_matrix/push/v1/notify"}}, {"lang": 1}, {"data": {"url": "http://[::1"}},
+        {"data": {"url": "https://push.example:99999/_matrix/push/v1/notify"}}, {"org.matrix.msc3881.enabled": "yes"},
+        {"data": {"url": "https://me@push.example/_matrix/push/v1/notify"}}, {"data": {"url": "https://püsh.example/_matrix/push/v1/notify"}},
     ],
 )  # fmt: skip
 async def test_pushers_that_cannot_be(place: Place, changes: dict[str, Any]) -> None:
