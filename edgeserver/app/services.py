@@ -264,7 +264,7 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
     remote_state = RemoteState(ground.db, out.source, outliers)
     receiver = Receiver(ground.db, placer, out.source, out.keyring, remote_state, policy)
     importer = Importer(ground.db, persister, outliers, ground.wakeups)
-    importer.invited = lambda tx, user_id: users.unread.told(tx, [user_id])
+    importer.invited = lambda tx, stream, user_id: users.unread.notified(tx, stream, [user_id])
     remote = RemoteRooms(
         ground.db,
         out.calls,

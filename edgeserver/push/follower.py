@@ -90,12 +90,12 @@ class PushFollower:
 
     # What happens elsewhere; hooks run inside its transaction
 
-    def notified(self, tx: Transaction, users: Collection[str]) -> None:
-        """An event that is being written notifies these users."""
+    def notified(self, tx: Transaction, stream: int, users: Collection[str]) -> None:
+        """An event that is being written, at this position, notifies these users."""
         self._note_in(tx)
         concerned = [user_id for user_id in users if user_id in self._lanes]
         if concerned:
-            tx.on_commit(lambda: self._stir(concerned))
+            tx.on_commit(lambda: self._stir(stream, concerned))
 
     def read(self, tx: Transaction, user_id: str) -> None:
         """The user has read something."""
@@ -159,9 +159,11 @@ class PushFollower:
             if self._unnoted.get(key) == position:
                 del self._unnoted[key]
 
-    def _stir(self, users: Collection[str]) -> None:
+    def _stir(self, stream: int, users: Collection[str]) -> None:
         for user_id in users:
             for lane in self._lanes.get(user_id, {}).values():
+                if not lane.behind and not lane.is_open:
+                    self._advance(lane, stream - 1)  # what came before did not notify then, whatever the rules say now
                 lane.behind = True
                 if not lane.failing:
                     lane.wake.set()
@@ -220,6 +222,14 @@ class PushFollower:
         if not lane.behind:
             await self._wait(lane, BADGE_PAUSE)
         lane.behind = False
+        try:
+            await self._look(lane)
+        except BaseException:  # the box stops, say
+            lane.behind = True
+            raise
+
+    async def _look(self, lane: _Lane) -> None:
+        """Reads what there is to tell, and tells it."""
         newest_only = lane.failing > 0 or lane.fresh
         found = await self._db.read(lambda tx: unsent(tx, lane.key, lane.position, newest_only=newest_only))
         if found is None:

@@ -102,14 +102,14 @@ class PushRules:
 class UnreadCounts:
     """Keeps the unread counts. `persisted` is a hook of the persister.
 
-    Whoever tells people elsewhere (push gateways) listens: `on_notify(tx, users)` is called with whom an event notifies,
-    `on_read(tx, user_id)` when a receipt has changed what is unread, both inside the transaction.
+    Whoever tells people elsewhere (push gateways) listens: `on_notify(tx, stream, users)` is called with the position of an event and
+    whom it notifies, `on_read(tx, user_id)` when a receipt has changed what is unread, both inside the transaction.
     """
 
     def __init__(self, server_name: str) -> None:
         self._server_name = server_name
         self._rules = PushRules()
-        self.on_notify: list[Callable[[Transaction, Collection[str]], None]] = []
+        self.on_notify: list[Callable[[Transaction, int, Collection[str]], None]] = []
         self.on_read: list[Callable[[Transaction, str], None]] = []
 
     def persisted(self, tx: Transaction, written: PersistedEvent) -> None:
@@ -131,13 +131,13 @@ class UnreadCounts:
         if notified:
             unread.add(tx, room, thread_of(tx, event), notified)
         notified_users = [user_id for user_id, one in outcomes.items() if one.notify]
-        if notified_users:
-            self.told(tx, notified_users)
+        if notified_users and written.stream is not None:
+            self.notified(tx, written.stream, notified_users)
 
-    def told(self, tx: Transaction, users: Collection[str]) -> None:
-        """Something notifies these users: an event, or an invite to a room that we are not in."""
+    def notified(self, tx: Transaction, stream: int, users: Collection[str]) -> None:
+        """Something at this position notifies these users: an event, or an invite to a room that we are not in."""
         for listener in self.on_notify:
-            listener(tx, users)
+            listener(tx, stream, users)
 
     def read(self, tx: Transaction, room: int, user_id: str, thread: str) -> None:
         """A receipt of the user has moved on, in this thread or ('') in all: counts anew what it leaves unread."""
