@@ -81,8 +81,8 @@ def topic_of(name: str) -> str:
 
 
 def looks_like_topics(names: str) -> bool:
-    """Whether a path's first segment might be topics at all, or belongs to something else that is not served."""
-    return all(_ANY_TOPIC.fullmatch(name) for name in names.split(","))
+    """Whether a path's first segment might be topics at all, or belongs to something else (`_matrix`) that is not served."""
+    return all(_ANY_TOPIC.fullmatch(name) and not name.startswith("_") for name in names.split(","))
 
 
 def topics_of(names: str) -> list[str]:

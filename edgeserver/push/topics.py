@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 KEPT_SECONDS: Final = 48 * 3600
 KEPT_OF_TOPIC: Final = 50
+KEPT_OF_SUBJECT_SECONDS: Final = 600
+"""Of one room what is no more than this older than its newest: who was out of reach for minutes misses nothing, who was away for a day
+is not told five hundred times.
+"""
 KEPT_MESSAGES: Final = 2000
 """Of 4 KiB at most each: 8 MB, and usually far less."""
 MAX_TOPICS: Final = 1000
@@ -94,7 +98,7 @@ class Topics:
         return message
 
     async def hand_over(self, topic: str, said: dict[str, Any], subject: str | None) -> None:
-        """As `publish`, to be written with the next `flush`; of messages about the same subject the newest alone is kept."""
+        """As `publish`, to be written with the next `flush`; of messages about the same subject the newest are kept."""
         _, kept = await self._message(topic, said, subject)
         self._unwritten.append(kept)
         self._hand_out(kept)
@@ -116,7 +120,7 @@ class Topics:
         self._unwritten = [one for one in self._unwritten if one.number not in done]
 
     def _write(self, tx: Transaction, messages: Sequence[Kept]) -> None:
-        table.add(tx, messages, most=KEPT_OF_TOPIC)
+        table.add(tx, messages, most=KEPT_OF_TOPIC, fresh=KEPT_OF_SUBJECT_SECONDS)
         table.trim(tx, self._now(), KEPT_MESSAGES)
 
     async def _message(self, topic: str, said: dict[str, Any], subject: str | None) -> tuple[dict[str, Any], Kept]:

@@ -19,7 +19,7 @@ class Topic(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """One message. A newer one about the same `subject` (None: about nothing else) takes its place; `expires` in s."""
+    """One message. A newer one about the same `subject` (None: about nothing else) takes its place after a while; `expires` in s."""
 
     number: int
     topic: str
@@ -48,12 +48,15 @@ def newest_number(tx: Transaction) -> int:
     return int(row[0]) if row else 0
 
 
-def add(tx: Transaction, messages: Iterable[Kept], *, most: int) -> None:
-    """Keeps them, oldest first; a topic keeps its newest `most`."""
+def add(tx: Transaction, messages: Iterable[Kept], *, most: int, fresh: int) -> None:
+    """Keeps them, oldest first. A topic keeps its newest `most`, of one subject what is not `fresh` s older than the newest."""
     names = set()
     for one in messages:
         if one.subject is not None:
-            tx.execute("DELETE FROM topic_messages WHERE topic = ? AND subject = ?", (one.topic, one.subject))
+            tx.execute(
+                "DELETE FROM topic_messages WHERE topic = ? AND subject = ? AND expires < ?",
+                (one.topic, one.subject, one.expires - fresh),
+            )
         tx.execute("INSERT OR REPLACE INTO topic_messages (message, topic, subject, expires, body) VALUES (?, ?, ?, ?, ?)", one)
         names.add(one.topic)
     for name in names:

@@ -14,7 +14,7 @@ CREATE TABLE topics (
 CREATE TABLE topic_messages (
     message     INTEGER PRIMARY KEY,                       -- grows; what clients know as its id is this number in base 62
     topic       TEXT NOT NULL,
-    subject     TEXT,                                      -- a newer message about the same replaces it; NULL: about nothing else
+    subject     TEXT,                                      -- a newer message about the same replaces it in time; NULL: about nothing else
     expires     INTEGER NOT NULL,                          -- s
     body        BLOB NOT NULL                              -- JSON, as subscribers get it
 );
