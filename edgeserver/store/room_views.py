@@ -61,6 +61,14 @@ def recent_events(tx: Transaction, user_id: str, before: int, limit: int, *, aft
     return [(stream, number) for stream, number in rows]
 
 
+def looked_at_from(tx: Transaction, before: int) -> int | None:
+    """The position before which `recent_events` has not looked; None if nothing is there."""
+    row = tx.one(
+        "SELECT stream FROM events WHERE stream > 0 AND stream < ? ORDER BY stream DESC LIMIT 1 OFFSET ?", (before, RECENT)
+    )
+    return row[0] + 1 if row else None
+
+
 def invites(tx: Transaction, user_id: str, after: int) -> list[tuple[int, int, bytes | None]]:
     """Rooms that the user has been invited to since the position and has not answered for: (stream, event, stripped state)."""
     rows = tx.all(

@@ -55,7 +55,7 @@ def _page(
             found.append(_notification(tx, stored, outcome, floors[stored.room]))
             if len(found) == limit:
                 return found, stream
-    return found, recent[-1][0] if len(recent) == MAX_SCANNED else None
+    return found, recent[-1][0] if len(recent) == MAX_SCANNED else room_views.looked_at_from(tx, before)
 
 
 def outcome_for(tx: Transaction, rules: PushRules, stored: StoredEvent, user_id: str) -> Outcome | None:
