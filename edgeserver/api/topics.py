@@ -28,6 +28,7 @@ from edgeserver.push.topic_message import (
     Parameters,
     Since,
     id_of,
+    is_unifiedpush,
     looks_like_topics,
     published,
     since_of,
@@ -215,6 +216,8 @@ class TopicSection:
             await call.discard()
             raise TopicError(*topic_errors.TOO_LARGE) from error
         said = published(body, parameters)
+        if is_unifiedpush(parameters) and not self._topics.is_known(topic):
+            raise TopicError(*topic_errors.FORSAKEN)  # which tells an application server to stop
         return await self._topics.publish(topic, said, keep=parameters.switch(True, "cache"))
 
     async def about(self, call: Call) -> dict[str, Any]:

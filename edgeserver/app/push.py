@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -50,9 +51,10 @@ class OwnNames:
 
     def __init__(self, config: Config, server_name: str) -> None:
         self._configured = {origin_of(url, "[push] unifiedpush_urls") for url in config.push.unifiedpush_urls}
-        public = urlsplit(config.http.public_url)
-        if public.scheme in _PORTS and public.hostname:
-            self._configured.add((public.scheme, public.hostname, public.port or _PORTS[public.scheme]))
+        with suppress(ValueError):
+            public = urlsplit(config.http.public_url)
+            if public.scheme in _PORTS and public.hostname:
+                self._configured.add((public.scheme, public.hostname, public.port or _PORTS[public.scheme]))
         listening = [*config.http.client, *config.http.tls, *config.http.federation]
         self._ports = {host_and_port(address, "[http]")[1] for address in listening if not address.startswith("unix:")}
         key = server_names.key_of(server_name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from edgeserver.push import topic_errors as errors
@@ -26,6 +27,8 @@ _TOPIC: Final = re.compile(r"up[-_A-Za-z0-9]{12,62}")
 _ANY_TOPIC: Final = re.compile(r"[-_A-Za-z0-9]{1,64}")
 _ID: Final = re.compile(r"[A-Za-z0-9]{12}")
 _DURATION: Final = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,8})s)?")
+_HTTP_PRIORITY: Final = re.compile(r"u=\d\b.*")
+"""RFC 9218: browsers and proxies add a header of that name, which means something else."""
 _DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _PRIORITIES: Final = {"1": 1, "min": 1, "2": 2, "low": 2, "3": 3, "default": 3, "4": 4, "high": 4, "5": 5, "max": 5, "urgent": 5}
 _REFUSED: Final = (
@@ -58,10 +61,10 @@ class Parameters:
     def text(self, *names: str) -> str:
         """Raises `TopicError` for one that is too long."""
         for name in names:
-            value = self._headers.get(f"x-{name}") or (self._headers.get(name) if len(name) > 2 else None)
-            value = value or self._query.get(name) or self._query.get(f"x-{name}")
+            header = self._headers.get(f"x-{name}") or (self._headers.get(name) if len(name) > 2 else None)
+            value = _header_text(header) if header else self._query.get(name) or self._query.get(f"x-{name}")
             if value:
-                if len(value.encode()) > MAX_PARAMETER:
+                if len(value.encode(errors="replace")) > MAX_PARAMETER:
                     raise TopicError(*errors.TOO_LARGE)
                 return value.strip()
         return ""
@@ -69,6 +72,19 @@ class Parameters:
     def switch(self, default: bool, *names: str) -> bool:
         value = self.text(*names).lower()
         return default if not value else value in ("1", "yes", "true")
+
+
+def _header_text(value: str) -> str:
+    """A header's value, which HTTP reads as Latin-1, as what people put into it: UTF-8, or words encoded by RFC 2047."""
+    with suppress(UnicodeError):
+        value = value.encode("latin-1").decode()
+    if "=?" in value:
+        from email.errors import HeaderParseError
+        from email.header import decode_header, make_header
+
+        with suppress(UnicodeError, LookupError, HeaderParseError):
+            value = str(make_header(decode_header(value)))
+    return value
 
 
 def topic_of(name: str) -> str:
@@ -104,7 +120,7 @@ def published(body: bytes, parameters: Parameters) -> dict[str, Any]:
     if title := parameters.text("title", "t"):
         said["title"] = title
     priority = parameters.text("priority", "prio", "p").lower()
-    if priority:
+    if priority and not _HTTP_PRIORITY.fullmatch(priority):
         if priority not in _PRIORITIES:
             raise TopicError(*errors.PRIORITY)
         said["priority"] = _PRIORITIES[priority]
@@ -121,15 +137,19 @@ def published(body: bytes, parameters: Parameters) -> dict[str, Any]:
     return said
 
 
+def is_unifiedpush(parameters: Parameters) -> bool:
+    """Whether what is published is for an app, as it is, and not for a person's eyes."""
+    return parameters.switch(False, "unifiedpush", "up") or parameters.text("content-encoding") == "aes128gcm"
+
+
 def _body(body: bytes, parameters: Parameters) -> dict[str, Any]:
-    is_unifiedpush = parameters.switch(False, "unifiedpush", "up") or parameters.text("content-encoding") == "aes128gcm"
     try:
         text = body.decode()
     except UnicodeDecodeError:
-        if not is_unifiedpush:
+        if not is_unifiedpush(parameters):
             raise TopicError(*errors.NOT_UTF8) from None
         return {"message": base64.b64encode(body).decode(), "encoding": "base64"}
-    if is_unifiedpush:
+    if is_unifiedpush(parameters):
         return {"message": text}
     return {"message": text.strip() or parameters.text("message", "m").replace("\\n", "\n") or "triggered"}
 

@@ -37,7 +37,7 @@ KEPT_MESSAGES: Final = 2000
 """Of 4 KiB at most each: 8 MB, and usually far less."""
 MAX_TOPICS: Final = 1000
 MAX_SUBSCRIPTIONS: Final = 300
-MAX_SUBSCRIPTIONS_OF_ADDRESS: Final = 60
+MAX_SUBSCRIPTIONS_OF_ADDRESS: Final = 100
 UNREAD: Final = 100
 """So many messages are held for a subscriber that does not take them; then it is let go, and comes back for what it has missed."""
 UNUSED_SECONDS: Final = 12 * 3600

@@ -73,6 +73,11 @@ async def test_headers_are_parameters_too_and_a_message_may_be_one(rig: Rig) -> 
     expected = ("T", 5, "https://x.test", "https://x.test/i.png", "text/markdown")
     assert tuple(answer.json[key] for key in ("title", "priority", "click", "icon", "content_type")) == expected
     assert (await rig.client.request("PUT", f"/{TOPIC}", body=b"")).json["message"] == "triggered"
+    # A browser's own Priority header (RFC 9218) is none of ours; titles come in UTF-8 or as RFC 2047 has it.
+    for title in ("Fl\u00fct", "=?UTF-8?B?RmzDvHQ=?="):
+        headers = {"Priority": "u=1, i", "Title": title}
+        answer = (await rig.client.request("PUT", f"/{TOPIC}", body=b"x", headers=headers)).json
+        assert (answer["title"], "priority" in answer) == ("Fl\u00fct", False)
 
 
 async def test_since_is_an_id_a_time_a_duration_or_a_word(rig: Rig) -> None:
@@ -91,6 +96,14 @@ async def test_unifiedpush_takes_any_bytes_and_leaves_them_as_they_are(rig: Rig)
     assert answer.json["message"] == " as it is "
     answer = await rig.client.request("POST", f"/{TOPIC}", body=b"\xff", headers={"Content-Encoding": "aes128gcm"})
     assert answer.json["encoding"] == "base64"
+
+
+async def test_application_servers_are_told_to_stop_when_nobody_has_listened_for_long(rig: Rig) -> None:
+    assert (await rig.client.request("POST", f"/{TOPIC}?up=1", body=b"x")).status == 200
+    rig.topics._topics[TOPIC] = rig.topics._topics[TOPIC]._replace(created_at=0)
+    assert await rig.refusal("POST", f"/{TOPIC}?up=1", body=b"x") == (404, 40401)
+    assert (await rig.client.get(f"/{TOPIC}/json?poll=1")).status == 200
+    assert (await rig.client.request("POST", f"/{TOPIC}?up=1", body=b"x")).status == 200
 
 
 async def test_other_forms_and_what_the_app_asks(rig: Rig) -> None:

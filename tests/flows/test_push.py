@@ -296,6 +296,21 @@ async def test_a_box_that_loses_power_repeats_one_at_most_and_loses_nothing(tmp_
         assert t.gateway.events() == told
 
 
+async def test_telling_a_gateway_costs_the_disk_no_commit_of_its_own(tmp_path, autojump_clock):
+    async with town(tmp_path) as t:
+        await t.alice.say(t.room, "first")
+        await trio.sleep(70)
+        db = t.box.box.ground.db
+        before = db.commits
+        for number in range(20):
+            await t.alice.say(t.room, str(number))
+            await trio.sleep(2)
+        assert len(t.gateway.told) == 21
+        assert db.commits - before == 20
+        await trio.sleep(120)
+        assert db.commits - before == 21
+
+
 async def test_power_is_lost_while_the_gateway_is_away(tmp_path, autojump_clock):
     async with town(tmp_path) as t:
         t.world.internet.unplug("push.example")
