@@ -222,9 +222,9 @@ class TopicSection:
 
     async def about(self, call: Call) -> dict[str, Any]:
         """GET /{topic}?up=1; there is no page to show for a topic"""
-        topic_of(call.path["topic"])
         if not Parameters(call.headers, call.query).switch(False, "unifiedpush", "up"):
             raise Unrecognized
+        topic_of(call.path["topic"])
         return {"unifiedpush": {"version": 1}}
 
     async def auth(self, call: Call) -> dict[str, Any]:

@@ -115,7 +115,8 @@ async def test_other_forms_and_what_the_app_asks(rig: Rig) -> None:
     assert (await rig.client.get("/v1/health")).json == {"healthy": True}
     assert (await rig.client.get(f"/{TOPIC}/auth")).json == {"success": True}
     assert (await rig.client.get(f"/{TOPIC}?up=1")).json == {"unifiedpush": {"version": 1}}
-    assert (await rig.client.get(f"/{TOPIC}")).json["errcode"] == "M_UNRECOGNIZED"
+    for path in (f"/{TOPIC}", "/element", "/x"):
+        assert (await rig.client.get(path)).json["errcode"] == "M_UNRECOGNIZED"
     assert (await rig.client.request("HEAD", f"/{TOPIC}/json")).status == 200
 
 
@@ -126,6 +127,7 @@ async def test_other_forms_and_what_the_app_asks(rig: Rig) -> None:
         ("PUT", "/upShort", {}, 40301),
         ("GET", f"/{TOPIC},alerts/json?poll=1", {}, 40301),
         ("GET", "/alerts/auth", {}, 40301),
+        ("GET", "/alerts?up=1", {}, 40301),
         ("GET", "/" + ",".join(f"{TOPIC}{n}" for n in range(31)) + "/json?poll=1", {}, 42903),
         ("PUT", f"/{TOPIC}", {"body": b"x" * (MAX_MESSAGE + 1)}, 41301),
         ("PUT", f"/{TOPIC}", {"body": b"x" * (MAX_MESSAGE * 9)}, 41301),
