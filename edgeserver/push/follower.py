@@ -53,7 +53,7 @@ STORE_PAUSE: Final = 30.0
 @dataclass(slots=True, eq=False)
 class _Lane:
     """One pusher. `unread` is the count that its gateway knows, None if that is not known; `behind`: something may lie beyond `position`;
-    `failing` counts tries in a row, the first of them at `failing_since`; `fresh`: nothing was told since the start.
+    `failing` counts tries in a row, the first of them at `failing_since`; `fresh`: nothing was told since the box has started.
     """
 
     key: PusherKey
@@ -61,6 +61,7 @@ class _Lane:
     behind: bool = True
     badge: bool = False
     fresh: bool = True
+    warned: bool = False
     unread: int | None = None
     failing: int = 0
     failing_since: float = 0.0
@@ -181,7 +182,7 @@ class PushFollower:
             self._forget(key)
             return
         if held is None:
-            held = self._lanes.setdefault(key.user_id, {}).setdefault(key, _Lane(key, pusher.position))
+            held = self._lanes.setdefault(key.user_id, {}).setdefault(key, _Lane(key, pusher.position, fresh=False))
         else:
             held.failing = 0  # it may have another gateway now
             held.wake.set()
@@ -238,7 +239,8 @@ class PushFollower:
         try:
             failed = await self._tell(lane, found)
         except NotAllowed as error:
-            log.log(logging.WARNING if lane.fresh else logging.DEBUG, "a push gateway of %s is not called: %s", lane.key.user_id, error)
+            log.log(logging.DEBUG if lane.warned else logging.WARNING, "a push gateway of %s is not called: %s", lane.key.user_id, error)
+            lane.warned = True
             self._advance(lane, found.upto)
             lane.badge = lane.fresh = False
             return

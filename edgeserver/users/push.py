@@ -7,6 +7,7 @@ receipt in the middle of the unread leaves over is counted anew from the events.
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.matrix.identifiers import domain_of
@@ -33,8 +34,9 @@ _FAR: Final = 2**62
 _PERSONAL = (".m.rule.invite_for_me", ".m.rule.is_user_mention")
 
 
+@cache
 def _shared_rules() -> CompiledRules:
-    """The default rules without those that are about one user: the same for all who are not named by the event."""
+    """The default rules without those that are about one user: the same for all who are not named by the event. Never changed."""
     ruleset = default_ruleset("")
     ruleset["override"] = [rule for rule in ruleset["override"] if rule["rule_id"] not in _PERSONAL]
     return CompiledRules(ruleset, "")

@@ -104,7 +104,10 @@ async def test_what_waits_for_a_phone_survives_the_box(tmp_path):
     async with lan(tmp_path) as net:
         await net.set_pusher(net.endpoint)
         said = await net.alice.say(net.room, "hello")
-        await trio.sleep(0.2)
+        topics = net.box.push.topics
+        assert topics is not None
+        while not topics._unwritten:
+            await trio.sleep(0.02)
         token = net.bob._token
     async with lan_again(tmp_path) as (url, _):
         status, messages = await ask("GET", f"{url}/{TOPIC}/json?poll=1")
