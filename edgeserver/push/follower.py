@@ -8,9 +8,9 @@ A gateway that does not answer, or answers with anything but 200, is tried again
 that), and at once when the way to the internet returns. What there is to tell is read anew each time, then only the newest of each
 room. After a day it is given up: what happened until then is not told, and what happens next is tried.
 
-Positions are in memory, and on disk a little later: with the next event that notifies somebody here, in that event's transaction; a
-minute after the last notification; or at the end. A box that loses power tells once again what it had told since, the newest of each
-room, and loses nothing. Whatever must be on disk before the positions are (`keep`) is written with them.
+Positions are in memory, and on disk a little later: if they are few, with the next event that notifies somebody here, in that event's
+transaction; else within a minute of a notification; or at the end. A box that loses power tells once again what it had told since, the
+newest of each room, and loses nothing. Whatever must be on disk before the positions are (`keep`) is written with them.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ GIVE_UP: Final = 24 * 3600.0
 BADGE_PAUSE: Final = 5.0
 """So long after a person has read something the count is told: reading goes on, and a message that comes meanwhile carries it."""
 NOTE_PAUSE: Final = 60.0
+NOTED_WITH_EVENT: Final = 8
+"""So many positions lie on a page or two, which are written along; those of a crowd wait for the minute to end."""
 STORE_PAUSE: Final = 30.0
 
 
@@ -93,7 +95,8 @@ class PushFollower:
 
     def notified(self, tx: Transaction, stream: int, users: Collection[str]) -> None:
         """An event that is being written, at this position, notifies these users."""
-        self._note_in(tx)
+        if len(self._unnoted) <= NOTED_WITH_EVENT:
+            self._note_in(tx)
         concerned = [user_id for user_id in users if user_id in self._lanes]
         if concerned:
             tx.on_commit(lambda: self._stir(stream, concerned))

@@ -11,7 +11,8 @@ from urllib.parse import quote
 import pytest
 import trio
 
-from edgeserver.push.follower import GIVE_UP
+from edgeserver.push.follower import GIVE_UP, NOTED_WITH_EVENT
+from edgeserver.store import pushers
 from tests.flows.world import BoxInWorld, Person, World
 from tests.push.gateway import Gateway, pusher
 
@@ -309,6 +310,27 @@ async def test_telling_a_gateway_costs_the_disk_no_commit_of_its_own(tmp_path, a
         assert db.commits - before == 20
         await trio.sleep(120)
         assert db.commits - before == 21
+
+
+async def test_of_a_crowd_the_positions_are_noted_once_a_minute(tmp_path, autojump_clock):
+    async with town(tmp_path) as t:
+        for number in range(NOTED_WITH_EVENT):
+            await t.set_pusher(pushkey=f"phone {number}")
+        await trio.sleep(70)
+        db = t.box.box.ground.db
+        before = db.commits
+        for number in range(10):
+            await t.alice.say(t.room, str(number))
+            await trio.sleep(2)
+        positions = await db.read(pushers.active)
+        await trio.sleep(120)
+        assert len(t.gateway.told) == 10 * (NOTED_WITH_EVENT + 1)
+        assert db.commits - before == 11
+        assert dict(positions) != dict(await db.read(pushers.active))
+        await t.box.kill()
+        await t.box.start()
+        await trio.sleep(60)
+        assert len(t.gateway.told) == 10 * (NOTED_WITH_EVENT + 1)
 
 
 async def test_power_is_lost_while_the_gateway_is_away(tmp_path, autojump_clock):
