@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 PATH: Final = "/_matrix/push/v1/notify"
 AT_ONCE: Final = 8
+LOOKUP_SECONDS: Final = 10.0
 _PORTS: Final = {"http": 80, "https": 443}
 _HEADERS: Final = (("Content-Type", "application/json"), ("User-Agent", "edgeserver"))
 
@@ -127,12 +128,19 @@ async def push_services(config: Config, ground: Ground, users: Users, post: Post
 
 class PushGateways:
     """`push.gateways.Gateways`. `box` is this box's own gateway (None: switched off), `post` the way to the internet (None: not used),
-    `pool` carries requests to configured gateways.
+    `pool` carries requests to configured gateways; `lookup(host)` finds addresses as the machine's own resolver does.
     """
 
     def __init__(
-        self, config: Config, own: OwnNames, box: UnifiedPush | None, post: Post | None, pool: HttpPool
+        self,
+        config: Config,
+        own: OwnNames,
+        box: UnifiedPush | None,
+        post: Post | None,
+        pool: HttpPool,
+        lookup: Callable[[str], Awaitable[Collection[str]]] | None = None,
     ) -> None:
+        self._lookup = lookup or system_addresses
         self._own = own
         self._box = box
         self._post = post if config.push.internet_gateways else None
@@ -152,13 +160,20 @@ class PushGateways:
         async with self._limit:
             if (scheme, host, port) in self._private:
                 return await self._to_private(request, scheme, host, port)
-            if self._own.has_port(port) and any(is_of_this_machine(address) for address in await _addresses(host)):
-                return await self._in_process(body, parts.netloc)  # a name that the network's router has given this machine, say
+            if self._own.has_port(port) and await self._is_here(host, scheme):
+                return await self._in_process(body, parts.netloc)
             if scheme != "https":
                 raise NotAllowed(f"{url} is not an https URL, and not one of [push] private_gateways")
             if self._post is None:
                 raise NotAllowed(f"{host} is on the internet, which this box does not use for this")
             return await self._post(request, host, port)
+
+    async def _is_here(self, host: str, scheme: str) -> bool:
+        """Whether the name is one that the network's router, say, has given this machine."""
+        found = await self._lookup(host)
+        if not found and scheme != "https":
+            raise Unreachable(f"{host} has no address")  # now: whoever gives the names may be away
+        return any(is_of_this_machine(address) for address in found)
 
     async def _in_process(self, body: bytes, authority: str) -> Response:
         if self._box is None:
@@ -173,7 +188,7 @@ class PushGateways:
     async def _to_private(self, request: Request, scheme: str, host: str, port: int) -> Response:
         from transports.http import Plaintext, Route, VerifiedName
 
-        addresses = await _addresses(host)
+        addresses = await self._lookup(host)
         if not addresses:
             raise Unreachable(f"{host} has no address")
         tls = VerifiedName(host) if scheme == "https" else Plaintext()
@@ -204,13 +219,12 @@ def exchange_post(exchange: Exchange) -> Post:
     return post
 
 
-async def _addresses(host: str) -> Collection[str]:
-    """By the machine's own resolver, which knows the names of the local network."""
-    try:
+async def system_addresses(host: str) -> Collection[str]:
+    """By the machine's own resolver, which knows the names of the local network; nothing if it takes too long."""
+    with suppress(OSError, UnicodeError), trio.move_on_after(LOOKUP_SECONDS):
         found = await trio.socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return []
-    return list(dict.fromkeys(str(one[4][0]) for one in found))
+        return list(dict.fromkeys(str(one[4][0]) for one in found))
+    return []
 
 
 def _authority(host: str, port: int, scheme: str) -> str:

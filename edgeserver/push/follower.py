@@ -179,8 +179,12 @@ class PushFollower:
             self._open(lane)
 
     async def _take_up(self, key: PusherKey) -> None:
+        try:
+            pusher = await self._db.read(lambda tx: pushers.get(tx, key))
+        except StoreError as error:
+            log.error("a pusher of %s is taken up at the next start: %s", key.user_id, error)
+            return
         held = self._lanes.get(key.user_id, {}).get(key)
-        pusher = await self._db.read(lambda tx: pushers.get(tx, key))
         if pusher is None or not pusher.enabled:
             self._forget(key)
             return
@@ -209,13 +213,13 @@ class PushFollower:
     async def _serve(self, lane: _Lane) -> None:
         try:
             while (lane.behind or lane.badge) and self._is_kept(lane):
-                await self._serve_once(lane)
-        except StoreError as error:
-            log.error("a pusher of %s cannot be served: %s", lane.key.user_id, error)
-            await trio.sleep(STORE_PAUSE)
-        except Exception:  # one pusher's trouble is not the others'
+                try:
+                    await self._serve_once(lane)
+                except StoreError as error:
+                    log.error("a pusher of %s cannot be served: %s", lane.key.user_id, error)
+                    await trio.sleep(STORE_PAUSE)
+        except Exception:  # one pusher's trouble is not the others'; it is tried again when there is more to tell
             log.exception("serving a pusher of %s failed", lane.key.user_id)
-            await trio.sleep(STORE_PAUSE)
         finally:
             lane.is_open = False
 

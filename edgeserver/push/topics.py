@@ -34,7 +34,7 @@ KEPT_OF_SUBJECT_SECONDS: Final = 600
 is not told five hundred times.
 """
 KEPT_MESSAGES: Final = 2000
-"""Of 4 KiB at most each: 8 MB, and usually far less."""
+"""Of 10 kB at the very most with all parameters, and usually of half a kB: a few MB."""
 MAX_TOPICS: Final = 1000
 MAX_SUBSCRIPTIONS: Final = 300
 MAX_SUBSCRIPTIONS_OF_ADDRESS: Final = 100

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -48,13 +50,21 @@ class Pool:
 
 
 class Rig:
+    """`lan` are the names that the machine's own resolver knows."""
+
+    lan: Mapping[str, list[str]] = MappingProxyType({"edge.router": ["127.0.0.1"], "other.router": ["192.168.1.9"]})
+
+    async def lookup(self, host: str) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return self.lan.get(host, [host] if host[:1].isdigit() else [])
+
     def __init__(self, text: str = "", *, box: UnifiedPush | None = None, internet: bool = True) -> None:
         self.pool: Any = Pool()
         self.is_up = True
         config = parse(LISTENING + text)
         post = web_post(InternetWeb(FakeDns(NAMES), self.pool), lambda: self.is_up) if internet else None
         self.own = OwnNames(config, "box.test")
-        self.gateways = PushGateways(config, self.own, box, post, self.pool)
+        self.gateways = PushGateways(config, self.own, box, post, self.pool, self.lookup)
 
     async def notify(self, url: str, body: bytes = b"{}") -> Response:
         return await self.gateways.notify(url, body)
@@ -147,6 +157,7 @@ async def test_the_boxs_own_gateway_is_told_in_the_process(tmp_path: Path) -> No
         topics = Topics(db, lambda: 1_790_000_000_000)
         text = 'public_url = "https://chat.example"\n[push]\nunifiedpush_urls = ["http://192.168.7.7:8008"]\n'
         origins = ("http://127.0.0.1:8008", "http://box.test", f"http://{machine}.local:8008", "https://chat.example", "http://192.168.7.7:8008")
+        origins = (*origins, "http://edge.router:8008")
         rig = Rig(text)
         rig = Rig(text, box=UnifiedPush(topics, rig.own))
         for origin in origins:
@@ -156,6 +167,16 @@ async def test_the_boxs_own_gateway_is_told_in_the_process(tmp_path: Path) -> No
         assert rig.pool.taken == []
         with pytest.raises(NotAllowed, match="no push gateway"):
             await Rig(text).notify(f"http://127.0.0.1:8008{PATH}")
+
+
+async def test_a_name_of_the_local_network_is_this_box_or_is_not_called_and_one_that_nobody_knows_now_is_tried_again() -> None:
+    rig = Rig()
+    with pytest.raises(NotAllowed, match="https"):
+        await rig.notify(f"http://other.router:8008{PATH}")
+    with pytest.raises(Unreachable) as away:
+        await rig.notify(f"http://nobody.router:8008{PATH}")
+    assert not isinstance(away.value, NotAllowed)
+    assert rig.pool.taken == []
 
 
 @pytest.mark.parametrize("origin", ["http://127.0.0.1:8009", "http://box.test:9", "https://chat.example:8443", "http://x:y", "ftp://box.test"])
