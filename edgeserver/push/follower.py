@@ -239,39 +239,38 @@ class PushFollower:
     async def _look(self, lane: _Lane) -> None:
         """Reads what there is to tell, and tells it."""
         newest_only = lane.failing > 0 or lane.fresh
+        badge, lane.badge = lane.badge, False
         found = await self._db.read(lambda tx: unsent(tx, lane.key, lane.position, newest_only=newest_only))
         if found is None:
             self._forget(lane.key)
             return
         try:
-            failed = await self._tell(lane, found)
+            failed = await self._tell(lane, found, badge=badge)
         except NotAllowed as error:
             log.log(logging.DEBUG if lane.warned else logging.WARNING, "a push gateway of %s is not called: %s", lane.key.user_id, error)
-            lane.warned = True
+            lane.warned, lane.fresh = True, False
             self._advance(lane, found.upto)
-            lane.badge = lane.fresh = False
             return
         if failed is None:
             lane.failing, lane.fresh = 0, False
             self._advance(lane, found.upto)
         else:
+            lane.badge |= badge
             await self._failed(lane, found, failed)
 
-    async def _tell(self, lane: _Lane, found: Unsent) -> float | None:
+    async def _tell(self, lane: _Lane, found: Unsent, *, badge: bool) -> float | None:
         """Tells all of it; None when that is done, else for how long (s) the gateway wants to be left alone."""
         for notice in found.notices:
             asked = await self._post(lane, found.pusher, notification.of_event(found.pusher, notice, found.unread))
             if asked is not None:
                 return asked
-            lane.unread, lane.badge = found.unread, False
+            lane.unread = found.unread
             self._advance(lane, notice.stream)
             if not self._is_kept(lane):
                 return None
-        badge, lane.badge = lane.badge, False
         if badge and lane.unread != found.unread and notification.wants_badge(found.pusher):
             asked = await self._post(lane, found.pusher, notification.of_badge(found.pusher, found.unread))
             if asked is not None:
-                lane.badge = True
                 return asked
             lane.unread = found.unread
         return None

@@ -230,6 +230,16 @@ async def test_reading_updates_the_count_once_and_what_is_read_is_not_told(tmp_p
         assert t.gateway.badges() == [0]  # it is what the gateway knows
 
 
+async def test_what_is_read_while_a_gateway_is_being_told_changes_the_count_afterwards(tmp_path, autojump_clock):
+    async with town(tmp_path) as t:
+        t.world.internet.delay = 10
+        said = await t.alice.say(t.room, "x")
+        await trio.sleep(5)
+        await t.read(said)
+        await trio.sleep(120)
+        assert [one["counts"] for one in t.gateway.told] == [{"unread": 1}, {"unread": 0}]
+
+
 async def test_an_app_that_wants_no_counts_gets_none(tmp_path, autojump_clock):
     async with town(tmp_path) as t:
         await t.set_pusher(data={"org.matrix.msc4076.disable_badge_count": True})
