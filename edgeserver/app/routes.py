@@ -64,7 +64,12 @@ if TYPE_CHECKING:
     from edgeserver.media.repository import MediaRepository
     from edgeserver.sync.classic import ClassicSync
 
-UNSTABLE_FEATURES = {"org.matrix.msc3814": True, "org.matrix.msc3916.stable": True, "uk.tcpip.msc4133.stable": True}
+UNSTABLE_FEATURES = {
+    "org.matrix.msc3814": True,
+    "org.matrix.msc3881": True,
+    "org.matrix.msc3916.stable": True,
+    "uk.tcpip.msc4133.stable": True,
+}
 
 
 def client_routes(

@@ -206,7 +206,7 @@ def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, 
         Profiles(ground.db, ground.server_name, remote_profile=out.queries.profile, on_change=profile_changed),
         AccountData(ground.db, ground.wakeups),
         Filters(ground.db),
-        Pushers(ground.db),
+        Pushers(ground.db, ground.now_ms),
         Presence(ground.now_ms),
         OpenIdTokens(ground.server_name, ground.now_ms),
         device_lists,
@@ -271,6 +271,7 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
     remote_state = RemoteState(ground.db, out.source, outliers)
     receiver = Receiver(ground.db, placer, out.source, out.keyring, remote_state, policy)
     importer = Importer(ground.db, persister, outliers, ground.wakeups)
+    importer.invited = lambda tx, stream, user_id: users.unread.notified(tx, stream, [user_id])
     remote = RemoteRooms(
         ground.db,
         out.calls,
