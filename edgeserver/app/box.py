@@ -27,6 +27,7 @@ from edgeserver.app.links import LinkService
 from edgeserver.app.listeners import Tls
 from edgeserver.app.listeners import serve as serve_http
 from edgeserver.app.media import open_repository
+from edgeserver.app.push import exchange_post, push_services, web_post
 from edgeserver.app.routes import client_routes, server_routes
 from edgeserver.app.uplink import Uplink
 from edgeserver.clock import NEVER_AFTER_MS, Clock, TimeSource, system_time
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from edgeserver.app.bridging import Bridging
     from edgeserver.app.identity import BoxIdentity
     from edgeserver.app.neighbours import Neighbours
+    from edgeserver.app.push import Post, Push
     from edgeserver.bridges.registration import Registration
     from edgeserver.federation.internet import InternetWeb
     from edgeserver.federation.keyring import Keyring
@@ -92,6 +94,7 @@ class Box:
     peers: Peers
     gateway: GatewayRoutes
     links: LinkService
+    push: Push
     app: Any
     pool: HttpPool
     uplink: Uplink | None
@@ -133,6 +136,7 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
                 ("typing notifications", box.users.typing.run),
                 ("the lines", box.links.run),
                 ("the completion of rooms", box.rooms.completer.run),
+                ("push notifications", box.push.follower.run),
                 ("the note of the time", _note_time, ground),
             ):
                 nursery.start_soon(lasting, what, *task)
@@ -234,6 +238,8 @@ async def _build(
         bridging=bridging,
     )
     peers.on_return(rooms.completer.route_returned)
+    push = await push_services(config, ground, users, _post(wires, uplink, web), pool)
+    peers.on_return(push.follower.route_returned)
     inward = services.inward(ground, out, users, rooms, peers, bridging)
     media = await open_repository(config, ground, out, inline=wires.inline)
     syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms)
@@ -242,6 +248,7 @@ async def _build(
     routes = [
         *client_routes(config, ground, users, rooms, media, syncing, limiter, bridging),
         *server_routes(ground, out, users, rooms, inward, media, gateway, peers),
+        *push.routes(ground.now_ms),
     ]
     appservices = None if bridging is None else bridging.services
     tokens = AccessTokens(users.tokens, appservices=appservices, in_query=config.lab.query_access_token)
@@ -265,7 +272,7 @@ async def _build(
     gateway.on_change(links.routes_changed)
     peers.on_return(links.way_returned)
     await links.load()
-    return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, app, pool, uplink)
+    return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, push, app, pool, uplink)
 
 
 async def _pin(keyring: Keyring, pairing: Pairing) -> None:
@@ -291,6 +298,13 @@ def _internet(config: Config, wires: Wires, pool: HttpPool) -> tuple[Uplink | No
     web = InternetWeb(dns, pool, allow_private=private)
     resolver = Resolver(WellKnown(web), dns, pick=lambda bound: random.randrange(bound) if bound > 0 else 0, allow_private=private)
     return Uplink(InternetExchange(resolver, pool)), web
+
+
+def _post(wires: Wires, uplink: Uplink | None, web: InternetWeb | None) -> Post | None:
+    """How push gateways on the internet are told; None for a box that has only lines."""
+    if wires.internet is not None:
+        return exchange_post(wires.internet)
+    return None if web is None or uplink is None else web_post(web, lambda: uplink.is_up)
 
 
 async def serve(config: Config, *, on_ready: Callable[[Ready], None]) -> None:

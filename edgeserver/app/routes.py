@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 UNSTABLE_FEATURES = {
     "io.element.msc4190": True,
     "org.matrix.msc3814": True,
+    "org.matrix.msc3881": True,
     "org.matrix.msc3916.stable": True,
     "uk.tcpip.msc4133.stable": True,
 }

@@ -216,7 +216,7 @@ def users(
         ),
         AccountData(ground.db, ground.wakeups),
         Filters(ground.db),
-        Pushers(ground.db),
+        Pushers(ground.db, ground.now_ms),
         Presence(ground.now_ms),
         OpenIdTokens(ground.server_name, ground.now_ms),
         device_lists,
@@ -293,6 +293,7 @@ def rooms(
     remote_state = RemoteState(ground.db, out.source, outliers)
     receiver = Receiver(ground.db, placer, out.source, out.keyring, remote_state, policy)
     importer = Importer(ground.db, persister, outliers, ground.wakeups)
+    importer.invited = lambda tx, stream, user_id: users.unread.notified(tx, stream, [user_id])
     remote = RemoteRooms(
         ground.db,
         out.calls,

@@ -283,7 +283,7 @@ class World:
         config = parse(text, folder)
         if not config.server.name and server_name != "":
             server = Server(name=server_name or f"{name}.test", suffix=config.server.suffix, data=config.server.data)
-            config = replace(config, server=server)
+            config = replace(config, server=server, folder=folder)
         made = self.boxes[name] = BoxInWorld(self, name, config, drivers or {})
         await made.start()
         return made
