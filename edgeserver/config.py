@@ -152,6 +152,17 @@ class Discovery:
 
 
 @dataclass(frozen=True, slots=True)
+class Bridges:
+    """Application services: bridges to other networks, and bots, that run beside this box."""
+
+    registrations: list[str] = option(
+        [],
+        "Their registration files (YAML), as each bridge generates its own; relative to this file.",
+        example=["mautrix-telegram.yaml"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Push:
     """Notifications to phones."""
 
@@ -196,6 +207,7 @@ class Config:
     push: Push = field(default_factory=Push)
     lab: Lab = field(default_factory=Lab)
     folder: Path = field(default_factory=Path)
+    bridges: Bridges = field(default_factory=Bridges)
 
     @property
     def data(self) -> Path:
@@ -213,6 +225,7 @@ _SECTIONS: Mapping[str, type] = {
     "discovery": Discovery,
     "push": Push,
     "lab": Lab,
+    "bridges": Bridges,
 }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.app.lasting import contained
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
 
     import trio
 
+    from edgeserver.app.bridging import Bridging
     from edgeserver.clock import Clock
     from edgeserver.federation.internet import InternetWeb
     from edgeserver.federation.peers import Peers
@@ -178,7 +180,9 @@ class Users:
     notifications: Notifications
 
 
-def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool) -> Users:
+def users(
+    ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool, bridging: Bridging | None = None
+) -> Users:
     """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer."""
     tokens = Tokens(ground.db, ground.now_ms)
     device_lists = DeviceLists(ground.db, ground.server_name, ground.wakeups)
@@ -203,7 +207,13 @@ def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, 
         tokens,
         devices,
         accounts,
-        Profiles(ground.db, ground.server_name, remote_profile=out.queries.profile, on_change=profile_changed),
+        Profiles(
+            ground.db,
+            ground.server_name,
+            remote_profile=out.queries.profile,
+            on_change=profile_changed,
+            make_user=None if bridging is None else bridging.names.user,
+        ),
         AccountData(ground.db, ground.wakeups),
         Filters(ground.db),
         Pushers(ground.db, ground.now_ms),
@@ -245,7 +255,9 @@ class Rooms:
     thread_subscriptions: ThreadSubscriptions
 
 
-def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metered: bool) -> Rooms:
+def rooms(
+    ground: Ground, out: Out, users: Users, *, partial_joins: bool, metered: bool, bridging: Bridging | None = None
+) -> Rooms:
     """The one write path and what leads to it. `metered`: members that a join left out are fetched only when asked for."""
 
     def follow_members(tx: Transaction, written: Any) -> None:
@@ -262,7 +274,17 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
     def follow_guest_access(tx: Transaction, written: Any) -> None:
         leave_where_unwanted(tx, composer, written)
 
-    hooks = [users.unread.persisted, follow_members, follow_upgrades, follow_guest_access]
+    def count_unread(tx: Transaction, written: Any) -> None:
+        if bridging is not None:  # a bridge's users may be hundreds in a room, and nobody reads for them
+            written = replace(written, local_members=bridging.services.readers(tx, written.local_members))
+        users.unread.persisted(tx, written)
+
+    async def before_invite(target: str) -> None:
+        if bridging is not None and await ground.db.read(lambda tx: account_table.account(tx, target)) is None:
+            with suppress(errors.MatrixError):  # the invite waits for a service that is away
+                await bridging.names.user(target)
+
+    hooks = [count_unread, follow_members, follow_upgrades, follow_guest_access]
     persister = Persister(ground.server_name, ground.wakeups, hooks)
     placer = Placer(ground.db, persister)
     policy = PolicyGate(ground.db, placer, FederationPolicy(out.calls), ground.server_name, Turns())
@@ -294,7 +316,9 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
         lambda: urlsafe_b64encode(ground.random_bytes(15)).decode().replace("-", "x").replace("_", "y"),
         profile_table.member_fields,
     )
-    memberships = Memberships(ground.db, composer, placer, importer, remote, ground.server_name, profile_table.member_fields)
+    memberships = Memberships(
+        ground.db, composer, placer, importer, remote, ground.server_name, profile_table.member_fields, before_invite
+    )
     history = History(ground.db, receiver, placer, out.source, ground.server_name)
     elsewhere = RemoteSummaries(out.summaries, ground.server_name, ground.now_ms)
     return Rooms(
@@ -308,7 +332,7 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
         memberships,
         history,
         Timestamps(ground.db, history, out.source, ground.server_name),
-        Directory(ground.db, ground.server_name, out.queries),
+        Directory(ground.db, ground.server_name, out.queries, None if bridging is None else bridging.names.alias),
         PublicRooms(ground.db, ground.server_name, out.queries),
         Completer(
             ground.db,
@@ -338,11 +362,12 @@ class In:
     sender: Sender
 
 
-def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -> In:
+def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers, bridging: Bridging | None = None) -> In:
     """The follower of the outbox, and what takes in what others send."""
 
     async def may_invite(sender: str, target: str) -> None:
-        if await ground.db.read(lambda tx: account_table.account(tx, target)) is None:
+        is_known = await ground.db.read(lambda tx: account_table.exists(tx, target))
+        if not is_known and not (bridging is not None and await bridging.names.user(target)):
             raise errors.NotFound("There is no such user.")
 
     handlers = EduHandlers(
