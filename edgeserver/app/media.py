@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgeserver.media.files import FileStore
-from edgeserver.media.repository import Limits, MediaRepository
+from edgeserver.media.limits import Limits
+from edgeserver.media.repository import MediaRepository
 
 if TYPE_CHECKING:
     from edgeserver.app.services import Ground, Out
@@ -14,11 +15,14 @@ if TYPE_CHECKING:
 
 async def open_repository(config: Config, ground: Ground, out: Out, *, inline: bool) -> MediaRepository:
     """The repository, with the index and the files made to agree."""
-    files = FileStore(config.data / "media", inline=inline)
+    files = FileStore(config.data / "media", inline=inline, free_disk=config.media.free_disk_bytes)
     await files.open()
     limits = Limits(
         upload=config.limits.upload_bytes,
         quota=config.limits.media_quota_bytes,
+        files=config.media.files_per_person,
+        total=config.media.total_bytes,
+        contact=config.media.contact,
         remote=config.limits.upload_bytes,
         cache=config.limits.remote_media_bytes,
     )

@@ -261,9 +261,12 @@ class Calls:
         """GET /media/download. The body is at most `max_bytes` long (else BadAnswer)."""
         return await self._media(server, path(V1 + "/media/download", media_id, timeout_ms=timeout_ms), max_bytes)
 
-    async def thumbnail(self, server: str, media_id: str, *, width: int, height: int, method: str, max_bytes: int) -> Media:
+    async def thumbnail(
+        self, server: str, media_id: str, *, width: int, height: int, method: str, animated: bool = False, max_bytes: int
+    ) -> Media:
         """GET /media/thumbnail; `method` is crop or scale."""
-        target = path(V1 + "/media/thumbnail", media_id, width=width, height=height, method=method)
+        moving = {"animated": "true"} if animated else {}
+        target = path(V1 + "/media/thumbnail", media_id, width=width, height=height, method=method, **moving)
         return await self._media(server, target, max_bytes)
 
     async def _media(self, server: str, target: str, max_bytes: int) -> Media:

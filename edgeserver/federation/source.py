@@ -91,9 +91,13 @@ class FederationMedia:
         with _media_errors():
             return await self._calls.download(server, media_id, max_bytes=max_bytes, timeout_ms=timeout_ms)
 
-    async def thumbnail(self, server: str, media_id: str, *, width: int, height: int, method: str, max_bytes: int) -> Media:
+    async def thumbnail(
+        self, server: str, media_id: str, *, width: int, height: int, method: str, animated: bool = False, max_bytes: int
+    ) -> Media:
         with _media_errors():
-            return await self._calls.thumbnail(server, media_id, width=width, height=height, method=method, max_bytes=max_bytes)
+            return await self._calls.thumbnail(
+                server, media_id, width=width, height=height, method=method, animated=animated, max_bytes=max_bytes
+            )
 
     async def at_location(self, url: str, *, max_bytes: int) -> Media:
         """Fetches an https address, following no redirect; private networks are the pool's to refuse."""

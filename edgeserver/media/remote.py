@@ -37,7 +37,7 @@ class RemoteMedia(Protocol):
         ...
 
     async def thumbnail(
-        self, server: str, media_id: str, *, width: int, height: int, method: str, max_bytes: int
+        self, server: str, media_id: str, *, width: int, height: int, method: str, animated: bool = False, max_bytes: int
     ) -> RemoteFile:
         """GET /_matrix/federation/v1/media/thumbnail/{mediaId}"""
         ...

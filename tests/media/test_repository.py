@@ -11,7 +11,9 @@ import trio.testing
 
 from edgeserver.matrix import errors
 from edgeserver.matrix.errors import MatrixError
-from edgeserver.media.repository import DAY_MS, MAX_PENDING, Limits, MediaRepository, Upload
+from edgeserver.media.limits import Limits
+from edgeserver.media.repository import MediaRepository
+from edgeserver.media.uploading import DAY_MS, MAX_PENDING, Upload
 from edgeserver.store import media as table
 from edgeserver.store.media import ThumbnailKey
 from tests.media.places import ALICE, BOB, File, Place, image, open_place, upload

@@ -42,6 +42,7 @@ def routes(guard: Guard, server_name: str, media: MediaRepository) -> list[Route
             integer(call, "width", 0),
             integer(call, "height", 0),
             call.query.get("method", "scale"),
+            call.query.get("animated") == "true",
         )
         return _multipart(await media.thumbnail(key, timeout_ms=_timeout(call), fetch=False))
 

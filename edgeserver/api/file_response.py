@@ -1,0 +1,130 @@
+"""A file as a response: the whole of it or one range, never more of it in memory than a chunk.
+
+RFC 9110: "Range Requests" (section 14) and "Conditional Requests" (section 13). The content of a file never changes, so its
+ETag is a strong validator and says all; several ranges at once are answered with the whole file, as the RFC allows.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+from starlette.responses import Response
+
+from edgeserver.api.responses import error_response
+from edgeserver.matrix import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from edgeserver.api.endpoint import Receive, Scope, Send
+
+CHUNK: Final = 64 * 1024
+
+_RANGE: Final = re.compile(r"bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", re.IGNORECASE)
+_ETAGS: Final = re.compile(r'(?:W/)?("[^"]*")')
+
+
+class Unsatisfiable(Exception):
+    """A range that lies beyond the end of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the request says of the part that it wants; each is a header's value, None if it has none."""
+
+    range: str | None = None
+    if_range: str | None = None
+    if_none_match: str | None = None
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Conditions:
+        return cls(headers.get("range"), headers.get("if-range"), headers.get("if-none-match"))
+
+    def is_held(self, etag: str) -> bool:
+        """Whether the client has what the ETag names: 304 is all that it needs."""
+        told = self.if_none_match
+        return told is not None and (told.strip() == "*" or etag in _ETAGS.findall(told))
+
+    def part(self, size: int, etag: str) -> tuple[int, int] | None:
+        """(start, stop) of the one range that is asked for; None for the whole. Raises Unsatisfiable."""
+        match = _RANGE.fullmatch(self.range or "")
+        if match is None or (self.if_range is not None and self.if_range.strip() != etag):
+            return None
+        first, last = match[1], match[2]
+        if first == last == "" or (first and last and int(first) > int(last)):
+            return None
+        start = int(first) if first else max(0, size - int(last))
+        stop = min(size, int(last) + 1) if first and last else size
+        if start >= size:
+            raise Unsatisfiable
+        return start, stop
+
+
+async def file_response(
+    path: Path, size: int, content_type: str, etag: str, headers: Mapping[str, str], conditions: Conditions
+) -> Response:
+    """200, 206, 304 or 416. `etag` with its quotes. Raises M_NOT_FOUND for a file that is not there."""
+    headers = {**headers, "ETag": etag, "Accept-Ranges": "bytes"}
+    if conditions.is_held(etag):
+        return Response(status_code=304, headers=headers)
+    try:
+        part = conditions.part(size, etag)
+    except Unsatisfiable:
+        refused = errors.MatrixError(416, "M_INVALID_PARAM", f"The range lies beyond the end of the {size} bytes.")
+        return error_response(refused, {"Content-Range": f"bytes */{size}"})
+    try:
+        file = await trio.open_file(path, "rb")
+    except FileNotFoundError as error:
+        raise errors.NotFound("The file of this media is missing.") from error
+    if part is None:
+        return _FileResponse(file, (0, size), 200, headers, content_type)
+    return _FileResponse(file, part, 206, {**headers, "Content-Range": f"bytes {part[0]}-{part[1] - 1}/{size}"}, content_type)
+
+
+class _FileResponse(Response):
+    """Reads an open file, and closes it whatever happens."""
+
+    def __init__(self, file: Any, part: tuple[int, int], status: int, headers: Mapping[str, str], content_type: str) -> None:
+        self.status_code = status
+        self.media_type = content_type
+        self.background = None
+        self.body = b""
+        self._file = file
+        self._start, self._stop = part
+        self.init_headers({**headers, "Content-Length": str(self._stop - self._start)})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if scope["method"] == "HEAD":
+                await send({"type": "http.response.body", "body": b""})
+                return
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_until_disconnect, receive, nursery.cancel_scope)
+                await self._stream(send)
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._file.aclose()
+
+    async def _stream(self, send: Send) -> None:
+        left = self._stop - self._start
+        await self._file.seek(self._start)
+        while left > 0:
+            chunk = await self._file.read(min(CHUNK, left))
+            if not chunk:
+                raise OSError("the file is shorter than the index says")
+            left -= len(chunk)
+            await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
+        if self._start == self._stop:
+            await send({"type": "http.response.body", "body": b""})
+
+
+async def _until_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
