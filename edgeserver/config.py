@@ -171,12 +171,12 @@ class Config:
     http: Http = field(default_factory=Http)
     accounts: Accounts = field(default_factory=Accounts)
     limits: Limits = field(default_factory=Limits)
-    media: Media = field(default_factory=Media)
     federation: Federation = field(default_factory=Federation)
     links: list[Link] = field(default_factory=list)
     discovery: Discovery = field(default_factory=Discovery)
     lab: Lab = field(default_factory=Lab)
     folder: Path = field(default_factory=Path)
+    media: Media = field(default_factory=Media)
 
     @property
     def data(self) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 from starlette.responses import Response
@@ -17,8 +17,7 @@ from edgeserver.api.responses import error_response
 from edgeserver.matrix import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Awaitable, Callable, Mapping
 
     from edgeserver.api.endpoint import Receive, Scope, Send
 
@@ -64,10 +63,27 @@ class Conditions:
         return start, stop
 
 
-async def file_response(
-    path: Path, size: int, content_type: str, etag: str, headers: Mapping[str, str], conditions: Conditions
-) -> Response:
-    """200, 206, 304 or 416. `etag` with its quotes. Raises M_NOT_FOUND for a file that is not there."""
+class ReadableFile(Protocol):
+    """An open file; see `media.files.OpenFile`."""
+
+    async def read(self, start: int, size: int) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A file to serve: how it is opened, its size in bytes, its type, and its ETag with quotes."""
+
+    open: Callable[[], Awaitable[ReadableFile]]
+    size: int
+    content_type: str
+    etag: str
+
+
+async def file_response(served: Served, headers: Mapping[str, str], conditions: Conditions) -> Response:
+    """200, 206, 304 or 416. Raises what opening the file does."""
+    etag, size = served.etag, served.size
     headers = {**headers, "ETag": etag, "Accept-Ranges": "bytes"}
     if conditions.is_held(etag):
         return Response(status_code=304, headers=headers)
@@ -76,19 +92,17 @@ async def file_response(
     except Unsatisfiable:
         refused = errors.MatrixError(416, "M_INVALID_PARAM", f"The range lies beyond the end of the {size} bytes.")
         return error_response(refused, {"Content-Range": f"bytes */{size}"})
-    try:
-        file = await trio.open_file(path, "rb")
-    except FileNotFoundError as error:
-        raise errors.NotFound("The file of this media is missing.") from error
+    file = await served.open()
     if part is None:
-        return _FileResponse(file, (0, size), 200, headers, content_type)
-    return _FileResponse(file, part, 206, {**headers, "Content-Range": f"bytes {part[0]}-{part[1] - 1}/{size}"}, content_type)
+        return _FileResponse(file, (0, size), 200, headers, served.content_type)
+    headers["Content-Range"] = f"bytes {part[0]}-{part[1] - 1}/{size}"
+    return _FileResponse(file, part, 206, headers, served.content_type)
 
 
 class _FileResponse(Response):
     """Reads an open file, and closes it whatever happens."""
 
-    def __init__(self, file: Any, part: tuple[int, int], status: int, headers: Mapping[str, str], content_type: str) -> None:
+    def __init__(self, file: ReadableFile, part: tuple[int, int], status: int, headers: Mapping[str, str], content_type: str) -> None:
         self.status_code = status
         self.media_type = content_type
         self.background = None
@@ -112,14 +126,13 @@ class _FileResponse(Response):
                 await self._file.aclose()
 
     async def _stream(self, send: Send) -> None:
-        left = self._stop - self._start
-        await self._file.seek(self._start)
-        while left > 0:
-            chunk = await self._file.read(min(CHUNK, left))
+        position = self._start
+        while position < self._stop:
+            chunk = await self._file.read(position, min(CHUNK, self._stop - position))
             if not chunk:
                 raise OSError("the file is shorter than the index says")
-            left -= len(chunk)
-            await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
+            position += len(chunk)
+            await send({"type": "http.response.body", "body": chunk, "more_body": position < self._stop})
         if self._start == self._stop:
             await send({"type": "http.response.body", "body": b""})
 

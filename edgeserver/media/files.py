@@ -14,7 +14,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import trio
 
@@ -45,6 +45,22 @@ class Received:
     path: Path
     hash: str
     size: int
+
+
+class OpenFile:
+    """A file that is being read; `aclose` it. `run` is how work on the disk is done."""
+
+    def __init__(self, file: FileIO, run: Callable[..., Awaitable[Any]]) -> None:
+        self._file = file
+        self._run = run
+
+    async def read(self, start: int, size: int) -> bytes:
+        """At most `size` bytes from `start` on."""
+        return cast("bytes", await self._run(os.pread, self._file.fileno(), size, start))
+
+    async def aclose(self) -> None:
+        self._file.close()
+        await trio.lowlevel.checkpoint_if_cancelled()
 
 
 class FileStore:
@@ -82,6 +98,10 @@ class FileStore:
             disk = os.statvfs(self._root)
             if disk.f_bavail * disk.f_frsize - size < self._free_disk:
                 raise NoRoom
+
+    async def open_file(self, digest: str) -> OpenFile:
+        """To read the file of this hash. Raises FileNotFoundError."""
+        return OpenFile(await self._run(_open, self.path(digest)), self._run)
 
     async def receive(self, chunks: AsyncIterable[bytes], limit: int) -> Received:
         """Writes a stream to the disk. Raises M_TOO_LARGE beyond `limit` bytes, NoRoom; leaves nothing behind when it fails."""
@@ -274,6 +294,10 @@ def _open_at(path: Path, start: int) -> FileIO:
     file.truncate(start)
     file.seek(start)
     return file
+
+
+def _open(path: Path) -> FileIO:
+    return path.open("rb", buffering=0)
 
 
 def _create(path: Path) -> FileIO:

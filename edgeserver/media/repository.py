@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edgeserver.media.files import FileStore, Received
+    from edgeserver.media.files import FileStore, OpenFile, Received
     from edgeserver.media.holdings import Checked
     from edgeserver.media.remote import RemoteFile, RemoteMedia
     from edgeserver.media.uploading import Upload
@@ -155,6 +155,13 @@ class MediaRepository:
                 await news.wait()
             if waiting.cancelled_caught:
                 raise errors.NotYetUploaded
+
+    async def read(self, found: Found) -> OpenFile:
+        """To read what was found. Raises M_NOT_FOUND for a file that is lost."""
+        try:
+            return await self._files.open_file(found.hash)
+        except FileNotFoundError as error:
+            raise errors.NotFound("The file of this media is missing.") from error
 
     def _check_name(self, server_name: str, media_id: str) -> None:
         """Spec: "Security considerations": what a media id may be made of, before anything else looks at it."""

@@ -23,6 +23,7 @@ from edgeserver.proxy.outbox import Outbox
 from edgeserver.proxy.paths import Kind, treatment_of
 from edgeserver.proxy.polls import Polls
 from edgeserver.proxy.replies import error_response, json_object, json_response, request_headers, response_headers
+from edgeserver.proxy.transfers import Transfers
 from transports.exchange import Priority, Request, Response
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class ProxyApplication:
         self._errands = Errands()
         self._filters = DefinedFilters(self._carry_own)
         self._copies = Copies(line, self._errands, state)
+        self._transfers = Transfers(line, 12 * PATIENCE)
         self._polls = Polls(line, self._errands, self._filters)
         self.outbox = Outbox(line, self._errands)
 
@@ -144,6 +146,12 @@ class ProxyApplication:
                 return await self._define_filter(call)
             case Kind.LOGIN:
                 return _without_well_known(await self._forward(call))
+            case Kind.UPLOAD if self._transfers.comes_in_parts(call):
+                upload = self._transfers.upload
+                return await self._errands.ask(call.identity(), lambda: upload(call), _TERMS_UNREPEATABLE)
+            case Kind.DOWNLOAD:
+                download = self._transfers.download
+                return await self._errands.ask(call.identity(), lambda: download(call), _TERMS)
             case _:
                 return await self._forward(call)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.api.client import resumable_upload
 from edgeserver.api.endpoint import Auth, endpoint
-from edgeserver.api.file_response import Conditions, file_response
+from edgeserver.api.file_response import Conditions, Served, file_response
 from edgeserver.matrix import errors
 from edgeserver.media import disposition
 from edgeserver.media.repository import DEFAULT_TIMEOUT_MS
@@ -75,7 +75,7 @@ class MediaSection:
         """GET …/media/download/{serverName}/{mediaId}, …/{fileName}"""
         found = await self._media.open(call.path["serverName"], call.path["mediaId"], timeout_ms=_timeout(call), **_may(call))
         name = disposition.clean_name(call.path.get("fileName")) or found.filename
-        return await _serve(call, found, disposition.header(found.content_type, name))
+        return await self._serve(call, found, disposition.header(found.content_type, name))
 
     async def thumbnail(self, call: Call) -> Response:
         """GET …/media/thumbnail/{serverName}/{mediaId}"""
@@ -88,7 +88,19 @@ class MediaSection:
             call.query.get("animated") == "true",
         )
         found = await self._media.thumbnail(key, timeout_ms=_timeout(call), **_may(call))
-        return await _serve(call, found, disposition.header(found.content_type, found.filename))
+        return await self._serve(call, found, disposition.header(found.content_type, found.filename))
+
+    async def _serve(self, call: Call, found: Found, content_disposition: str) -> Response:
+        """The file, or the range of it that is asked for; 304 where the client has it. Raises M_NOT_FOUND for a lost file."""
+        headers = {
+            "Content-Disposition": content_disposition,
+            "Content-Security-Policy": POLICY,
+            "Cross-Origin-Resource-Policy": "cross-origin",
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "private, max-age=86400, immutable",
+        }
+        served = Served(lambda: self._media.read(found), found.size, found.content_type, f'"{found.hash}"')
+        return await file_response(served, headers, Conditions.of(call.headers))
 
 
 def _may(call: Call) -> dict[str, bool]:
@@ -122,19 +134,6 @@ def _number(value: str, name: str) -> int:
     if not value.isascii() or not value.isdecimal() or len(value) > 9:
         raise errors.InvalidParam(f"{name} is a whole number.")
     return int(value)
-
-
-async def _serve(call: Call, found: Found, content_disposition: str) -> Response:
-    """The file, or the range of it that is asked for; 304 where the client has it. Raises M_NOT_FOUND for a lost file."""
-    headers = {
-        "Content-Disposition": content_disposition,
-        "Content-Security-Policy": POLICY,
-        "Cross-Origin-Resource-Policy": "cross-origin",
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "private, max-age=86400, immutable",
-    }
-    conditions = Conditions.of(call.headers)
-    return await file_response(found.path, found.size, found.content_type, f'"{found.hash}"', headers, conditions)
 
 
 def routes(media: MediaRepository) -> list[Route]:
