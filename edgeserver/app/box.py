@@ -26,7 +26,7 @@ from edgeserver.app.lasting import lasting
 from edgeserver.app.links import LinkService
 from edgeserver.app.listeners import Tls
 from edgeserver.app.listeners import serve as serve_http
-from edgeserver.app.media import open_repository
+from edgeserver.app.media import open_previews, open_repository
 from edgeserver.app.routes import client_routes, server_routes
 from edgeserver.app.uplink import Uplink
 from edgeserver.clock import NEVER_AFTER_MS, Clock, TimeSource, system_time
@@ -198,11 +198,12 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     peers.on_return(rooms.completer.route_returned)
     inward = services.inward(ground, out, users, rooms, peers)
     media = await open_repository(config, ground, out, inline=wires.inline)
+    previews = await open_previews(config, ground, media)
     syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms)
     gateway = GatewayRoutes(ground.db, identity.server_name, identity.signing_key, ground.now_ms)
     limiter = RateLimiter(ground.now_ms, enabled=config.limits.rate_limits)
     routes = [
-        *client_routes(config, ground, users, rooms, media, syncing, limiter),
+        *client_routes(config, ground, users, rooms, media, previews, syncing, limiter),
         *server_routes(ground, out, users, rooms, inward, media, gateway, peers),
     ]
     tokens = AccessTokens(users.tokens, in_query=config.lab.query_access_token)

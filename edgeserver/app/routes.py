@@ -37,6 +37,7 @@ from edgeserver.api.client import (
     timestamps,
     to_device,
     typing,
+    url_previews,
     user_directory,
     versions,
     voip,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from edgeserver.config import Config
     from edgeserver.federation.peers import Peers
     from edgeserver.gateway.routes import GatewayRoutes
+    from edgeserver.media.previews import UrlPreviews
     from edgeserver.media.repository import MediaRepository
     from edgeserver.sync.classic import ClassicSync
 
@@ -65,7 +67,14 @@ UNSTABLE_FEATURES = {"org.matrix.msc3916.stable": True, "uk.tcpip.msc4133.stable
 
 
 def client_routes(
-    config: Config, ground: Ground, users: Users, rooms: Rooms, media: MediaRepository, syncing: ClassicSync, limiter: RateLimiter
+    config: Config,
+    ground: Ground,
+    users: Users,
+    rooms: Rooms,
+    media: MediaRepository,
+    previews: UrlPreviews | None,
+    syncing: ClassicSync,
+    limiter: RateLimiter,
 ) -> list[Route]:
     """The client-server API."""
     interactive = UserInteractive(
@@ -112,6 +121,8 @@ def client_routes(
         *sync.routes(syncing, FilterReader(users.filters)),
         *client_media.routes(media),
     ]
+    if previews is not None:
+        found += url_previews.routes(previews)
     if config.accounts.registration_shared_secret:
         found += register_by_secret.routes(users.accounts, config.accounts.registration_shared_secret, ground.now_ms)
     return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from edgeserver.media.files import NoRoom
 from edgeserver.store import media as table
 from edgeserver.store import partial_uploads
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgeserver.media.files import FileStore, Received
+    from edgeserver.media.limits import Limits
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.media_upkeep import Dropped
 
@@ -34,13 +36,20 @@ class Checked:
 
 
 class Holdings:
-    """Whoever adds or removes media does it through this. `cache`: see `Limits`."""
+    """Whoever adds or removes media does it through this."""
 
-    def __init__(self, db: Database, files: FileStore, cache: int) -> None:
+    def __init__(self, db: Database, files: FileStore, limits: Limits) -> None:
         self._db = db
         self._files = files
-        self._cache = cache
+        self._limits = limits
         self._lock = trio.Lock()
+
+    async def receive(self, body: bytes) -> Received:
+        """A file of bytes that are at hand, to be kept. Raises what `Limits.full` says if the disk has no room."""
+        try:
+            return await self._files.receive_bytes(body)
+        except NoRoom as error:
+            raise self._limits.full() from error
 
     async def keep(self, received: Received, note: Callable[[Transaction], None], *, stays: bool = False) -> None:
         """Gives the file its name and notes it in the index; if that fails, the file goes unless another row needs it.
@@ -62,7 +71,7 @@ class Holdings:
                 with trio.CancelScope(shield=True):
                     await drop()
                 raise
-            dropped = await self._db.write(lambda tx: table.evict(tx, self._cache, received.hash))
+            dropped = await self._db.write(lambda tx: table.evict(tx, self._limits.cache, received.hash))
             await self._files.remove(dropped)
 
     async def drop(self, forget: Callable[[Transaction], Dropped]) -> int:

@@ -5,7 +5,6 @@ Spec: client-server API, "Content repository".
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 from dataclasses import dataclass
@@ -14,50 +13,35 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from edgeserver.matrix import errors, server_names
-from edgeserver.media import disposition, thumbnails
-from edgeserver.media.files import NoRoom
+from edgeserver.media import disposition
+from edgeserver.media.fetching import Fetcher
+from edgeserver.media.found import Found
 from edgeserver.media.holdings import Holdings
 from edgeserver.media.limits import Limits
-from edgeserver.media.remote import MediaUnavailable
 from edgeserver.media.resumable import ResumableUploads
 from edgeserver.media.sharing import Shared
+from edgeserver.media.thumbnailing import Thumbnailer
 from edgeserver.media.uploading import Uploads
 from edgeserver.store import media as table
 from edgeserver.store import media_upkeep as upkeep
 from edgeserver.store import partial_uploads
-from edgeserver.store.media import Media, Thumbnail, ThumbnailKey
+from edgeserver.store.media import Media
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from edgeserver.media.files import FileStore, OpenFile, Received
     from edgeserver.media.holdings import Checked
-    from edgeserver.media.remote import RemoteFile, RemoteMedia
+    from edgeserver.media.remote import RemoteMedia
     from edgeserver.media.uploading import Upload
     from edgeserver.store.database import Database, Transaction
+    from edgeserver.store.media import ThumbnailKey
     from edgeserver.store.media_upkeep import ListedMedia, UserMedia
-
-log = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT_MS: Final = 20_000
 MAX_TIMEOUT_MS: Final = 60_000
-MAX_THUMBNAIL: Final = 4 * 1024 * 1024
-MAX_FETCHES: Final = 4
-"""Media of other servers that are fetched at a time: each lies in memory until it is whole."""
 
 _MEDIA_ID = re.compile(r"[A-Za-z0-9_-]{1,255}")
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A file to serve, with what goes into the headers. `hash` is SHA-256 in hex."""
-
-    path: Path
-    hash: str
-    size: int
-    content_type: str
-    filename: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +71,14 @@ class MediaRepository:
         self.server_name = server_name
         self._files = files
         self._now_ms = now_ms
-        self._remote = remote
         self._new_id = new_id
-        self._holdings = Holdings(db, files, self.limits.cache)
+        self._holdings = Holdings(db, files, self.limits)
         self._uploads = Uploads(db, server_name, files, self._holdings, now_ms, limits=self.limits, new_id=new_id)
         self.resumable = ResumableUploads(
             db, server_name, files, self._holdings, self._uploads, now_ms, limits=self.limits, new_id=new_id
         )
-        self._one_image = trio.CapacityLimiter(1)
-        self._fetching = trio.CapacityLimiter(MAX_FETCHES)
+        self._fetcher = None if remote is None else Fetcher(remote, self._holdings, self.limits)
+        self._thumbnailer = Thumbnailer(db, self, files, self._holdings, self._fetcher, now_ms)
         self._shared: Shared[Found] = Shared()
 
     async def check(self) -> Checked:
@@ -143,12 +126,12 @@ class MediaRepository:
         """
         self._check_name(server_name, media_id)
         if server_name != self.server_name:
-            held = await self._held(server_name, media_id, frozen=frozen)
+            held = await self.held(server_name, media_id, frozen=frozen)
             return held or await self._fetched(server_name, media_id, timeout_ms, fetch=fetch and not frozen)
         deadline = trio.current_time() + min(max(timeout_ms, 0), MAX_TIMEOUT_MS) / 1000
         while True:
             news = self._uploads.news
-            held = await self._held(server_name, media_id, frozen=frozen)
+            held = await self.held(server_name, media_id, frozen=frozen)
             if held is not None:
                 return held
             with trio.move_on_at(deadline) as waiting:
@@ -168,7 +151,7 @@ class MediaRepository:
         if not server_names.is_valid(server_name) or not _MEDIA_ID.fullmatch(media_id):
             raise errors.NotFound("There is no such media.")
 
-    async def _held(self, server_name: str, media_id: str, *, frozen: bool = False) -> Found | None:
+    async def held(self, server_name: str, media_id: str, *, frozen: bool = False) -> Found | None:
         """The media if it is here; None if it may come yet: by upload, or from its server. Raises M_NOT_FOUND."""
 
         def work(tx: Transaction) -> Media | None:
@@ -191,40 +174,27 @@ class MediaRepository:
         return Found(self._files.path(digest), digest, media.size, media.content_type, media.filename)
 
     async def _fetched(self, server_name: str, media_id: str, timeout_ms: int, *, fetch: bool) -> Found:
-        remote = self._remote
-        if not fetch or remote is None:
+        fetcher = self._fetcher
+        if not fetch or fetcher is None:
             raise errors.NotFound("This server does not have the media of the other server.")
 
         async def work() -> Found:
-            held = await self._held(server_name, media_id)
-            if held is None:
-                async with self._fetching:
-                    held = await self._fetch(remote, server_name, media_id, timeout_ms)
-            return held
+            held = await self.held(server_name, media_id)
+            if held is not None:
+                return held
+            received, file = await fetcher.media(server_name, media_id, min(max(timeout_ms, 0), MAX_TIMEOUT_MS))
+            filename = disposition.filename_in(file.content_disposition)
+            return await self._keep_fetched(server_name, media_id, received, file.content_type, filename)
 
-        return await self._shared.run(("media", server_name, media_id), work)
-
-    async def _fetch(self, remote: RemoteMedia, server_name: str, media_id: str, timeout_ms: int) -> Found:
-        limit = self.limits.remote
-        try:
-            file = await remote.download(
-                server_name, media_id, max_bytes=limit, timeout_ms=min(max(timeout_ms, 0), MAX_TIMEOUT_MS)
-            )
-            file = await self._followed(remote, file, limit)
-        except MediaUnavailable as error:
-            log.info("media %s of %s: %s", media_id, server_name, error)
-            raise error.as_matrix_error() from error
-        received = await self._receive(file.body)
-        filename = disposition.filename_in(file.content_disposition)
-        return await self.keep_fetched(server_name, media_id, received, file.content_type, filename)
+        return await self._shared.run((server_name, media_id), work)
 
     async def keep_image(self, body: bytes, content_type: str) -> str:
         """Keeps an image of a preview in the cache; returns its media id on this server."""
         media_id = self._new_id()
-        await self.keep_fetched(self.server_name, media_id, await self._receive(body), content_type, None)
+        await self._keep_fetched(self.server_name, media_id, await self._holdings.receive(body), content_type, None)
         return media_id
 
-    async def keep_fetched(
+    async def _keep_fetched(
         self, server_name: str, media_id: str, received: Received, content_type: str, filename: str | None
     ) -> Found:
         """Notes what can be had again, and whose nobody here is."""
@@ -234,116 +204,12 @@ class MediaRepository:
         await self._holdings.keep(received, lambda tx: table.put(tx, media, now))
         return self._found(media, received.hash)
 
-    async def _receive(self, body: bytes) -> Received:
-        try:
-            return await self._files.receive_bytes(body)
-        except NoRoom as error:
-            raise self.limits.full() from error
-
-    async def _followed(self, remote: RemoteMedia, file: RemoteFile, limit: int) -> RemoteFile:
-        if file.location is None:
-            return file
-        if not file.location.startswith("https://"):
-            raise MediaUnavailable("the media is said to be at an address that is not https")
-        return await remote.at_location(file.location, max_bytes=limit)
-
-    # Thumbnails
-
     async def thumbnail(
         self, key: ThumbnailKey, *, timeout_ms: int = DEFAULT_TIMEOUT_MS, fetch: bool = True, frozen: bool = False
     ) -> Found:
-        """A thumbnail that is not smaller than what `key` asks for, or the original if that is small.
-
-        Media of another server that is not here yet is not fetched for it, if that server gives a thumbnail.
-        Raises as `open`; M_INVALID_PARAM for impossible sizes, M_UNKNOWN (400) for what is no image.
-        """
+        """See `Thumbnailer.thumbnail`. Raises as `open`, too."""
         self._check_name(key.server_name, key.media_id)
-        size = thumbnails.choose(key.width, key.height, key.method)
-        key = ThumbnailKey(key.server_name, key.media_id, *size, key.method, key.animated)
-        held: Found | None = None
-        if key.server_name == self.server_name or frozen or not fetch:
-            held = await self.open(key.server_name, key.media_id, timeout_ms=timeout_ms, fetch=False, frozen=frozen)
-        made = await self._made(key)
-        if made is not None:
-            return made
-
-        async def work() -> Found:
-            made = await self._made(key)
-            if made is None and held is None and size != thumbnails.ORIGINAL:
-                made = await self._fetch_thumbnail(key)
-            if made is not None:
-                return made
-            original = held or await self.open(key.server_name, key.media_id, timeout_ms=timeout_ms)
-            return await self._make_thumbnail(key, original)
-
-        return await self._shared.run(("thumbnail", *key.row()), work)
-
-    async def _made(self, key: ThumbnailKey) -> Found | None:
-        def work(tx: Transaction) -> Thumbnail | None:
-            if table.is_quarantined(tx, key.server_name, key.media_id):
-                raise errors.NotFound("This media is in quarantine.")
-            return table.thumbnail(tx, key)
-
-        made = await self._db.read(work)
-        if made is None:
-            return None
-        if self._now_ms() - made.used_at > table.TOUCH_AFTER:
-            await self._db.write(lambda tx: table.touch_thumbnail(tx, key, self._now_ms()))
-        return self._thumbnail_found(made)
-
-    async def _make_thumbnail(self, key: ThumbnailKey, original: Found) -> Found:
-        size = (key.width, key.height)
-        try:
-            made = await trio.to_thread.run_sync(
-                lambda: thumbnails.make(original.path, size, key.method, animated=key.animated), limiter=self._one_image
-            )
-        except errors.TooLarge as error:
-            if key.server_name == self.server_name:
-                raise
-            raise errors.MatrixError(502, error.errcode, error.error) from error
-        if made.data is None:
-            name = original.filename or f"thumbnail.{made.content_type.partition('/')[2]}"
-            return Found(original.path, original.hash, original.size, made.content_type, name)
-        return await self._keep_thumbnail(key, made.data, made.content_type, of_original=True)
-
-    async def _fetch_thumbnail(self, key: ThumbnailKey) -> Found | None:
-        """Asks the media's server, unless the media itself is here already; None if it has none to give."""
-        if self._remote is None or await self._held(key.server_name, key.media_id) is not None:
-            return None
-        try:
-            file = await self._remote.thumbnail(
-                key.server_name,
-                key.media_id,
-                width=key.width,
-                height=key.height,
-                method=key.method,
-                animated=key.animated,
-                max_bytes=MAX_THUMBNAIL,
-            )
-            file = await self._followed(self._remote, file, MAX_THUMBNAIL)
-        except MediaUnavailable as error:
-            log.info("no thumbnail of %s from %s: %s", key.media_id, key.server_name, error)
-            return None
-        content_type = disposition.essence(file.content_type)
-        if content_type not in disposition.IMAGES:
-            return None
-        return await self._keep_thumbnail(key, file.body, content_type, of_original=False)
-
-    async def _keep_thumbnail(self, key: ThumbnailKey, data: bytes, content_type: str, *, of_original: bool) -> Found:
-        received = await self._receive(data)
-        made = Thumbnail(received.hash, received.size, content_type, self._now_ms())
-
-        def work(tx: Transaction) -> None:
-            if of_original and table.get(tx, key.server_name, key.media_id) is None:
-                raise errors.NotFound("The media has been deleted.")
-            table.put_thumbnail(tx, key, made)
-
-        await self._holdings.keep(received, work)
-        return self._thumbnail_found(made)
-
-    def _thumbnail_found(self, made: Thumbnail) -> Found:
-        name = f"thumbnail.{made.content_type.partition('/')[2]}"
-        return Found(self._files.path(made.hash), made.hash, made.size, made.content_type, name)
+        return await self._thumbnailer.thumbnail(key, timeout_ms=timeout_ms, fetch=fetch, frozen=frozen)
 
     # What administrators do
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from edgeserver.api.endpoint import Call, Route
-    from edgeserver.media.repository import Found, MediaRepository
+    from edgeserver.media.found import Found
+    from edgeserver.media.repository import MediaRepository
 
 POLICY: Final = (
     "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; style-src 'unsafe-inline';"

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from edgeserver.api.endpoint import Call, Guard, Route
-    from edgeserver.media.repository import Found, MediaRepository
+    from edgeserver.media.found import Found
+    from edgeserver.media.repository import MediaRepository
 
 V1: Final = "/_matrix/federation/v1/media"
 CHUNK: Final = 64 * 1024
