@@ -83,6 +83,8 @@ class MediaRepository:
 
     async def check(self) -> Checked:
         """Makes the disk and the index agree; to be run before anything is served. See `Holdings.check`."""
+        now = self._now_ms()
+        await self._db.write(lambda tx: partial_uploads.forget_expired(tx, now))
         return await self._holdings.check()
 
     # Upload; see `uploading`

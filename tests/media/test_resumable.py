@@ -194,6 +194,14 @@ async def test_uploads_expire(place: Place) -> None:
     assert [path.name for path in place.on_disk() if path.stat().st_size] == []
 
 
+async def test_uploads_that_expired_while_the_box_was_off_are_gone_when_it_starts(place: Place) -> None:
+    upload_id = await begin(place)
+    await place.media.resumable.append(ALICE, upload_id, 0, some(DATA), complete=False)
+    place.clock.now += LIFETIME_MS
+    await place.media.check()
+    assert place.on_disk() == []
+
+
 async def test_a_user_may_have_so_many_under_way(place: Place) -> None:
     for _ in range(MAX_UNDER_WAY):
         await begin(place)
