@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from edgeserver.app.neighbours import Neighbours
     from edgeserver.federation.internet import InternetWeb
     from edgeserver.federation.keyring import Keyring
+    from edgeserver.media.repository import MediaRepository
     from edgeserver.store.pairings import Pairing
     from transports.exchange import Exchange
     from transports.http import HttpPool
@@ -91,6 +92,7 @@ class Box:
     app: Any
     pool: HttpPool
     uplink: Uplink | None
+    media: MediaRepository
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +229,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     gateway.on_change(links.routes_changed)
     peers.on_return(links.way_returned)
     await links.load()
-    return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, app, pool, uplink)
+    return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, app, pool, uplink, media)
 
 
 async def _pin(keyring: Keyring, pairing: Pairing) -> None:
