@@ -63,6 +63,53 @@ class OpenFile:
         await trio.lowlevel.checkpoint_if_cancelled()
 
 
+class IncomingFile:
+    """A file that comes in. Made by `FileStore.incoming`."""
+
+    def __init__(
+        self, path: Path, file: FileIO, limit: int, check_room: Callable[[int], None], run: Callable[..., Awaitable[Any]]
+    ) -> None:
+        self._path = path
+        self._file = file
+        self._limit = limit
+        self._check_room = check_room
+        self._run = run
+        self._digest, self._size, self._buffer = hashlib.sha256(), 0, bytearray()
+        self.is_finished = False
+
+    async def write(self, chunk: bytes) -> None:
+        """Raises M_TOO_LARGE beyond the limit, NoRoom."""
+        self._size += len(chunk)
+        if self._size > self._limit:
+            raise errors.TooLarge(f"The media is larger than {self._limit} bytes.")
+        self._buffer += chunk
+        if len(self._buffer) >= BUFFER:
+            await self._run(self._flush)
+
+    async def restart(self) -> None:
+        """What was written is void."""
+        self._digest, self._size = hashlib.sha256(), 0
+        self._buffer.clear()
+        await self._run(_rewind, self._file)
+
+    async def finish(self) -> Received:
+        """The whole file, on the disk for certain."""
+        await self._run(self._flush)
+        await self._run(os.fsync, self._file.fileno())
+        self.is_finished = True
+        self._file.close()
+        return Received(self._path, self._digest.hexdigest(), self._size)
+
+    async def abandon(self) -> None:
+        await self._run(_abandon, self._file, self._path)
+
+    def _flush(self) -> None:
+        self._check_room(len(self._buffer))
+        self._digest.update(self._buffer)
+        _write_all(self._file, self._buffer)
+        self._buffer.clear()
+
+
 class FileStore:
     """The folder. `open` first. `free_disk`: bytes that must stay free on its disk."""
 
@@ -103,36 +150,25 @@ class FileStore:
         """To read the file of this hash. Raises FileNotFoundError."""
         return OpenFile(await self._run(_open, self.path(digest)), self._run)
 
-    async def receive(self, chunks: AsyncIterable[bytes], limit: int) -> Received:
-        """Writes a stream to the disk. Raises M_TOO_LARGE beyond `limit` bytes, NoRoom; leaves nothing behind when it fails."""
+    @asynccontextmanager
+    async def incoming(self, limit: int) -> AsyncIterator[IncomingFile]:
+        """A file to write to; unless it was finished, nothing of it is left behind. `limit` in bytes."""
         self._count += 1
         path = self._incoming / str(self._count)
-        digest, size, buffer = hashlib.sha256(), 0, bytearray()
-        file = await self._run(_create, path)
-
-        def write() -> None:
-            self._check_room(len(buffer))
-            digest.update(buffer)
-            _write_all(file, buffer)
-            buffer.clear()
-
+        file = IncomingFile(path, await self._run(_create, path), limit, self._check_room, self._run)
         try:
-            async with _closing(chunks):
-                async for chunk in chunks:
-                    size += len(chunk)
-                    if size > limit:
-                        raise errors.TooLarge(f"The media is larger than {limit} bytes.")
-                    buffer += chunk
-                    if len(buffer) >= BUFFER:
-                        await self._run(write)
-            await self._run(write)
-            await self._run(os.fsync, file.fileno())
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._run(_abandon, file, path)
-            raise
-        await self._run(file.close)
-        return Received(path, digest.hexdigest(), size)
+            yield file
+        finally:
+            if not file.is_finished:
+                with trio.CancelScope(shield=True):
+                    await file.abandon()
+
+    async def receive(self, chunks: AsyncIterable[bytes], limit: int) -> Received:
+        """Writes a stream to the disk. Raises M_TOO_LARGE beyond `limit` bytes, NoRoom; leaves nothing behind when it fails."""
+        async with self.incoming(limit) as file, _closing(chunks):
+            async for chunk in chunks:
+                await file.write(chunk)
+            return await file.finish()
 
     async def receive_bytes(self, data: bytes) -> Received:
         """The same for bytes that are at hand."""
@@ -310,6 +346,11 @@ def _write_all(file: FileIO, data: bytearray) -> None:
         written = 0
         while written < len(data):
             written += file.write(view[written:]) or 0
+
+
+def _rewind(file: FileIO) -> None:
+    file.seek(0)
+    file.truncate()
 
 
 def _abandon(file: FileIO, path: Path) -> None:

@@ -77,7 +77,7 @@ class MediaRepository:
         self.resumable = ResumableUploads(
             db, server_name, files, self._holdings, self._uploads, now_ms, limits=self.limits, new_id=new_id
         )
-        self._fetcher = None if remote is None else Fetcher(remote, self._holdings, self.limits)
+        self._fetcher = None if remote is None else Fetcher(remote, files, self.limits)
         self._thumbnailer = Thumbnailer(db, self, files, self._holdings, self._fetcher, now_ms)
         self._shared: Shared[Found] = Shared()
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgeserver.media.files import FileStore
 from edgeserver.media.limits import Limits
-from edgeserver.media.remote import MediaUnavailable
+from edgeserver.media.remote import ByteSink, MediaUnavailable
 from edgeserver.media.repository import MediaRepository
 from edgeserver.media.uploading import Upload
 from edgeserver.store.database import Database, Transaction, open_database
@@ -49,11 +49,14 @@ class FarMedia:
         self.errcode = "M_NOT_FOUND"
         self.before_answer: Any = None
 
-    async def download(self, server: str, media_id: str, *, max_bytes: int, timeout_ms: int) -> File:
+    async def download(self, server: str, media_id: str, *, max_bytes: int, timeout_ms: int, into: ByteSink) -> File:
         self.asked.append(f"download {media_id}")
         if self.before_answer is not None:
             await self.before_answer()
-        return self._of(self.files, media_id)
+        file = self._of(self.files, media_id)
+        await into.restart()
+        await into.write(file.body)
+        return file
 
     async def thumbnail(
         self, server: str, media_id: str, *, width: int, height: int, method: str, animated: bool = False, max_bytes: int
@@ -61,9 +64,12 @@ class FarMedia:
         self.asked.append(f"thumbnail {media_id} {width}x{height} {method}")
         return self._of(self.thumbnails, media_id)
 
-    async def at_location(self, url: str, *, max_bytes: int) -> File:
+    async def at_location(self, url: str, *, max_bytes: int, into: ByteSink) -> File:
         self.asked.append(url)
-        return self._of(self.locations, url)
+        file = self._of(self.locations, url)
+        await into.restart()
+        await into.write(file.body)
+        return file
 
     def _of(self, files: dict[str, File], name: str) -> File:
         if name not in files:
