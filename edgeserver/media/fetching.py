@@ -12,12 +12,13 @@ import trio
 
 from edgeserver.matrix import errors
 from edgeserver.media import disposition
-from edgeserver.media.files import NoRoom
+from edgeserver.media.open_files import NoRoom
 from edgeserver.media.remote import MediaUnavailable
 
 if TYPE_CHECKING:
-    from edgeserver.media.files import FileStore, Received
+    from edgeserver.media.files import FileStore
     from edgeserver.media.limits import Limits
+    from edgeserver.media.open_files import Received
     from edgeserver.media.remote import RemoteFile, RemoteMedia
     from edgeserver.store.media import ThumbnailKey
 

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from edgeserver.media.files import NoRoom
+from edgeserver.media.open_files import NoRoom
 from edgeserver.store import media as table
 from edgeserver.store import partial_uploads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgeserver.media.files import FileStore, Received
+    from edgeserver.media.files import FileStore
     from edgeserver.media.limits import Limits
+    from edgeserver.media.open_files import Received
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.media_upkeep import Dropped
 

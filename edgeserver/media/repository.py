@@ -30,8 +30,9 @@ from edgeserver.store.media import Media
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgeserver.media.files import FileStore, OpenFile, Received
+    from edgeserver.media.files import FileStore
     from edgeserver.media.holdings import Checked
+    from edgeserver.media.open_files import OpenFile, Received
     from edgeserver.media.remote import RemoteMedia
     from edgeserver.media.uploading import Upload
     from edgeserver.store.database import Database, Transaction

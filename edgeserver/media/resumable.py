@@ -19,7 +19,7 @@ import trio
 
 from edgeserver.matrix import errors
 from edgeserver.media import disposition
-from edgeserver.media.files import NoRoom
+from edgeserver.media.open_files import NoRoom
 from edgeserver.store import media as table
 from edgeserver.store import partial_uploads
 from edgeserver.store.partial_uploads import PartialUpload

@@ -13,16 +13,17 @@ import trio
 
 from edgeserver.matrix import errors
 from edgeserver.media import disposition
-from edgeserver.media.files import NoRoom
+from edgeserver.media.open_files import NoRoom
 from edgeserver.store import media as table
 from edgeserver.store.media import Media
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable
 
-    from edgeserver.media.files import FileStore, Received
+    from edgeserver.media.files import FileStore
     from edgeserver.media.holdings import Holdings
     from edgeserver.media.limits import Limits
+    from edgeserver.media.open_files import Received
     from edgeserver.store.database import Database, Transaction
 
 DAY_MS: Final = 86_400_000

@@ -18,8 +18,9 @@ from edgeserver.federation.multipart import MAX_HEAD, MediaReader, MediaSink, de
 from edgeserver.federation.peers import Peers
 from edgeserver.matrix import errors
 from edgeserver.matrix.signatures import SigningKey
-from edgeserver.media.files import FileStore, Received
+from edgeserver.media.files import FileStore
 from edgeserver.media.multipart import frame
+from edgeserver.media.open_files import Received
 from tests.transports.test_http import ok, plain, serving
 from transports.exchange import LinkProfile, Request, Response, TooLarge
 from transports.http import HttpPool
