@@ -80,6 +80,13 @@ def make(path: Path, size: tuple[int, int], method: str, *, animated: bool = Fal
 
     Raises M_TOO_LARGE for an image that would not fit the memory, M_UNKNOWN (400) for what is no image.
     """
+    try:
+        return _opened(path, size, method, animated=animated)
+    finally:
+        release_memory()
+
+
+def _opened(path: Path, size: tuple[int, int], method: str, *, animated: bool) -> Made:
     if path.stat().st_size > MAX_FILE:
         raise errors.TooLarge("The image is too large for a thumbnail.")
     from PIL import Image
@@ -93,8 +100,6 @@ def make(path: Path, size: tuple[int, int], method: str, *, animated: bool = Fal
         raise errors.TooLarge("The image is too large for a thumbnail.") from error
     except Exception as error:  # what a decoder raises on a broken image is anybody's guess
         raise errors.Unknown("This is no image that a thumbnail can be made of.", status=400) from error
-    finally:
-        release_memory()
 
 
 def _make(image: Any, size: tuple[int, int], method: str) -> Made:
@@ -189,7 +194,9 @@ def measured(data: bytes) -> tuple[int, int, str] | None:
 
 
 def release_memory() -> None:
-    """Gives what an image has taken back to the system: glibc would keep it, and a small machine wants it."""
+    """Gives what an image has taken back to the system, when nothing refers to it any more: glibc would keep hundreds of
+    megabytes for the next image of a thread, and a small machine wants them.
+    """
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):  # another C library

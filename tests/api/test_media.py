@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeserver.api.client import media as section
+from edgeserver.api.ratelimit import Rate, RateLimiter
 from tests.asgi import Answer, AsgiClient, section_application
 from tests.media.places import ALICE, File, Place, image, moving_image, open_place
 
@@ -198,3 +199,19 @@ async def test_a_lost_file_and_a_preview_are_told_as_what_they_are(alice: AsgiCl
         path.unlink()
     assert (await alice.get(f"{NEW}/download/{mxc}")).json["errcode"] == "M_NOT_FOUND"
     assert (await alice.get(f"{NEW}/preview_url?url=https://example.org")).json["errcode"] == "M_UNRECOGNIZED"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "category"),
+    [
+        ("POST", "/_matrix/media/v1/create", "media"),
+        ("PATCH", "/_matrix/media/unstable/edgeserver.uploads/none", "upload_part"),
+    ],
+)
+async def test_who_asks_too_often_is_told_when_to_come_back(place: Place, method: str, target: str, category: str) -> None:
+    limiter = RateLimiter(place.clock, rates={category: Rate(0.1, 1), "other": Rate(100, 100)})
+    client = AsgiClient(section_application(section.routes(place.media), {"alice": ALICE}, limiter), token="alice")
+    first, second = await client.request(method, target), await client.request(method, target)
+    assert first.status != 429
+    assert (second.status, second.json["errcode"]) == (429, "M_LIMIT_EXCEEDED")
+    assert second.headers["retry-after"] == "11"

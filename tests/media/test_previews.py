@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from edgeserver.api.client import url_previews as section
+from edgeserver.api.ratelimit import RATES, RateLimiter
 from edgeserver.app.web import PublicWeb
 from edgeserver.matrix import errors
 from edgeserver.matrix.errors import MatrixError
@@ -346,6 +347,13 @@ async def test_the_endpoint(lab: Lab) -> None:
         assert (await AsgiClient(client.app).get(f"{base}/preview_url?url=x")).status == 401
     for query, errcode in (("", "M_MISSING_PARAM"), ("?url=http://a.example&ts=x", "M_INVALID_PARAM"), ("?url=file:///a", "M_FORBIDDEN")):
         assert (await client.get(f"/_matrix/client/v1/media/preview_url{query}")).json["errcode"] == errcode
+
+
+async def test_who_asks_for_too_many_previews_is_told_when_to_come_back(lab: Lab) -> None:
+    limiter = RateLimiter(lab.place.clock)
+    client = AsgiClient(section_application(section.routes(lab.previews), {"alice": ALICE}, limiter), token="alice")
+    answers = [await client.get("/_matrix/client/v1/media/preview_url?url=file:///a") for _ in range(RATES["preview"].burst + 1)]
+    assert [answer.status for answer in answers] == [403] * RATES["preview"].burst + [429]
 
 
 async def test_a_box_without_internet_says_so(tmp_path: Path) -> None:
