@@ -219,6 +219,11 @@ def hashes(tx: Transaction) -> set[str]:
     return {row[0] for row in rows}
 
 
+def files(tx: Transaction) -> dict[str, int]:
+    """The same with their sizes in bytes."""
+    return dict(tx.all("SELECT hash, size FROM media WHERE hash IS NOT NULL UNION SELECT hash, size FROM thumbnails"))
+
+
 def forget_missing(tx: Transaction, missing: Iterable[str]) -> int:
     """Forgets fetched media and thumbnails whose files are gone; returns how many uploads of our users lack theirs."""
     lost = 0
