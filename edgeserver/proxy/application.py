@@ -36,6 +36,8 @@ LINE_SECONDS: Final = 600.0
 """An upload that would keep a thin line busy for longer is refused."""
 MAX_BODY: Final = 1_000_000
 """Bytes of a body, for a link carries no larger messages."""
+MAX_UPLOAD: Final = 16_000_000
+"""Bytes of a file, which goes in parts; it lies in memory."""
 _MESSAGE_HEAD: Final = 4096
 _TERMS: Final = Terms(linger=120.0, keep_untaken=120.0)
 _TERMS_UNREPEATABLE: Final = Terms(linger=120.0, keep_untaken=120.0, shared=False)
@@ -80,7 +82,8 @@ class ProxyApplication:
             if scope["method"] == "OPTIONS":
                 response = json_response({})
             else:
-                call = _call(scope, await _body(scope, receive))
+                bound = MAX_UPLOAD if treatment_of(scope["method"], _path(scope)).kind is Kind.UPLOAD else MAX_BODY
+                call = _call(scope, await _body(scope, receive, bound))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_until_disconnect, receive, nursery.cancel_scope)
                     response = await self._respond(call)
@@ -185,9 +188,9 @@ class ProxyApplication:
     @property
     def _max_upload(self) -> int:
         profile = self._line.profile
-        if profile is None or profile.bit_rate is None or not profile.is_thin:
+        if profile is None:
             return self._max_body
-        return min(self._max_body, int(profile.bit_rate / 10 * LINE_SECONDS))
+        return MAX_UPLOAD if profile.bit_rate is None else min(MAX_UPLOAD, int(profile.bit_rate / 10 * LINE_SECONDS))
 
     def _check_size(self, call: Call) -> None:
         """Raises M_TOO_LARGE."""
@@ -216,24 +219,29 @@ def _without_well_known(response: Response) -> Response:
 # ---- ASGI
 
 
-async def _body(scope: Scope, receive: Receive) -> bytes:
+def _path(scope: Scope) -> str:
+    """Percent-encoded."""
+    raw = scope.get("raw_path")
+    return str(raw.decode("latin-1") if raw else scope["path"])
+
+
+async def _body(scope: Scope, receive: Receive, bound: int) -> bytes:
     """The whole body. Raises M_TOO_LARGE before reading what says that it is too large."""
     told = next((value for name, value in scope["headers"] if name.lower() == b"content-length"), b"0")
     size, parts = int(told) if told.isdigit() and len(told) < 16 else 0, []
-    while size <= MAX_BODY:
+    while size <= bound:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise _Left
         parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
         size = sum(map(len, parts))
-    raise errors.TooLarge(f"The line to the box takes no more than {MAX_BODY:,} bytes at a time.")
+        if size <= bound and not message.get("more_body", False):
+            return b"".join(parts)
+    raise errors.TooLarge(f"The line to the box takes no more than {bound:,} bytes at a time.")
 
 
 def _call(scope: Scope, body: bytes) -> Call:
-    raw = scope.get("raw_path")
-    path = raw.decode("latin-1") if raw else scope["path"]
+    path = _path(scope)
     query = scope["query_string"].decode("latin-1")
     headers = request_headers(scope["headers"], has_body=bool(body))
     treatment = treatment_of(scope["method"], path)

@@ -67,7 +67,8 @@ class Transfers:
 
     async def upload(self, call: Call) -> Response:
         """The box's answer to the whole upload. Raises ExchangeError."""
-        key = hashlib.sha256(repr(call.identity()).encode()).digest()
+        *named, body = call.identity()
+        key = hashlib.sha256("\n".join(named).encode() + b"\n" + hashlib.sha256(body).digest()).digest()
         with trio.move_on_after(self._patience):
             try:
                 location, offset = await self._begin_or_resume(call, key)

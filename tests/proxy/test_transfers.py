@@ -7,6 +7,7 @@ import random
 import orjson
 import trio
 
+from edgeserver.proxy.application import MAX_UPLOAD
 from edgeserver.proxy.transfers import MAX_UNFINISHED
 from tests.proxy.rig import HttpClient, StandIn, proxied
 from tests.proxy.test_real_box import behind_the_proxy
@@ -189,3 +190,17 @@ async def test_parts_cost_little_on_a_line_that_holds(tmp_path, autojump_clock) 
         assert (await client("GET", f"{DOWNLOAD}/{uri}")).body == FILE
         assert up < 1.1 * len(FILE)
         assert await meter.read("download") < 1.1 * len(FILE)
+
+
+async def test_a_file_larger_than_any_message_goes_over_a_quick_line_both_ways(tmp_path, autojump_clock) -> None:
+    cable = MemoryCable(Medium(460_800), seed=5)
+    large = random.Random(9).randbytes(1_300_000)
+    async with behind_the_proxy(tmp_path, cable) as (box, client, _):
+        await logged_in(box, client)
+        assert (await client("GET", "/_matrix/client/v1/media/config")).json["m.upload.size"] == MAX_UPLOAD
+        sent = await client("POST", UPLOAD, large, headers=IMAGE)
+        assert sent.status == 200
+        found = await client("GET", f"{DOWNLOAD}/{sent.json['content_uri'].removeprefix('mxc://')}")
+        assert found.body == large
+        refused = await client("POST", UPLOAD, bytes(MAX_UPLOAD + 1), headers=IMAGE)
+        assert (refused.status, refused.json["errcode"]) == (413, "M_TOO_LARGE")
