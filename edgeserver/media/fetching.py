@@ -6,6 +6,7 @@ Spec: server-server API, "Content Repository".
 from __future__ import annotations
 
 import logging
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -16,6 +17,8 @@ from edgeserver.media.open_files import NoRoom
 from edgeserver.media.remote import MediaUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from edgeserver.media.files import FileStore
     from edgeserver.media.limits import Limits
     from edgeserver.media.open_files import Received
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_THUMBNAIL: Final = 4 * 1024 * 1024
-MAX_FETCHES: Final = 4
-"""Media of other servers that are fetched at a time: over a line each lies in memory until it is whole."""
+MAX_FETCHES: Final = 32
+MAX_OF_ONE: Final = 3
+"""Media that are fetched at a time, of all other servers and of one: one that is slow or dead keeps nobody from the others'."""
 
 
 class Fetcher:
@@ -37,12 +41,13 @@ class Fetcher:
         self._files = files
         self._limits = limits
         self._fetching = trio.CapacityLimiter(MAX_FETCHES)
+        self._of_one: dict[str, trio.CapacityLimiter] = {}
 
     async def media(self, server_name: str, media_id: str, timeout_ms: int) -> tuple[Received, RemoteFile]:
         """The file, and what the other server says of it. Raises what `MediaUnavailable` tells clients."""
         limit = self._limits.remote
         try:
-            async with self._fetching, self._files.incoming(limit) as incoming:
+            async with self._turn(server_name), self._files.incoming(limit) as incoming:
                 file: RemoteFile = await self._remote.download(
                     server_name, media_id, max_bytes=limit, timeout_ms=timeout_ms, into=incoming
                 )
@@ -56,6 +61,16 @@ class Fetcher:
             raise MediaUnavailable(error.error, error.errcode).as_matrix_error() from error
         except NoRoom as error:
             raise self._limits.full() from error
+
+    @asynccontextmanager
+    async def _turn(self, server_name: str) -> AsyncIterator[None]:
+        limiter = self._of_one.setdefault(server_name, trio.CapacityLimiter(MAX_OF_ONE))
+        try:
+            async with limiter, self._fetching:
+                yield
+        finally:
+            if not limiter.borrowed_tokens and not limiter.statistics().tasks_waiting:
+                self._of_one.pop(server_name, None)
 
     async def thumbnail(self, key: ThumbnailKey) -> RemoteFile | None:
         """None if the other server has none to give."""

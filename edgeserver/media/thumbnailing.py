@@ -57,9 +57,7 @@ class Thumbnailer:
         self._one_image = trio.CapacityLimiter(1)
         self._shared: Shared[Found] = Shared()
 
-    async def thumbnail(
-        self, key: ThumbnailKey, *, timeout_ms: int, fetch: bool, frozen: bool
-    ) -> Found:
+    async def thumbnail(self, key: ThumbnailKey, *, timeout_ms: int, fetch: bool, frozen: bool) -> Found:
         """A thumbnail that is not smaller than what `key` asks for, or the original if that is small.
 
         Media of another server that is not here yet is not fetched for it, if that server gives a thumbnail.
@@ -67,12 +65,13 @@ class Thumbnailer:
         """
         size = thumbnails.choose(key.width, key.height, key.method)
         key = ThumbnailKey(key.server_name, key.media_id, *size, key.method, key.animated)
-        held: Found | None = None
-        if key.server_name == self._repository.server_name or frozen or not fetch:
-            held = await self._repository.open(key.server_name, key.media_id, timeout_ms=timeout_ms, fetch=False, frozen=frozen)
-        made = await self._made(key)
+        is_ours = key.server_name == self._repository.server_name
+        made = None if is_ours or frozen else await self._made(key)
         if made is not None:
             return made
+        held: Found | None = None
+        if is_ours or frozen or not fetch:
+            held = await self._repository.open(key.server_name, key.media_id, timeout_ms=timeout_ms, fetch=False, frozen=frozen)
 
         async def work() -> Found:
             made = await self._made(key)

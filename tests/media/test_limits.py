@@ -11,6 +11,7 @@ import trio.testing
 
 from edgeserver.matrix import errors
 from edgeserver.matrix.errors import MatrixError
+from edgeserver.media.fetching import MAX_FETCHES, MAX_OF_ONE
 from edgeserver.media.limits import Limits
 from edgeserver.media.sharing import FAILURE_SECONDS, MAX_FAILURES, Shared
 from tests.media.places import ALICE, BOB, File, Place, open_place, upload
@@ -80,6 +81,23 @@ async def test_who_asks_while_something_is_fetched_gets_its_error_too(tmp_path: 
                 nursery.start_soon(ask)
         assert len(refused) == 5
         assert place.far.asked == ["download none"]
+
+
+async def test_a_server_that_does_not_answer_keeps_nobody_from_the_media_of_others(tmp_path: Path) -> None:
+    async with open_place(tmp_path) as place, trio.open_nursery() as nursery:
+        place.far.files["quick"] = File(b"here")
+
+        async def hang() -> None:
+            if "slow" in place.far.asked[-1]:
+                await trio.sleep_forever()
+
+        place.far.before_answer = hang
+        for number in range(MAX_FETCHES + 10):
+            nursery.start_soon(place.media.open, "dead", f"slow{number}")
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert len(place.far.asked) == MAX_OF_ONE
+        assert (await place.media.open("alive", "quick")).size == 4
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_failure_is_told_again_for_a_while_but_not_that_an_upload_is_awaited(autojump_clock: object) -> None:

@@ -256,6 +256,17 @@ async def test_a_thumbnail_of_another_server_does_not_cost_the_whole_image(place
     assert found.path.read_bytes() == b"small"
 
 
+async def test_a_thumbnail_that_is_here_is_given_to_who_must_not_fetch(place: Place) -> None:
+    place.far.thumbnails["m1"] = File(b"small", "image/webp")
+    asked = key("m1", 90, 90, "crop", "far")
+    with pytest.raises(errors.NotFound):
+        await place.media.thumbnail(asked, fetch=False)
+    found = await place.media.thumbnail(asked)
+    assert await place.media.thumbnail(asked, fetch=False) == found
+    with pytest.raises(errors.NotFound):
+        await place.media.thumbnail(asked, fetch=False, frozen=True)
+
+
 async def test_a_thumbnail_that_another_server_does_not_give_is_made_of_its_image(place: Place) -> None:
     place.far.files["m1"] = place.far.files["m2"] = File(image(1000, 500))
     place.far.thumbnails["m2"] = File(b"<script>", "text/html")
