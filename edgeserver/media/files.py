@@ -11,14 +11,13 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
 from edgeserver.matrix import errors
-from edgeserver.media.open_files import BUFFER, IncomingFile, NoRoom, OpenFile, Received, write_all
+from edgeserver.media.open_files import BUFFER, IncomingFile, NoRoom, OpenFile, Received, closing, write_all
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
@@ -88,7 +87,7 @@ class FileStore:
 
     async def receive(self, chunks: AsyncIterable[bytes], limit: int) -> Received:
         """Writes a stream to the disk. Raises M_TOO_LARGE beyond `limit` bytes, NoRoom; leaves nothing behind when it fails."""
-        async with self.incoming(limit) as file, _closing(chunks):
+        async with self.incoming(limit) as file, closing(chunks):
             async for chunk in chunks:
                 await file.write(chunk)
             return await file.finish()
@@ -182,7 +181,7 @@ class FileStore:
 
         synced = start
         try:
-            async with _closing(chunks):
+            async with closing(chunks):
                 async for chunk in chunks:
                     size += len(chunk)
                     if size > limit:
@@ -235,16 +234,6 @@ class FileStore:
         """Runs to its end: a thread cannot be stopped half way, and the caller must know what is on the disk."""
         with trio.CancelScope(shield=True):
             await self._run(work)
-
-
-@asynccontextmanager
-async def _closing(chunks: object) -> AsyncIterator[None]:
-    """A generator that is left before its end is closed here and now, not whenever it is collected."""
-    try:
-        yield
-    finally:
-        if isinstance(chunks, AsyncGenerator):
-            await chunks.aclose()
 
 
 def _open_at(path: Path, start: int) -> FileIO:

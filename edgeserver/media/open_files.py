@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -12,7 +14,7 @@ import trio
 from edgeserver.matrix import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from io import FileIO
     from pathlib import Path
 
@@ -111,3 +113,13 @@ def _rewind(file: FileIO) -> None:
 def _abandon(file: FileIO, path: Path) -> None:
     file.close()
     path.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def closing(chunks: object) -> AsyncIterator[None]:
+    """A generator that is left before its end is closed here and now, not whenever it is collected."""
+    try:
+        yield
+    finally:
+        if isinstance(chunks, AsyncGenerator):
+            await chunks.aclose()

@@ -19,13 +19,13 @@ import trio
 
 from edgeserver.matrix import errors
 from edgeserver.media import disposition
-from edgeserver.media.open_files import NoRoom
+from edgeserver.media.open_files import NoRoom, closing
 from edgeserver.store import media as table
 from edgeserver.store import partial_uploads
 from edgeserver.store.partial_uploads import PartialUpload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable
+    from collections.abc import AsyncIterable, AsyncIterator, Callable
 
     from edgeserver.media.files import FileStore
     from edgeserver.media.holdings import Holdings
@@ -38,6 +38,10 @@ LIFETIME_MS: Final = 3 * 86_400_000
 COMPLETE_MS: Final = 86_400_000
 MAX_UNDER_WAY: Final = 10
 """Uploads in parts that one user may have begun and not finished."""
+
+GRACE: Final = 0.5
+LONGEST_GRACE: Final = 10.0
+"""Seconds that a part gets to come in when its client asks how far it is: while nothing comes, and at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +64,28 @@ class OffsetMismatch(errors.MatrixError):
 
 @dataclass(eq=False)
 class _Appending:
+    """A part that is coming in; `came` counts its bytes."""
+
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     done: trio.Event = field(default_factory=trio.Event)
+    came: int = 0
+
+    async def counted(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        async with closing(chunks):
+            async for chunk in chunks:
+                self.came += len(chunk)
+                yield chunk
+
+    async def end(self) -> None:
+        """Of a line that broke the last bytes may still be coming in: they are waited for, as long as some do."""
+        seen = -1
+        with trio.move_on_after(LONGEST_GRACE):
+            while seen != self.came and not self.done.is_set():
+                seen = self.came
+                with trio.move_on_after(GRACE):
+                    await self.done.wait()
+        self.scope.cancel()
+        await self.done.wait()
 
 
 class ResumableUploads:
@@ -152,7 +176,8 @@ class ResumableUploads:
         appending = self._appending[upload_id] = _Appending()
         try:
             with appending.scope:
-                return await self._append(await self._get(user_id, upload_id), offset, chunks, length=length, complete=complete)
+                upload = await self._get(user_id, upload_id)
+                return await self._append(upload, offset, appending.counted(chunks), length=length, complete=complete)
         finally:
             del self._appending[upload_id]
             appending.done.set()
@@ -176,8 +201,7 @@ class ResumableUploads:
 
     async def _end_appending(self, upload_id: str) -> None:
         while (appending := self._appending.get(upload_id)) is not None:
-            appending.scope.cancel()
-            await appending.done.wait()
+            await appending.end()
 
     async def _get(self, user_id: str, upload_id: str) -> PartialUpload:
         upload = await self._db.read(lambda tx: partial_uploads.get(tx, upload_id))

@@ -60,3 +60,20 @@ def test_parts_heads_and_broken_downloads_over_a_real_connection(small_box):  # 
     assert (held.status, held.body) == (304, b"")
     assert small_box.request("GET", path, None, token).body == DATA
     assert "Traceback" not in small_box.log()
+
+
+def test_what_came_of_a_part_before_its_connection_broke_need_not_come_again(small_box):  # noqa: F811
+    token = register(small_box)
+    headers = {"content-type": "image/png", "upload-complete": "?0", "upload-length": str(len(DATA))}
+    location = small_box.request("POST", UPLOAD, b"", token, headers=headers).headers["location"]
+    lines = [f"PATCH {location} HTTP/1.1", "Host: a.test", f"Authorization: Bearer {token}", f"Content-Length: {len(DATA)}"]
+    lines += [f"{name}: {value}" for name, value in part(0, complete=True).items()]
+    with socket.create_connection(("127.0.0.1", int(small_box.url.rpartition(":")[2]))) as wire:
+        wire.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + DATA[:1_400_000])
+    told = small_box.request("GET", location, None, token).json
+    assert 1_000_000 <= told["received"] <= 1_400_000
+    done = small_box.request("PATCH", location, DATA[told["received"] :], token, headers=part(told["received"], complete=True))
+    assert done.status == 200
+    path = "/_matrix/client/v1/media/download/" + done.json["content_uri"].removeprefix("mxc://")
+    assert small_box.request("GET", path, None, token).body == DATA
+    assert "Traceback" not in small_box.log()
