@@ -26,7 +26,7 @@ from edgeserver.app.lasting import lasting
 from edgeserver.app.links import LinkService
 from edgeserver.app.listeners import Tls
 from edgeserver.app.listeners import serve as serve_http
-from edgeserver.app.media import open_repository
+from edgeserver.app.media import open_previews, open_repository
 from edgeserver.app.push import exchange_post, push_services, web_post
 from edgeserver.app.routes import client_routes, server_routes
 from edgeserver.app.uplink import Uplink
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from edgeserver.bridges.registration import Registration
     from edgeserver.federation.internet import InternetWeb
     from edgeserver.federation.keyring import Keyring
+    from edgeserver.media.repository import MediaRepository
     from edgeserver.store.pairings import Pairing
     from transports.exchange import Exchange
     from transports.http import HttpPool
@@ -98,6 +99,7 @@ class Box:
     app: Any
     pool: HttpPool
     uplink: Uplink | None
+    media: MediaRepository
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,11 +244,12 @@ async def _build(
     peers.on_return(push.follower.route_returned)
     inward = services.inward(ground, out, users, rooms, peers, bridging)
     media = await open_repository(config, ground, out, inline=wires.inline)
+    previews = await open_previews(config, ground, media)
     syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms)
     gateway = GatewayRoutes(ground.db, identity.server_name, identity.signing_key, ground.now_ms)
     limiter = RateLimiter(ground.now_ms, enabled=config.limits.rate_limits)
     routes = [
-        *client_routes(config, ground, users, rooms, media, syncing, limiter, bridging),
+        *client_routes(config, ground, users, rooms, media, previews, syncing, limiter, bridging),
         *server_routes(ground, out, users, rooms, inward, media, gateway, peers),
         *push.routes(ground.now_ms),
     ]
@@ -272,7 +275,7 @@ async def _build(
     gateway.on_change(links.routes_changed)
     peers.on_return(links.way_returned)
     await links.load()
-    return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, push, app, pool, uplink)
+    return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, push, app, pool, uplink, media)
 
 
 async def _pin(keyring: Keyring, pairing: Pairing) -> None:

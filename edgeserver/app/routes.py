@@ -41,6 +41,7 @@ from edgeserver.api.client import (
     timestamps,
     to_device,
     typing,
+    url_previews,
     user_directory,
     versions,
     voip,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from edgeserver.config import Config
     from edgeserver.federation.peers import Peers
     from edgeserver.gateway.routes import GatewayRoutes
+    from edgeserver.media.previews import UrlPreviews
     from edgeserver.media.repository import MediaRepository
     from edgeserver.sync.classic import ClassicSync
 
@@ -81,6 +83,7 @@ def client_routes(
     users: Users,
     rooms: Rooms,
     media: MediaRepository,
+    previews: UrlPreviews | None,
     syncing: ClassicSync,
     limiter: RateLimiter,
     bridging: Bridging | None = None,
@@ -135,6 +138,8 @@ def client_routes(
     ]
     if config.features.thread_subscriptions:
         found += thread_subscriptions.routes(rooms.thread_subscriptions)
+    if previews is not None:
+        found += url_previews.routes(previews)
     if config.accounts.registration_shared_secret:
         found += register_by_secret.routes(users.accounts, config.accounts.registration_shared_secret, ground.now_ms)
     if bridging is not None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from edgeserver.federation.dns_lookup import Dns
     from edgeserver.federation.resolver import Resolver
-    from transports.exchange import Response
+    from transports.exchange import BodySink, Response
     from transports.http import HttpPool
 
 WEB_TIMEOUT: Final = 15.0
@@ -69,9 +69,18 @@ class InternetWeb:
         self._pool = pool
         self._allow_private = allow_private
 
-    async def get(self, host: str, port: int, target: str, *, max_response: int = MAX_BODY, timeout: float = WEB_TIMEOUT) -> Response:
-        """See `WebGet`; `max_response` in bytes, `timeout` in seconds. Raises ExchangeError."""
-        return await self.ask(Request("GET", target, timeout=timeout, max_response=max_response), host, port)
+    async def get(
+        self,
+        host: str,
+        port: int,
+        target: str,
+        *,
+        max_response: int = MAX_BODY,
+        timeout: float = WEB_TIMEOUT,
+        sink: BodySink | None = None,
+    ) -> Response:
+        """See `WebGet`; `max_response` in bytes, `timeout` in seconds; `sink` as in `Request`. Raises ExchangeError."""
+        return await self.ask(Request("GET", target, timeout=timeout, max_response=max_response, sink=sink), host, port)
 
     async def ask(self, request: Request, host: str, port: int) -> Response:
         """Carries a request, within its timeout, to where DNS says that the host is. Raises ExchangeError."""
