@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from edgeserver.federation.internet import InternetWeb
     from edgeserver.federation.keyring import Keyring
     from edgeserver.store.pairings import Pairing
+    from edgeserver.users.emails import Emails
     from transports.exchange import Exchange
     from transports.http import HttpPool
     from transports.link.wire import Driver
@@ -127,6 +128,7 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
                 ("typing notifications", box.users.typing.run),
                 ("the lines", box.links.run),
                 ("the completion of rooms", box.rooms.completer.run),
+                ("the leaving of deactivated accounts", box.rooms.departures.run),
                 ("the note of the time", _note_time, ground),
             ):
                 nursery.start_soon(lasting, what, *task)
@@ -191,7 +193,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     async def profile_changed(user_id: str) -> None:
         await rooms.memberships.profile_changed(user_id)
 
-    users = services.users(ground, out, profile_changed, inline=wires.inline)
+    users = services.users(ground, out, profile_changed, inline=wires.inline, emails=_emails(config, ground))
     rooms = services.rooms(
         ground, out, users, partial_joins=config.federation.partial_joins, metered=config.federation.metered
     )
@@ -227,6 +229,18 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     peers.on_return(links.way_returned)
     await links.load()
     return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, app, pool, uplink)
+
+
+def _emails(config: Config, ground: services.Ground) -> Emails | None:
+    """Email addresses, for a box that can send mail."""
+    if not config.smtp.host:
+        return None
+    from edgeserver.api.client.email_addresses import SUBMIT
+    from edgeserver.app.mail import Mailer
+    from edgeserver.users.emails import Emails
+
+    page = f"{config.http.public_url.rstrip('/')}{SUBMIT}"
+    return Emails(ground.db, ground.server_name, ground.now_ms, Mailer(config.smtp), lambda token: f"{page}?token={token}")
 
 
 async def _pin(keyring: Keyring, pairing: Pairing) -> None:

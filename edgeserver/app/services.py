@@ -8,6 +8,7 @@ from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgeserver import wakeups as topics
 from edgeserver.app.lasting import contained
 from edgeserver.federation.calls import Calls
 from edgeserver.federation.client import FederationClient
@@ -29,6 +30,7 @@ from edgeserver.federation.third_party_invites import KeyValidity, ThirdPartyInv
 from edgeserver.matrix import errors
 from edgeserver.rooms.completing import Completer
 from edgeserver.rooms.create import RoomCreator
+from edgeserver.rooms.departing import Departures
 from edgeserver.rooms.directory import Directory, PublicRooms
 from edgeserver.rooms.guests import leave_where_unwanted
 from edgeserver.rooms.hierarchy import Hierarchy, RoomSummaries
@@ -48,6 +50,7 @@ from edgeserver.rooms.succession import move_names, succession
 from edgeserver.rooms.timestamps import Timestamps
 from edgeserver.rooms.turns import Turns
 from edgeserver.rooms.upgrade import RoomUpgrader
+from edgeserver.store import account_data as account_data_table
 from edgeserver.store import accounts as account_table
 from edgeserver.store import profiles as profile_table
 from edgeserver.store import rooms as room_table
@@ -84,6 +87,7 @@ if TYPE_CHECKING:
     from edgeserver.federation.peers import Peers
     from edgeserver.matrix.signatures import SigningKey
     from edgeserver.store.database import Database, Transaction
+    from edgeserver.users.emails import Emails
     from edgeserver.wakeups import Wakeups
 
 
@@ -171,10 +175,13 @@ class Users:
     receipts: Receipts
     read_markers: ReadMarkers
     notifications: Notifications
+    emails: Emails | None = None
 
 
-def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool) -> Users:
-    """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer."""
+def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool, emails: Emails | None = None) -> Users:
+    """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer. `emails`: where this box
+    can send mail.
+    """
     tokens = Tokens(ground.db, ground.now_ms)
     device_lists = DeviceLists(ground.db, ground.server_name, ground.wakeups)
     device_keys = DeviceKeys(ground.db, ground.server_name, ground.wakeups, device_lists, out.keys)
@@ -184,9 +191,14 @@ def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, 
         on_delete=[device_lists.devices_deleted],
         on_rename=[device_lists.devices_renamed],
     )
+
+    async def deactivated(user_id: str) -> None:
+        ground.wakeups.notify([topics.DEPARTURES])
+
     accounts = Accounts(
-        ground.db, ground.server_name, ground.now_ms, tokens=tokens, devices=devices, passwords=Passwords(inline=inline)
-    )
+        ground.db, ground.server_name, ground.now_ms,
+        tokens=tokens, devices=devices, passwords=Passwords(inline=inline), on_deactivate=deactivated,
+    )  # fmt: skip
 
     unread = UnreadCounts(ground.server_name)
     receipts = Receipts(ground.db, ground.wakeups, unread, ground.server_name, ground.now_ms)
@@ -214,6 +226,7 @@ def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, 
         receipts,
         ReadMarkers(ground.db, ground.wakeups, receipts),
         Notifications(ground.db),
+        emails,
     )
 
 
@@ -236,6 +249,7 @@ class Rooms:
     completer: Completer
     hierarchy: Hierarchy
     summaries: RoomSummaries
+    departures: Departures
 
 
 def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metered: bool) -> Rooms:
@@ -312,6 +326,7 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
         ),
         Hierarchy(ground.db, elsewhere, lambda: urlsafe_b64encode(ground.random_bytes(12)).decode()),
         RoomSummaries(ground.db, elsewhere),
+        Departures(ground.db, ground.wakeups, memberships),
     )
 
 
@@ -333,8 +348,13 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -
     """The follower of the outbox, and what takes in what others send."""
 
     async def may_invite(sender: str, target: str) -> None:
-        if await ground.db.read(lambda tx: account_table.account(tx, target)) is None:
+        account, blocks = await ground.db.read(
+            lambda tx: (account_table.account(tx, target), account_data_table.blocks_invites(tx, target))
+        )
+        if account is None or account.deactivated_at is not None:
             raise errors.NotFound("There is no such user.")
+        if blocks:
+            raise errors.InviteBlocked
 
     handlers = EduHandlers(
         typing=users.typing.received,

@@ -12,7 +12,7 @@ import pytest
 
 from edgeserver.api.application import Application
 from edgeserver.api.authentication import AccessTokens
-from edgeserver.api.client import account, devices, login, register, register_by_secret
+from edgeserver.api.client import account, devices, login, moderation, register, register_by_secret
 from edgeserver.api.client.register import RegistrationPolicy
 from edgeserver.api.endpoint import Gate
 from edgeserver.api.ratelimit import RateLimiter
@@ -65,6 +65,7 @@ def build(place: Place, policy: RegistrationPolicy) -> House:
         *login.routes(place.accounts, place.tokens, place.devices, limiter=limiter, appservices=bridges),
         *account.routes(place.accounts, interactive),
         *devices.routes(place.devices, interactive),
+        *moderation.routes(place.accounts, place.devices, "test"),
     ]
     gate = Gate(AccessTokens(place.tokens, appservices=bridges), limiter)
     return House(place, AsgiClient(Application(routes, gate)))
