@@ -2,7 +2,8 @@
 
 Client-server API, POST /account/deactivate, `erase`. Whoever was in the room when the event was sent, or when the erasure was asked for,
 goes on seeing it. What is redacted are messages and the person's own memberships (with their name and picture); other state stays whole,
-for a room without its name or its topic would be the others' loss.
+for a room without its name or its topic would be the others' loss. To other servers this goes for history; what a join or a state has to
+prove (auth events) they are given whole.
 """
 
 from __future__ import annotations
