@@ -1,4 +1,4 @@
-"""Accounts that end: their rooms are left, here and elsewhere, whatever is cut or killed; and erasure hides what they said from newcomers."""
+"""Accounts that end: their rooms are left, here and elsewhere, whatever is killed; and erasure hides from newcomers what they said."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ async def test_nothing_personal_is_left_in_the_store(tmp_path, autojump_clock):
         alice = await a.person("alice")
         await alice.ok("PUT", f"/user/{alice.user_id}/account_data/m.x", {"secret": 1})
         await alice.ok("PUT", f"/profile/{alice.user_id}/displayname", {"displayname": "Alice"})
-        await alice.ok("POST", "/room_keys/version", {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {"public_key": "x"}})
+        backup = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {"public_key": "x"}}
+        await alice.ok("POST", "/room_keys/version", backup)
         pusher = {"kind": "http", "app_id": "x", "pushkey": "k", "app_display_name": "x", "device_display_name": "x", "lang": "en"}
         await alice.ok("POST", "/pushers/set", {**pusher, "data": {"url": "https://push.test/_matrix/push/v1/notify"}})
         await end(alice, erase=True)
