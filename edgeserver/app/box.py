@@ -193,7 +193,10 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     async def profile_changed(user_id: str) -> None:
         await rooms.memberships.profile_changed(user_id)
 
-    users = services.users(ground, out, profile_changed, inline=wires.inline, emails=_emails(config, ground))
+    users = services.users(
+        ground, out, profile_changed,
+        inline=wires.inline, emails=_emails(config, ground), registration_tokens=config.accounts.registration_tokens,
+    )  # fmt: skip
     rooms = services.rooms(
         ground, out, users, partial_joins=config.federation.partial_joins, metered=config.federation.metered
     )

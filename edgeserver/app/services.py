@@ -78,7 +78,7 @@ from edgeserver.users.upgraded_rooms import carry_over
 from transports.exchange import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import trio
 
@@ -178,9 +178,17 @@ class Users:
     emails: Emails | None = None
 
 
-def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool, emails: Emails | None = None) -> Users:
+def users(
+    ground: Ground,
+    out: Out,
+    on_profile_change: Callable[[str], Any],
+    *,
+    inline: bool,
+    emails: Emails | None = None,
+    registration_tokens: Collection[str] = (),
+) -> Users:
     """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer. `emails`: where this box
-    can send mail.
+    can send mail. `registration_tokens`: those of the configuration.
     """
     tokens = Tokens(ground.db, ground.now_ms)
     device_lists = DeviceLists(ground.db, ground.server_name, ground.wakeups)
@@ -198,6 +206,7 @@ def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, 
     accounts = Accounts(
         ground.db, ground.server_name, ground.now_ms,
         tokens=tokens, devices=devices, passwords=Passwords(inline=inline), on_deactivate=deactivated,
+        registration_tokens=registration_tokens,
     )  # fmt: skip
 
     unread = UnreadCounts(ground.server_name)

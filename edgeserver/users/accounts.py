@@ -19,7 +19,7 @@ from edgeserver.users.devices import check_name
 from edgeserver.users.passwords import MAX_LENGTH
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from edgeserver.store.accounts import Account
     from edgeserver.store.database import Database, Transaction
@@ -64,7 +64,7 @@ class Session:
 
 class Accounts:
     """The accounts of this server. `on_deactivate` is told after an account is gone: its rooms are left from then on
-    (`rooms.departing`).
+    (`rooms.departing`). `registration_tokens` are those of the configuration, good for any number of people beside those in the store.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Accounts:
         passwords: Passwords,
         min_password: int = MIN_PASSWORD,
         on_deactivate: Callable[[str], Awaitable[None]] | None = None,
+        registration_tokens: Collection[str] = (),
     ) -> None:
         self._db = db
         self._server_name = server_name
@@ -87,6 +88,7 @@ class Accounts:
         self._passwords = passwords
         self._min_password = min_password
         self._on_deactivate = on_deactivate
+        self._configured_tokens = frozenset(registration_tokens)
 
     def user_id(self, name: str) -> str:
         """The id of one of our users from a local part or a whole id, in lower case.
@@ -145,8 +147,7 @@ class Accounts:
         def work(tx: Transaction) -> Session | None:
             if table.exists(tx, user_id):
                 raise errors.UserInUse
-            if registration_token is not None and not table.use_registration_token(tx, registration_token, self._now_ms()):
-                raise errors.Forbidden("The registration token has been used up.")
+            self._use_registration_token(tx, registration_token)
             table.insert(tx, new)
             if claim is not None:
                 claim(tx, user_id)
@@ -194,8 +195,7 @@ class Accounts:
             account = table.account(tx, user_id)
             if account is None or not account.guest or account.deactivated_at is not None:
                 raise errors.Forbidden("That is no guest.")
-            if registration_token is not None and not table.use_registration_token(tx, registration_token, self._now_ms()):
-                raise errors.Forbidden("The registration token has been used up.")
+            self._use_registration_token(tx, registration_token)
             table.end_guest(tx, user_id, hashed)
             if claim is not None:
                 claim(tx, user_id)
@@ -316,7 +316,15 @@ class Accounts:
         return token
 
     async def registration_token_is_valid(self, token: str) -> bool:
+        if token in self._configured_tokens:
+            return True
         return await self._db.read(lambda tx: table.registration_token_is_valid(tx, token, self._now_ms()))
+
+    def _use_registration_token(self, tx: Transaction, token: str | None) -> None:
+        if token is None or token in self._configured_tokens:
+            return
+        if not table.use_registration_token(tx, token, self._now_ms()):
+            raise errors.Forbidden("The registration token has been used up.")
 
     def check_strength(self, password: str) -> None:
         """Raises M_WEAK_PASSWORD for a password that is too short, or longer than anybody needs."""

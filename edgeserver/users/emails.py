@@ -105,11 +105,13 @@ class Emails:
         _check(client_secret, attempt, next_link)
         token, secret_hash, now = secrets.token_urlsafe(24), _hash(client_secret), self._now_ms()
 
-        def work(tx: Transaction) -> tuple[Validation, int]:
+        def work(tx: Transaction) -> tuple[Validation, int | None]:
             self._check_purpose(tx, purpose, address)
             known = table.validation_by_secret(tx, secret_hash, address, purpose)
-            if known is not None and known.expires_at > now and attempt <= known.attempt:
-                return known, known.attempt
+            if known is not None and known.expires_at <= now:
+                known = None
+            if known is not None and (attempt <= known.attempt or known.validated_at is not None):
+                return known, None
             sid = secrets.token_urlsafe(12) if known is None else known.sid
             new = table.Validation(sid, address, purpose, secret_hash, attempt, next_link, now + LIFETIME_MS, None)
             table.put_validation(tx, new, _hash(token))
@@ -117,7 +119,7 @@ class Emails:
             return new, 0 if known is None else known.attempt
 
         validation, before = await self._db.write(work)
-        if validation.attempt != before:
+        if before is not None:
             await self._send(purpose, validation, token, before)
         return validation.sid
 
