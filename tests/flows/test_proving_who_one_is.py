@@ -140,7 +140,9 @@ async def test_pages_for_a_registration_and_pages_that_are_not_there(tmp_path, a
         assert (await client.get(f"{V3}/auth/m.login.dummy/fallback/web")).status == 404
         session = (await client.post(f"{V3}/register", {**body, "username": "eve"})).json["session"]
         assert (await fill_in(b, "m.login.password", session, password=PASSWORD)).status == 404  # not among this session's flows
-        path = f"{V3}/auth/m.login.dummy/fallback/web"
+        client = AsgiClient(a.box.app)
+        session = (await client.post(f"{V3}/register", {**body, "username": "eve"})).json["session"]
+        path = f"{V3}/auth/m.login.registration_token/fallback/web"
         assert told(await client.request("POST", path, query={"session": session}, body=b"\xff")) == (400, "M_BAD_JSON")
 
 
