@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from edgeserver.media.repository import MediaRepository
     from edgeserver.sync.classic import ClassicSync
 
-UNSTABLE_FEATURES = {"org.matrix.msc3916.stable": True, "uk.tcpip.msc4133.stable": True}
+UNSTABLE_FEATURES = {"org.matrix.msc3916.stable": True, "uk.tcpip.msc4133.stable": True, "org.matrix.msc4380.stable": True}
 
 
 def client_routes(
