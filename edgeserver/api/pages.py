@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 from base64 import b64encode
 from html import escape
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
 from starlette.responses import Response
 
 from edgeserver.matrix import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 AUTH_DONE: Final = (
     "if (window.onAuthDone) { window.onAuthDone(); }"
@@ -58,10 +61,11 @@ def link(url: str, text: str) -> str:
     return f'<p><a href="{escape(url)}" rel="noreferrer">{escape(text)}</a></p>'
 
 
-def form(button: str, label: str = "", *, name: str = "", kind: str = "text") -> str:
-    """A form that posts to the page's own address: one field, if it has a name, and a button."""
+def form(button: str, label: str = "", *, name: str = "", kind: str = "text", hidden: Mapping[str, str] | None = None) -> str:
+    """A form that posts to the page's own address: one field, if it has a name, a button, and `hidden` fields."""
+    kept = "".join(f'<input type="hidden" name="{escape(key)}" value="{escape(value)}">' for key, value in (hidden or {}).items())
     asked = f'<label>{escape(label)}<br><input type="{kind}" name="{name}" required autofocus></label><br>' if name else ""
-    return f'<form method="post">{asked}<button type="submit">{escape(button)}</button></form>'
+    return f'<form method="post">{kept}{asked}<button type="submit">{escape(button)}</button></form>'
 
 
 def field(body: bytes, name: str) -> str:

@@ -113,6 +113,11 @@ class UserInteractive:
         session = self._sessions.get(session_id)
         return session is not None and session.expires_at > self._now_ms() and any(kind in flow for flow in session.flows)
 
+    def operation_of(self, session_id: str) -> str | None:
+        """The operation that a session serves, as `authenticate` was told it."""
+        session = self._sessions.get(session_id)
+        return None if session is None else session.operation
+
     async def prove(self, session_id: str, kind: str, auth: dict[str, Any]) -> None:
         """Completes a stage from outside the request, as the fallback page does. Raises M_NOT_FOUND if it is not offered, and
         what the stage raises.

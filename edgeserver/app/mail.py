@@ -37,7 +37,7 @@ class Mailer:
         if waiting.cancelled_caught:
             raise MailNotSent("other mails took too long")
         try:
-            await trio.to_thread.run_sync(self._send, address, subject, text)
+            await trio.to_thread.run_sync(self._send, address, subject, text, abandon_on_cancel=True)  # a box that stops does not wait
         except (OSError, ssl.SSLError, ValueError) as error:  # what smtplib raises is an OSError
             log.warning("a mail could not be sent: %s", error)
             raise MailNotSent(str(error)) from error
@@ -46,12 +46,12 @@ class Mailer:
 
     def _send(self, address: str, subject: str, text: str) -> None:
         from email.message import EmailMessage
-        from email.utils import formatdate, make_msgid
+        from email.utils import formatdate, make_msgid, parseaddr
 
         message = EmailMessage()
         message["From"], message["To"], message["Subject"] = self._config.sender, address, subject
         message["Date"] = formatdate()
-        message["Message-ID"] = make_msgid(domain=self._config.sender.rpartition("@")[2])
+        message["Message-ID"] = make_msgid(domain=parseaddr(self._config.sender)[1].rpartition("@")[2])
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's holiday reply is to come back
         message.set_content(text)
         with self._connected() as server:

@@ -91,7 +91,7 @@ def client_routes(
             users.accounts, users.tokens, users.devices, limiter=limiter, login_tokens=login_tokens, emails=users.emails
         ),
         *account.routes(users.accounts, interactive, users.emails),
-        *auth_fallback.routes(interactive),
+        *auth_fallback.routes(interactive, users.emails, limiter),
         *moderation.routes(users.accounts, users.devices, ground.server_name),
         *devices.routes(users.devices, interactive),
         *profile.routes(users.profiles),

@@ -13,7 +13,7 @@ from edgeserver.users.emails import MailNotSent
 from tests.lab.ca import Authority
 from tests.lab.mail import HOST, MailServer
 
-SENDER = "matrix@box.example"
+SENDER = "The box <matrix@box.example>"
 
 
 def config(server: MailServer, **options: str) -> Smtp:

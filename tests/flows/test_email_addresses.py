@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -214,6 +215,34 @@ async def test_opening_a_link_confirms_nothing_and_an_old_link_says_so(tmp_path,
             void = await AsgiClient(a.box.app).request(method, f"{SUBMIT}?token=guess")
             assert void.status == 404
             assert b"not valid any more" in void.body
+
+
+async def test_an_app_that_knows_nothing_of_mail_leaves_it_to_a_web_page(tmp_path, mail):
+    async with World(tmp_path) as world:
+        a = await world.box("a", configured(mail, registration="required"))
+        body = {"username": "alice", "password": PASSWORD}
+        session = (await post(a, "/register", body)).json["session"]
+        path = f"{V3}/auth/m.login.email.identity/fallback/web"
+
+        async def fill_in(**fields: str) -> Answer:
+            return await AsgiClient(a.box.app).request("POST", path, query={"session": session}, body=urlencode(fields).encode())
+
+        asking = await AsgiClient(a.box.app).get(path, query={"session": session})
+        assert b'name="email"' in asking.body
+        odd = await fill_in(email="nonsense")
+        assert (odd.status, b"not an email address" in odd.body) == (400, True)
+        assert b'name="email"' in (await fill_in()).body
+        waiting = await fill_in(email=ANA)
+        assert waiting.status == 200
+        hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]+)"', waiting.body.decode()))
+        early = await fill_in(**hidden)
+        assert (early.status, b"has not been confirmed yet" in early.body) == (403, True)
+        await follow(a, mail)
+        done = await fill_in(**hidden)
+        assert (done.status, b"onAuthDone" in done.body) == (200, True)
+        made = await post(a, "/register", {**body, "auth": {"session": session}})
+        assert made.status == 200, made.body
+        assert await a.box.users.emails.owner(ANA) == "@alice:a.test"
 
 
 async def test_a_validation_is_cancelled(tmp_path, mail):

@@ -143,7 +143,7 @@ async def test_pages_for_a_registration_and_pages_that_are_not_there(tmp_path, a
         client = AsgiClient(a.box.app)
         session = (await client.post(f"{V3}/register", {**body, "username": "eve"})).json["session"]
         path = f"{V3}/auth/m.login.registration_token/fallback/web"
-        assert told(await client.request("POST", path, query={"session": session}, body=b"\xff")) == (400, "M_BAD_JSON")
+        assert (await client.request("POST", path, query={"session": session}, body=b"\xff")).status == 400
 
 
 # Tokens that log one device in
