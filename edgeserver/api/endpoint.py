@@ -279,8 +279,8 @@ class _Endpoint:
             await self._auth(call)
         elif self._auth is not Auth.NONE:
             requester = None if gate is None else await gate.authenticator.requester(call)
-            if requester is not None:
-                self._check_standing(requester)
+            if requester is not None and not self._is_in_good_standing(requester):
+                requester = None  # as with guests
             if requester is not None and requester.is_guest and not self._guests:
                 if self._auth is Auth.USER:
                     raise errors.GuestForbidden
@@ -293,12 +293,18 @@ class _Endpoint:
             if who is None or who.appservice_id is None:
                 gate.limiter.check(self._rate, call.address if who is None else who.user_id)
 
-    def _check_standing(self, requester: Requester) -> None:
-        """Raises M_USER_LOCKED or M_USER_SUSPENDED for what such an account may not do."""
+    def _is_in_good_standing(self, requester: Requester) -> bool:
+        """False if the requester is suspended and asks for what anybody may ask, but not they.
+
+        Raises M_USER_LOCKED or M_USER_SUSPENDED for what such an account may not do.
+        """
         if requester.is_locked and not self._locked:
             raise errors.UserLocked
         if requester.is_suspended and not self._suspended:
-            raise errors.UserSuspended
+            if self._auth is Auth.USER:
+                raise errors.UserSuspended
+            return False
+        return True
 
     async def _poll(self, call: Call) -> Mapping[str, Any] | Response:
         """Runs the handler until it answers or the client goes away."""

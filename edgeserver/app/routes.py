@@ -90,7 +90,7 @@ def client_routes(
         *login.routes(
             users.accounts, users.tokens, users.devices, limiter=limiter, login_tokens=login_tokens, emails=users.emails
         ),
-        *account.routes(users.accounts, interactive, users.emails),
+        *account.routes(users.accounts, interactive, users.emails, registering=policy.takes_email),
         *auth_fallback.routes(interactive, users.emails, limiter),
         *moderation.routes(users.accounts, users.devices, ground.server_name),
         *devices.routes(users.devices, interactive),
@@ -126,7 +126,7 @@ def client_routes(
     if login_tokens is not None:
         found += login.token_routes(interactive, login_tokens, limiter)
     if users.emails is not None:
-        found += email_addresses.routes(users.emails, interactive, limiter)
+        found += email_addresses.routes(users.emails, interactive, limiter, registering=policy.takes_email)
     if config.accounts.registration_shared_secret:
         found += register_by_secret.routes(users.accounts, config.accounts.registration_shared_secret, ground.now_ms)
     return found

@@ -40,13 +40,13 @@ class Departures:
         """Leaves what is to be left, at once after a wake-up (`DEPARTURES`) and then in rounds."""
         with self._wakeups.listening(topics.DEPARTURES) as listener:
             while True:
-                most = await self._round()
-                pause = float("inf") if most is None else min(FIRST_PAUSE * 2 ** max(0, most - 1), LONGEST_PAUSE)
+                rounds = await self._round()
+                pause = float("inf") if rounds is None else min(FIRST_PAUSE * 2 ** max(0, rounds - 1), LONGEST_PAUSE)
                 with trio.move_on_after(pause):
                     await listener.wait()
 
     async def _round(self) -> int | None:
-        """One round; returns the least number of rounds that somebody has been in who has not left everything, None if all have."""
+        """One round. Returns how many rounds the newest of those has been through who have not left everything; None if all have."""
         for user_id, tries in await self._db.read(departures.pending):
             left = await self._leave_all(user_id)
             if left or tries + 1 >= MOST_ROUNDS:

@@ -289,6 +289,29 @@ async def test_nobodys_mailbox_is_filled_and_nobody_fills_many(tmp_path, mail):
         assert len(mail.mails) == 13
 
 
+@pytest.mark.parametrize(("kind", "wish"), [("closed", "optional"), ("open", "no")])
+async def test_where_nobody_registers_with_an_address_no_mail_goes_out_for_it(tmp_path, mail, kind, wish):
+    async with World(tmp_path) as world:
+        a = await world.box("a", configured(mail, kind=kind, registration=wish))
+        assert told(await post(a, "/register/email/requestToken", request())) == (403, "M_THREEPID_DENIED")
+        assert mail.mails == []
+        if kind == "open":
+            asked = await post(a, "/register", {"username": "alice", "password": PASSWORD})
+            assert asked.json["flows"] == [{"stages": ["m.login.dummy"]}]
+
+
+async def test_a_locked_account_gets_no_new_password_by_mail(tmp_path, mail):
+    async with World(tmp_path) as world:
+        a = await world.box("a", configured(mail))
+        alice = await with_address(a, mail)
+        sid = (await post(a, "/account/password/email/requestToken", request())).json["sid"]
+        await follow(a, mail)
+        await a.box.users.accounts.set_locked(alice.user_id, True)
+        assert told(await post(a, "/account/password", {"new_password": NEW, "auth": proof(sid)})) == (401, "M_USER_LOCKED")
+        await a.box.users.accounts.set_locked(alice.user_id, False)
+        assert (await post(a, "/account/password", {"new_password": NEW, "auth": proof(sid)})).status == 200
+
+
 async def test_without_a_mail_server_nothing_of_it_is_there(tmp_path, autojump_clock):
     async with World(tmp_path) as world:
         a = await world.box("a")

@@ -32,10 +32,10 @@ REFUSED_THIRD_PARTY = (
     "register/email/requestToken",
     "register/msisdn/requestToken",
 )
-WITH_EMAIL = frozenset(
-    {"account/3pid/add", "account/3pid/email/requestToken", "account/password/email/requestToken", "register/email/requestToken"}
-)
+WITH_EMAIL = frozenset({"account/3pid/add", "account/3pid/email/requestToken", "account/password/email/requestToken"})
 """Those of them that are not refused where this box sends mail."""
+TO_REGISTER = "register/email/requestToken"
+"""Not refused where somebody may register with an address."""
 
 
 class AccountSection:
@@ -75,13 +75,16 @@ class AccountSection:
         sid, secret = credentials(proven.proofs[EMAIL])
         validation = await emails.check(sid, secret)
         user_id = await emails.owner(validation.address)
-        if user_id is None:
+        account = None if user_id is None else await self._accounts.account(user_id)
+        if account is None:
             raise errors.ThreepidNotFound
+        if account.locked:
+            raise errors.UserLocked
 
         def claim(tx: Transaction, user_id: str) -> None:
             emails.spend(tx, sid, secret, Purpose.PASSWORD)
 
-        await self._accounts.set_password(user_id, new, log_out=log_out, claim=claim)
+        await self._accounts.set_password(account.user_id, new, log_out=log_out, claim=claim)
         return {}
 
     async def deactivate(self, call: Call) -> dict[str, Any]:
@@ -123,8 +126,10 @@ async def unbind_third_party_id(call: Call) -> dict[str, Any]:
     return {"id_server_unbind_result": "no-support"}
 
 
-def routes(accounts: Accounts, interactive: UserInteractive, emails: Emails | None = None) -> list[Route]:
-    """With `emails` what concerns them is served by `email_addresses.routes`."""
+def routes(
+    accounts: Accounts, interactive: UserInteractive, emails: Emails | None = None, *, registering: bool = False
+) -> list[Route]:
+    """With `emails` what concerns them is served by `email_addresses.routes`; `registering`: registering with one, too."""
     handlers = AccountSection(accounts, interactive, emails)
     who = Auth.USER if emails is None else Auth.OPTIONAL
     found = [
@@ -137,7 +142,8 @@ def routes(accounts: Accounts, interactive: UserInteractive, emails: Emails | No
         found += endpoint("GET", f"{BASE}/account/3pid", third_party_ids)
         found += endpoint("POST", f"{BASE}/account/3pid/delete", unbind_third_party_id)
     for path in REFUSED_THIRD_PARTY:
-        if emails is None or path not in WITH_EMAIL:
+        is_served = path in WITH_EMAIL or (path == TO_REGISTER and registering)
+        if emails is None or not is_served:
             auth = Auth.NONE if path.endswith("requestToken") else Auth.USER
             found += endpoint("POST", f"{BASE}/{path}", refuse_third_party_id, auth=auth)
     return found

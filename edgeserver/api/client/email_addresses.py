@@ -134,11 +134,13 @@ def _text(body: dict[str, Any], key: str) -> str:
     return value
 
 
-def routes(emails: Emails, interactive: UserInteractive, limiter: Limiter | None = None) -> list[Route]:
-    """`limiter` counts mails to each address, beside the endpoints' own limit for whoever asks."""
+def routes(emails: Emails, interactive: UserInteractive, limiter: Limiter | None = None, *, registering: bool = True) -> list[Route]:
+    """`limiter` counts mails to each address, beside the endpoints' own limit for whoever asks. `registering`: somebody may register
+    with an address.
+    """
     handlers = EmailSection(emails, interactive, limiter)
     requests = {
-        "register": handlers.request_to_register,
+        **({"register": handlers.request_to_register} if registering else {}),
         "account/3pid": handlers.request_to_add,
         "account/password": handlers.request_for_password,
     }

@@ -39,6 +39,11 @@ class RegistrationPolicy:
     email: str = "no"
 
     @property
+    def takes_email(self) -> bool:
+        """Whether somebody may register with an email address."""
+        return self.email != "no" and (self.open or self.with_token)
+
+    @property
     def flows(self) -> list[list[str]]:
         without = [[DUMMY]] * self.open + [[REGISTRATION_TOKEN]] * self.with_token
         if self.email == "no":
