@@ -321,7 +321,16 @@ class _Endpoint:
             nursery.cancel_scope.cancel()
         if answer is None:
             raise Disconnected
+        await self._check_again(call)
         return answer
+
+    async def _check_again(self, call: Call) -> None:
+        """Who has waited may have been logged out or locked meanwhile, and is told that instead of the news."""
+        gate: Gate | None = call.scope.get("gate")
+        if gate is not None and self._auth is Auth.USER:
+            requester = await gate.authenticator.requester(call)
+            if requester is not None:
+                self._is_in_good_standing(requester)
 
 
 def endpoint(

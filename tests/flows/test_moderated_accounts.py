@@ -6,6 +6,7 @@ import re
 from urllib.parse import quote
 
 import pytest
+import trio
 
 from edgeserver.api.moderated import LOCKED_MAY, SUSPENDED_MAY
 from tests.asgi import Answer, AsgiClient
@@ -223,3 +224,28 @@ async def test_where_somebody_is_logged_in_is_told_to_them_and_to_administrators
         assert told(await ask(root, "GET", f"{V3}/admin/whois/@nobody:a.test")) == (404, "M_NOT_FOUND")
         assert told(await ask(root, "GET", f"{V3}/admin/whois/@bob:b.test")) == (400, "M_INVALID_PARAM")
         assert told(await ask(alice, "GET", f"{V3}/admin/whois/@nobody:a.test")) == (403, "M_FORBIDDEN")
+
+
+@pytest.mark.parametrize(("what", "expected"), [("lock", (401, "M_USER_LOCKED")), ("log out", (401, "M_UNKNOWN_TOKEN"))])
+async def test_who_is_shut_out_while_waiting_for_news_is_not_told_them(tmp_path, autojump_clock, what, expected):
+    async with World(tmp_path) as world:
+        a = await world.box("a", LAX)
+        alice, bob = await a.person("alice"), await a.person("bob")
+        room = await alice.create_room(preset="public_chat")
+        await bob.join(room)
+        await alice.sync()
+        answers: list[Answer] = []
+
+        async def wait_for_news() -> None:
+            answers.append(await alice.request("GET", "/sync", query={"since": alice.since or "", "timeout": "30000"}))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait_for_news)
+            await trio.sleep(1)
+            if what == "lock":
+                await a.box.users.accounts.set_locked(alice.user_id, True)
+            else:
+                await a.box.users.devices.delete_all(alice.user_id)
+            await bob.say(room, "not for alice")
+        assert told(answers[0]) == expected
+        assert b"not for alice" not in answers[0].body
