@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import ssl
@@ -77,7 +78,9 @@ class MailServer:
         if tls is not None:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(tls.chain, tls.key)
-        options: dict[str, Any] = {"authenticator": self._authenticate, "auth_required": login is not None}
+        # A loop of its own kind: within trio, trio-asyncio gives out none for other threads
+        options: dict[str, Any] = {"loop": asyncio.SelectorEventLoop()}
+        options |= {"authenticator": self._authenticate, "auth_required": login is not None}
         if implicit:
             options |= {"ssl_context": context}
         elif context is not None:
