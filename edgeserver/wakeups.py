@@ -18,6 +18,7 @@ OUTBOX = "topic:outbox"
 PARTIAL_ROOMS = "topic:partial rooms"
 ANYTHING = "topic:anything"
 """For who follows everything (application services): woken whenever anybody is, and for news that concerns nobody here."""
+DEPARTURES = "topic:departures"
 
 
 class Listener:

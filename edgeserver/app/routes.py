@@ -10,14 +10,17 @@ from edgeserver.api.client import (
     account,
     account_data,
     application_services,
+    auth_fallback,
     capabilities,
     create_room,
     dehydrated_devices,
     devices,
+    email_addresses,
     filters,
     key_backup,
     keys,
     login,
+    moderation,
     notifications,
     openid,
     presence,
@@ -55,6 +58,7 @@ from edgeserver.api.server import users as server_users
 from edgeserver.api.user_interactive import UserInteractive, standard_stages
 from edgeserver.matrix.room_versions import DEFAULT, SUPPORTED
 from edgeserver.sync.filters import FilterReader
+from edgeserver.users.login_tokens import LoginTokens
 
 if TYPE_CHECKING:
     from edgeserver.api.endpoint import Route
@@ -73,6 +77,7 @@ UNSTABLE_FEATURES = {
     "org.matrix.msc3814": True,
     "org.matrix.msc3881": True,
     "org.matrix.msc3916.stable": True,
+    "org.matrix.msc4380.stable": True,
     "uk.tcpip.msc4133.stable": True,
 }
 
@@ -91,19 +96,32 @@ def client_routes(
     """The client-server API."""
     appservices = None if bridging is None else bridging.services
     interactive = UserInteractive(
-        ground.now_ms, standard_stages(users.accounts, lambda user_id: limiter.check("login_account", user_id))
+        ground.now_ms, standard_stages(users.accounts, lambda user_id: limiter.check("login_account", user_id), users.emails)
     )
     policy = register.RegistrationPolicy(
         open=config.accounts.registration == "open",
         with_token=config.accounts.registration == "token",
         guests=config.accounts.guests,
+        email="no" if users.emails is None else config.smtp.registration,
     )
+    login_tokens = LoginTokens(ground.now_ms) if config.accounts.login_tokens else None
+    can = {"m.3pid_changes": {"enabled": users.emails is not None}, "m.get_login_token": {"enabled": login_tokens is not None}}
     found = [
         *versions.routes({**UNSTABLE_FEATURES, thread_subscriptions.FEATURE: config.features.thread_subscriptions}),
         *well_known.routes(base_url=config.http.public_url or None, server=config.http.well_known_server or None),
-        *register.routes(users.accounts, interactive, policy, appservices=appservices, tokens=users.tokens),
-        *login.routes(users.accounts, users.tokens, users.devices, limiter=limiter, appservices=appservices),
-        *account.routes(users.accounts, interactive),
+        *register.routes(users.accounts, interactive, policy, appservices=appservices, tokens=users.tokens, emails=users.emails),
+        *login.routes(
+            users.accounts,
+            users.tokens,
+            users.devices,
+            limiter=limiter,
+            appservices=appservices,
+            login_tokens=login_tokens,
+            emails=users.emails,
+        ),
+        *account.routes(users.accounts, interactive, users.emails, registering=policy.takes_email),
+        *auth_fallback.routes(interactive, users.emails, limiter),
+        *moderation.routes(users.accounts, users.devices, ground.server_name),
         *devices.routes(users.devices, interactive),
         *profile.routes(users.profiles),
         *account_data.routes(users.account_data),
@@ -113,7 +131,7 @@ def client_routes(
         *presence.routes(users.presence, users.profiles),
         *openid.routes(users.openid),
         *user_directory.routes(users.profiles),
-        *capabilities.routes(SUPPORTED, DEFAULT.version),
+        *capabilities.routes(SUPPORTED, DEFAULT.version, can),
         *voip.routes(ground.now_ms),
         *third_party.routes(None if bridging is None else bridging.third_party),
         *keys.routes(users.device_keys, users.device_lists, users.cross_signing, interactive),
@@ -140,6 +158,10 @@ def client_routes(
         found += thread_subscriptions.routes(rooms.thread_subscriptions)
     if previews is not None:
         found += url_previews.routes(previews)
+    if login_tokens is not None:
+        found += login.token_routes(interactive, login_tokens, limiter)
+    if users.emails is not None:
+        found += email_addresses.routes(users.emails, interactive, limiter, registering=policy.takes_email)
     if config.accounts.registration_shared_secret:
         found += register_by_secret.routes(users.accounts, config.accounts.registration_shared_secret, ground.now_ms)
     if bridging is not None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from edgeserver import wakeups as topics
 from edgeserver.app.lasting import contained
 from edgeserver.federation.calls import Calls
 from edgeserver.federation.client import FederationClient
@@ -30,6 +31,7 @@ from edgeserver.federation.third_party_invites import KeyValidity, ThirdPartyInv
 from edgeserver.matrix import errors
 from edgeserver.rooms.completing import Completer
 from edgeserver.rooms.create import RoomCreator
+from edgeserver.rooms.departing import Departures
 from edgeserver.rooms.directory import Directory, PublicRooms
 from edgeserver.rooms.guests import leave_where_unwanted
 from edgeserver.rooms.hierarchy import Hierarchy, RoomSummaries
@@ -50,6 +52,7 @@ from edgeserver.rooms.thread_subscriptions import ThreadSubscriptions
 from edgeserver.rooms.timestamps import Timestamps
 from edgeserver.rooms.turns import Turns
 from edgeserver.rooms.upgrade import RoomUpgrader
+from edgeserver.store import account_data as account_data_table
 from edgeserver.store import accounts as account_table
 from edgeserver.store import dehydrated_devices as dehydrated_table
 from edgeserver.store import profiles as profile_table
@@ -80,7 +83,7 @@ from edgeserver.users.upgraded_rooms import carry_over
 from transports.exchange import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import trio
 
@@ -90,6 +93,7 @@ if TYPE_CHECKING:
     from edgeserver.federation.peers import Peers
     from edgeserver.matrix.signatures import SigningKey
     from edgeserver.store.database import Database, Transaction
+    from edgeserver.users.emails import Emails
     from edgeserver.wakeups import Wakeups
 
 
@@ -178,12 +182,22 @@ class Users:
     receipts: Receipts
     read_markers: ReadMarkers
     notifications: Notifications
+    emails: Emails | None = None
 
 
 def users(
-    ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool, bridging: Bridging | None = None
+    ground: Ground,
+    out: Out,
+    on_profile_change: Callable[[str], Any],
+    *,
+    inline: bool,
+    emails: Emails | None = None,
+    registration_tokens: Collection[str] = (),
+    bridging: Bridging | None = None,
 ) -> Users:
-    """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer."""
+    """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer. `emails`: where this box
+    can send mail. `registration_tokens`: those of the configuration.
+    """
     tokens = Tokens(ground.db, ground.now_ms)
     device_lists = DeviceLists(ground.db, ground.server_name, ground.wakeups)
     device_keys = DeviceKeys(ground.db, ground.server_name, ground.wakeups, device_lists, out.keys)
@@ -193,9 +207,15 @@ def users(
         on_delete=[device_lists.devices_deleted, dehydrated_table.forget],
         on_rename=[device_lists.devices_renamed],
     )
+
+    async def deactivated(user_id: str) -> None:
+        ground.wakeups.notify([topics.DEPARTURES])
+
     accounts = Accounts(
-        ground.db, ground.server_name, ground.now_ms, tokens=tokens, devices=devices, passwords=Passwords(inline=inline)
-    )
+        ground.db, ground.server_name, ground.now_ms,
+        tokens=tokens, devices=devices, passwords=Passwords(inline=inline), on_deactivate=deactivated,
+        registration_tokens=registration_tokens,
+    )  # fmt: skip
 
     unread = UnreadCounts(ground.server_name)
     receipts = Receipts(ground.db, ground.wakeups, unread, ground.server_name, ground.now_ms)
@@ -230,6 +250,7 @@ def users(
         receipts,
         ReadMarkers(ground.db, ground.wakeups, receipts),
         Notifications(ground.db),
+        emails,
     )
 
 
@@ -253,6 +274,7 @@ class Rooms:
     hierarchy: Hierarchy
     summaries: RoomSummaries
     thread_subscriptions: ThreadSubscriptions
+    departures: Departures
 
 
 def rooms(
@@ -345,6 +367,7 @@ def rooms(
         Hierarchy(ground.db, elsewhere, lambda: urlsafe_b64encode(ground.random_bytes(12)).decode()),
         RoomSummaries(ground.db, elsewhere),
         ThreadSubscriptions(ground.db, ground.wakeups, thread_of),
+        Departures(ground.db, ground.wakeups, memberships),
     )
 
 
@@ -366,9 +389,14 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers, b
     """The follower of the outbox, and what takes in what others send."""
 
     async def may_invite(sender: str, target: str) -> None:
-        is_known = await ground.db.read(lambda tx: account_table.exists(tx, target))
-        if not is_known and not (bridging is not None and await bridging.names.user(target)):
+        account, blocks = await ground.db.read(
+            lambda tx: (account_table.account(tx, target), account_data_table.blocks_invites(tx, target))
+        )
+        is_known = account is not None or (bridging is not None and await bridging.names.user(target))
+        if not is_known or (account is not None and account.deactivated_at is not None):
             raise errors.NotFound("There is no such user.")
+        if blocks:
+            raise errors.InviteBlocked
 
     handlers = EduHandlers(
         typing=users.typing.received,

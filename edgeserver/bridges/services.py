@@ -6,6 +6,7 @@ Spec: application service API, "Registration", "Identity assertion", "Server adm
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from edgeserver.bridges.registration import Registration
+    from edgeserver.store.accounts import Account
     from edgeserver.store.database import Database, Transaction
 
 REMEMBERED: Final = 8192
@@ -96,10 +98,13 @@ class Services:
         user = service.sender if as_user is None else as_user
         if not (is_user_id(user) and service.has_user(user)):
             raise errors.Forbidden("That user is not in the namespaces of the application service.")
-        if not registering and (user != service.sender or device_id is not None):
-            await self._db.read(lambda tx: _check(tx, user, device_id))
-        is_limited = service.registration.rate_limited and user != service.sender
-        return Requester(user, device_id, appservice_id=service.id, is_rate_limited=is_limited)
+        found = Requester(
+            user, device_id, appservice_id=service.id, is_rate_limited=service.registration.rate_limited and user != service.sender
+        )
+        if registering or (user == service.sender and device_id is None):
+            return found
+        account = await self._db.read(lambda tx: _account(tx, user, device_id))
+        return replace(found, is_locked=account.locked, is_suspended=account.suspended)
 
     def exclusive_to(self, user: str) -> str | None:
         """The id of the service that alone may have this user id."""
@@ -128,8 +133,8 @@ class Services:
         return [user for user in users if user not in hidden]
 
 
-def _check(tx: Transaction, user: str, device_id: str | None) -> None:
-    """Whether the service may act as the user, from the device. Raises M_FORBIDDEN, M_USER_DEACTIVATED, M_UNKNOWN_DEVICE."""
+def _account(tx: Transaction, user: str, device_id: str | None) -> Account:
+    """The account as whom the service acts, from the device. Raises M_FORBIDDEN, M_USER_DEACTIVATED, M_UNKNOWN_DEVICE."""
     account = account_table.account(tx, user)
     if account is None:
         raise errors.Forbidden("The application service has not registered this user.")
@@ -137,6 +142,7 @@ def _check(tx: Transaction, user: str, device_id: str | None) -> None:
         raise errors.UserDeactivated
     if device_id is not None and device_table.device(tx, user, device_id) is None:
         raise errors.UnknownDevice
+    return account
 
 
 def _digest(token: str) -> bytes:

@@ -26,6 +26,7 @@ class Item(NamedTuple):
 
 PUSH_RULES = "m.push_rules"
 IGNORED_USERS = "m.ignored_user_list"
+INVITE_PERMISSION = "m.invite_permission_config"
 
 
 def get(tx: Transaction, user_id: str, room_id: str, kind: str) -> dict[str, Any] | None:
@@ -41,6 +42,12 @@ def ignored_users(tx: Transaction, user_id: str) -> frozenset[str]:
     content: Any = get(tx, user_id, "", IGNORED_USERS)
     ignored = content.get("ignored_users") if content else None
     return frozenset(filter(is_user_id, ignored)) - {user_id} if isinstance(ignored, dict) else frozenset()
+
+
+def blocks_invites(tx: Transaction, user_id: str) -> bool:
+    """Whether the user takes no invites at all. Spec: client-server API, "Invite permission"."""
+    content = get(tx, user_id, "", INVITE_PERMISSION)
+    return content is not None and content.get("default_action") == "block"
 
 
 def ruleset(tx: Transaction, user_id: str) -> Ruleset:

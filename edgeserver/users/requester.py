@@ -11,7 +11,8 @@ class Requester:
 
     `device_id` is None for an application service that names no device; `appservice_id` is its id when it is one.
     `is_rate_limited`: it is one that is counted all the same.
-    `token_id` is the row of the access token that was used, None for an application service.
+    `token_id` is the row of the access token that was used, None for an application service. What a locked or a suspended
+    account may still do says `api.moderated`.
     """
 
     user_id: str
@@ -21,3 +22,5 @@ class Requester:
     appservice_id: str | None = None
     token_id: int | None = None
     is_rate_limited: bool = False
+    is_locked: bool = False
+    is_suspended: bool = False

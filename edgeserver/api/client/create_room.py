@@ -41,6 +41,7 @@ class CreateRoomSection:
             raise errors.InvalidParam("You cannot invite yourself.")
         if new.alias is not None:
             check_new_alias(self._appservices, new.alias, call.requester)
+        await self._memberships.check_invitable(new.invite)
         room_id = await self._creator.create(call.user_id, new)
         await self._invite(call.user_id, room_id, new)
         return {"room_id": room_id}
