@@ -35,6 +35,7 @@ from edgeserver.federation.peers import Peers
 from edgeserver.gateway.front import GatewayFront
 from edgeserver.gateway.routes import GatewayRoutes
 from edgeserver.matrix import server_names
+from edgeserver.rooms.server_notices import Voice
 from edgeserver.store import clock_floor, database
 from edgeserver.store.database import StoreError
 from edgeserver.sync.classic import ClassicSync
@@ -127,6 +128,7 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
                 ("typing notifications", box.users.typing.run),
                 ("the lines", box.links.run),
                 ("the completion of rooms", box.rooms.completer.run),
+                ("the removal of rooms", box.rooms.removals.run),
                 ("the note of the time", _note_time, ground),
             ):
                 nursery.start_soon(lasting, what, *task)
@@ -191,9 +193,13 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     async def profile_changed(user_id: str) -> None:
         await rooms.memberships.profile_changed(user_id)
 
-    users = services.users(ground, out, profile_changed, inline=wires.inline)
+    users = services.users(
+        ground, out, profile_changed, inline=wires.inline, fixed_tokens=config.accounts.registration_tokens
+    )
+    said = config.notices
+    voice = Voice(said.user, said.name, said.avatar_url, auto_join=said.auto_join)
     rooms = services.rooms(
-        ground, out, users, partial_joins=config.federation.partial_joins, metered=config.federation.metered
+        ground, out, users, voice, partial_joins=config.federation.partial_joins, metered=config.federation.metered
     )
     peers.on_return(rooms.completer.route_returned)
     inward = services.inward(ground, out, users, rooms, peers)

@@ -43,7 +43,11 @@ from edgeserver.rooms.policy import PolicyGate
 from edgeserver.rooms.receive import Receiver
 from edgeserver.rooms.remote_state import RemoteState
 from edgeserver.rooms.remote_summaries import RemoteSummaries
+from edgeserver.rooms.removal import RoomRemovals
+from edgeserver.rooms.reports import Reports
+from edgeserver.rooms.room_admins import RoomAdmins
 from edgeserver.rooms.send import Composer
+from edgeserver.rooms.server_notices import ServerNotices, Voice
 from edgeserver.rooms.succession import move_names, succession
 from edgeserver.rooms.timestamps import Timestamps
 from edgeserver.rooms.turns import Turns
@@ -69,13 +73,14 @@ from edgeserver.users.push import UnreadCounts
 from edgeserver.users.pushers import Pushers
 from edgeserver.users.read_markers import ReadMarkers
 from edgeserver.users.receipts import Receipts
+from edgeserver.users.registration_tokens import RegistrationTokens
 from edgeserver.users.to_device import ToDevice
 from edgeserver.users.tokens import Tokens
 from edgeserver.users.upgraded_rooms import carry_over
 from transports.exchange import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import trio
 
@@ -171,10 +176,15 @@ class Users:
     receipts: Receipts
     read_markers: ReadMarkers
     notifications: Notifications
+    registration_tokens: RegistrationTokens
 
 
-def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool) -> Users:
-    """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer."""
+def users(
+    ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool, fixed_tokens: Sequence[str] = ()
+) -> Users:
+    """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer. `fixed_tokens`: the
+    registration tokens of the configuration.
+    """
     tokens = Tokens(ground.db, ground.now_ms)
     device_lists = DeviceLists(ground.db, ground.server_name, ground.wakeups)
     device_keys = DeviceKeys(ground.db, ground.server_name, ground.wakeups, device_lists, out.keys)
@@ -185,7 +195,13 @@ def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, 
         on_rename=[device_lists.devices_renamed],
     )
     accounts = Accounts(
-        ground.db, ground.server_name, ground.now_ms, tokens=tokens, devices=devices, passwords=Passwords(inline=inline)
+        ground.db,
+        ground.server_name,
+        ground.now_ms,
+        tokens=tokens,
+        devices=devices,
+        passwords=Passwords(inline=inline),
+        fixed_tokens=fixed_tokens,
     )
 
     unread = UnreadCounts(ground.server_name)
@@ -214,6 +230,7 @@ def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, 
         receipts,
         ReadMarkers(ground.db, ground.wakeups, receipts),
         Notifications(ground.db),
+        RegistrationTokens(ground.db, ground.now_ms),
     )
 
 
@@ -236,10 +253,16 @@ class Rooms:
     completer: Completer
     hierarchy: Hierarchy
     summaries: RoomSummaries
+    reports: Reports
+    notices: ServerNotices
+    removals: RoomRemovals
+    admins: RoomAdmins
 
 
-def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metered: bool) -> Rooms:
-    """The one write path and what leads to it. `metered`: members that a join left out are fetched only when asked for."""
+def rooms(ground: Ground, out: Out, users: Users, voice: Voice, *, partial_joins: bool, metered: bool) -> Rooms:
+    """The one write path and what leads to it. `metered`: members that a join left out are fetched only when asked for. `voice`
+    speaks the server notices.
+    """
 
     def follow_members(tx: Transaction, written: Any) -> None:
         if written.event.type == "m.room.member" and written.is_news:
@@ -312,6 +335,10 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
         ),
         Hierarchy(ground.db, elsewhere, lambda: urlsafe_b64encode(ground.random_bytes(12)).decode()),
         RoomSummaries(ground.db, elsewhere),
+        Reports(ground.db, ground.now_ms),
+        ServerNotices(ground.db, ground.wakeups, creator, memberships, composer, voice, ground.server_name, ground.now_ms),
+        RoomRemovals(ground.db, creator, memberships, composer, ground.now_ms),
+        RoomAdmins(ground.db, composer, memberships),
     )
 
 

@@ -14,11 +14,12 @@ from edgeserver.matrix import errors, identifiers
 from edgeserver.store import accounts as table
 from edgeserver.store import devices as device_table
 from edgeserver.store import profiles as profile_table
+from edgeserver.store import registration_tokens as token_table
 from edgeserver.users.devices import check_name
 from edgeserver.users.passwords import MAX_LENGTH
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from edgeserver.store.accounts import Account
     from edgeserver.store.database import Database, Transaction
@@ -60,7 +61,10 @@ class Session:
 
 
 class Accounts:
-    """The accounts of this server. `on_deactivate` is told after an account is gone (rooms leave with it)."""
+    """The accounts of this server. `on_deactivate` is told after an account is gone (rooms leave with it).
+
+    `fixed_tokens` let anybody register, any number of times, beside the registration tokens of the store.
+    """
 
     def __init__(
         self,
@@ -73,7 +77,9 @@ class Accounts:
         passwords: Passwords,
         min_password: int = MIN_PASSWORD,
         on_deactivate: Callable[[str], Awaitable[None]] | None = None,
+        fixed_tokens: Collection[str] = (),
     ) -> None:
+        self._fixed_tokens = frozenset(fixed_tokens)
         self._db = db
         self._server_name = server_name
         self._now_ms = now_ms
@@ -138,8 +144,7 @@ class Accounts:
         def work(tx: Transaction) -> Session | None:
             if table.exists(tx, user_id):
                 raise errors.UserInUse
-            if registration_token is not None and not table.use_registration_token(tx, registration_token, self._now_ms()):
-                raise errors.Forbidden("The registration token has been used up.")
+            self._use_registration_token(tx, registration_token)
             table.insert(tx, new)
             if displayname:
                 profile_table.set_field(tx, user_id, "displayname", displayname)
@@ -179,8 +184,7 @@ class Accounts:
             account = table.account(tx, user_id)
             if account is None or not account.guest or account.deactivated_at is not None:
                 raise errors.Forbidden("That is no guest.")
-            if registration_token is not None and not table.use_registration_token(tx, registration_token, self._now_ms()):
-                raise errors.Forbidden("The registration token has been used up.")
+            self._use_registration_token(tx, registration_token)
             table.end_guest(tx, user_id, hashed)
             tx.on_commit(lambda: self._tokens.forget(user_id))
             return None if device is None else self._begin(tx, user_id, device)
@@ -264,16 +268,17 @@ class Accounts:
         if self._on_deactivate is not None:
             await self._on_deactivate(user_id)
 
-    async def create_registration_token(self, token: str | None = None, *, uses: int | None = None, expires_at: int | None = None) -> str:
-        """A token that lets `uses` people register (None: any number) until `expires_at` (ms); made up if none is
-        given.
-        """
-        token = token or secrets.token_urlsafe(9)
-        await self._db.write(lambda tx: table.insert_registration_token(tx, token, uses, expires_at))
-        return token
-
     async def registration_token_is_valid(self, token: str) -> bool:
-        return await self._db.read(lambda tx: table.registration_token_is_valid(tx, token, self._now_ms()))
+        """Whether somebody may register with it now."""
+        if token in self._fixed_tokens:
+            return True
+        return await self._db.read(lambda tx: token_table.is_valid(tx, token, self._now_ms()))
+
+    def _use_registration_token(self, tx: Transaction, token: str | None) -> None:
+        """Takes one use of the token by which somebody registers. Raises M_FORBIDDEN if there is none left."""
+        if token is None or token in self._fixed_tokens or token_table.use(tx, token, self._now_ms()):
+            return
+        raise errors.Forbidden("The registration token has been used up.")
 
     def check_strength(self, password: str) -> None:
         """Raises M_WEAK_PASSWORD for a password that is too short, or longer than anybody needs."""

@@ -14,7 +14,7 @@ import os
 import random
 import shutil
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -280,9 +280,7 @@ class World:
         config = parse(text, folder)
         if not config.server.name and server_name != "":
             server = Server(name=server_name or f"{name}.test", suffix=config.server.suffix, data=config.server.data)
-            config = Config(
-                server, config.http, config.accounts, config.limits, config.federation, config.links, config.discovery, config.lab, folder
-            )
+            config = replace(config, server=server)
         made = self.boxes[name] = BoxInWorld(self, name, config, drivers or {})
         await made.start()
         return made
