@@ -146,7 +146,7 @@ class Notices:
 class Contact:
     """One way to reach who runs the box, with a matrix_id, an email_address or both. `[[contacts]]`, as many as there are."""
 
-    role: str = option("m.role.admin", "m.role.admin, m.role.security (for what is delicate), or a name of your own like org.example.press.")
+    role: str = option("m.role.admin", "m.role.admin, m.role.security (for what is delicate), or a name of your own: org.example.press.")
     matrix_id: str = option("", "A Matrix user, perhaps on another server.", example="@admin:example.org")
     email_address: str = option("", "An email address.", example="admin@example.org")
     pgp_key: str = option("", "URI of the OpenPGP key to write to that address with (MSC4439).", example="https://example.org/key.asc")

@@ -37,6 +37,7 @@ RATES: Final[Mapping[str, Rate]] = {
     "keys": Rate(5, 100),
     "media": Rate(5, 50),
     "search": Rate(1, 10),
+    "report": Rate(0.05, 10),
     "sync": Rate(20, 100),
     "federation": Rate(50, 200),
     "onbind": Rate(0.1, 10),

@@ -27,7 +27,7 @@ from edgeserver.app.links import LinkService
 from edgeserver.app.listeners import Tls
 from edgeserver.app.listeners import serve as serve_http
 from edgeserver.app.media import open_repository
-from edgeserver.app.routes import client_routes, server_routes
+from edgeserver.app.routes import admin_routes, client_routes, server_routes
 from edgeserver.app.uplink import Uplink
 from edgeserver.clock import NEVER_AFTER_MS, Clock, TimeSource, system_time
 from edgeserver.config import Config, host_and_port
@@ -209,6 +209,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     limiter = RateLimiter(ground.now_ms, enabled=config.limits.rate_limits)
     routes = [
         *client_routes(config, ground, users, rooms, media, syncing, limiter),
+        *admin_routes(ground, users, rooms, inward),
         *server_routes(ground, out, users, rooms, inward, media, gateway, peers),
     ]
     tokens = AccessTokens(users.tokens, in_query=config.lab.query_access_token)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from edgeserver import __version__
 from edgeserver.api import link_test
+from edgeserver.api.admin import devices as admin_devices
+from edgeserver.api.admin import federation as admin_federation
+from edgeserver.api.admin import registration_tokens, room_deletion, room_history, server_notices
+from edgeserver.api.admin import reports as admin_reports
+from edgeserver.api.admin import rooms as admin_rooms
+from edgeserver.api.admin import server as admin_server
+from edgeserver.api.admin import users as admin_users
 from edgeserver.api.client import (
     account,
     account_data,
@@ -26,6 +34,7 @@ from edgeserver.api.client import (
     receipts,
     register,
     register_by_secret,
+    report,
     room_directory,
     room_events,
     room_membership,
@@ -78,7 +87,9 @@ def client_routes(
     )
     found = [
         *versions.routes(UNSTABLE_FEATURES),
-        *well_known.routes(base_url=config.http.public_url or None, server=config.http.well_known_server or None),
+        *well_known.routes(
+            base_url=config.http.public_url or None, server=config.http.well_known_server or None, support=_support(config)
+        ),
         *register.routes(users.accounts, interactive, policy, tokens=users.tokens),
         *login.routes(users.accounts, users.tokens, users.devices, limiter=limiter),
         *account.routes(users.accounts, interactive),
@@ -92,7 +103,7 @@ def client_routes(
         *openid.routes(users.openid),
         *user_directory.routes(users.profiles),
         *capabilities.routes(SUPPORTED, DEFAULT.version),
-        *voip.routes(ground.now_ms),
+        *voip.routes(ground.now_ms, config.turn.uris, config.turn.shared_secret, config.turn.lifetime),
         *third_party.routes(),
         *keys.routes(users.device_keys, users.device_lists, users.cross_signing, interactive),
         *key_backup.routes(users.key_backup),
@@ -109,12 +120,38 @@ def client_routes(
         *receipts.routes(users.receipts, users.read_markers),
         *read_markers.routes(users.read_markers),
         *notifications.routes(users.notifications),
+        *report.routes(rooms.reports),
         *sync.routes(syncing, FilterReader(users.filters)),
         *client_media.routes(media),
     ]
     if config.accounts.registration_shared_secret:
         found += register_by_secret.routes(users.accounts, config.accounts.registration_shared_secret, ground.now_ms)
     return found
+
+
+def _support(config: Config) -> dict[str, Any] | None:
+    """/.well-known/matrix/support; the key has the name of MSC4439 before it is in the specification."""
+    contacts = [asdict(one) for one in config.contacts]
+    for contact in contacts:
+        contact["dev.zirco.msc4439.pgp_key"] = contact.pop("pgp_key")
+    return well_known.support_document(config.support.page, contacts)
+
+
+def admin_routes(ground: Ground, users: Users, rooms: Rooms, inward: In) -> list[Route]:
+    """Synapse's admin API, for those of our users who are administrators."""
+    db, name, now_ms = ground.db, ground.server_name, ground.now_ms
+    return [
+        *admin_server.routes(users.accounts, __version__),
+        *admin_users.routes(db, name, users.accounts, users.profiles, users.pushers),
+        *admin_devices.routes(name, users.accounts, users.devices),
+        *admin_rooms.routes(db, name, now_ms, rooms.directory, rooms.removals, rooms.admins),
+        *room_history.routes(db, now_ms),
+        *room_deletion.routes(db, name, rooms.removals),
+        *registration_tokens.routes(users.registration_tokens),
+        *admin_reports.routes(db),
+        *admin_federation.routes(db, name, now_ms, inward.sender.route_returned),
+        *server_notices.routes(rooms.notices, name),
+    ]
 
 
 def server_routes(

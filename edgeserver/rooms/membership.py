@@ -18,7 +18,7 @@ from edgeserver.rooms.guests import can_join
 from edgeserver.rooms.placing import Task
 from edgeserver.rooms.succession import servers_towards
 from edgeserver.rooms.turns import Turns
-from edgeserver.store import blocked_rooms, events, rooms, server_notices, state
+from edgeserver.store import accounts, blocked_rooms, events, rooms, server_notices, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -189,10 +189,10 @@ class Memberships:
     async def leave(self, user_id: str, room_id: str, *, reason: str | None = None, always: bool = False) -> None:
         """Leaves a room, declines an invite or ends a knock.
 
-        The room in which the user is told server notices is left only `always` (the account ends, say), else raises
+        The room in which the user is told server notices is left only if the account has ended, or `always`: else raises
         M_CANNOT_LEAVE_SERVER_NOTICE_ROOM.
         """
-        if not always and await self._db.read(lambda tx: server_notices.room_of(tx, user_id)) == room_id:
+        if not always and await self._db.read(lambda tx: _is_told_there(tx, user_id, room_id)):
             raise errors.CannotLeaveServerNoticeRoom
         async with self._turn(user_id, room_id):
             await self._leave(user_id, room_id, reason)
@@ -320,6 +320,14 @@ class Memberships:
                 self._composer.compose(tx, room, sender, "m.room.member", content, state_key=target)
 
         await self._composer.write(room_id, sender, run, lambda tx, event, number: None)
+
+
+def _is_told_there(tx: Transaction, user_id: str, room_id: str) -> bool:
+    """Whether an active user is told server notices in that room."""
+    if server_notices.room_of(tx, user_id) != room_id:
+        return False
+    account = accounts.account(tx, user_id)
+    return account is not None and account.deactivated_at is None
 
 
 def _may_be_in(tx: Transaction, user_id: str, room_id: str) -> bool:

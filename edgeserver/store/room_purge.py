@@ -20,7 +20,10 @@ _PARENTS: Final = {
 
 
 def purge(tx: Transaction, room: int, room_id: str) -> None:
-    """Removes the room; its number is given to no other (`rooms.add`). To be run by `Database.write_unchecked`: the order in which rows go is not that of their references."""
+    """Removes the room; its number is given to no other (`rooms.add`).
+
+    To be run by `Database.write_unchecked`: the order in which rows go is not that of their references.
+    """
     for table, column, parent in _references(tx):
         if table not in _PARENTS:
             tx.execute(f"DELETE FROM {table} WHERE {column} IN ({_PARENTS[parent]})", (room,))
