@@ -9,6 +9,6 @@ from tests.api.admin.office import Office, open_office
 
 
 @pytest.fixture
-async def office(tmp_path: Path, autojump_clock: object) -> AsyncIterator[Office]:
+async def office(tmp_path: Path) -> AsyncIterator[Office]:
     async with open_office(tmp_path) as opened:
         yield opened

@@ -29,7 +29,7 @@ def _served(office: Office) -> list[tuple[str, str]]:
     ]
 
 
-async def test_nobody_but_an_administrator_is_let_in(office: Office) -> None:
+async def test_nobody_but_an_administrator_is_let_in(office: Office, autojump_clock: object) -> None:
     served = _served(office)
     assert len(served) > 50
     for method, path in served:
@@ -47,7 +47,7 @@ async def test_nobody_but_an_administrator_is_let_in(office: Office) -> None:
         assert code not in ("M_FORBIDDEN", "M_MISSING_TOKEN", "M_UNRECOGNIZED"), (method, path, code)
 
 
-async def test_another_server_is_no_administrator(office: Office) -> None:
+async def test_another_server_is_no_administrator(office: Office, autojump_clock: object) -> None:
     signed = 'X-Matrix origin="b.test",destination="a.test",key="ed25519:1",sig="AAAA"'
     for method, path in _served(office):
         body = None if method == "GET" else {}
@@ -55,7 +55,7 @@ async def test_another_server_is_no_administrator(office: Office) -> None:
         assert (answer.status, answer.json["errcode"]) == (401, "M_MISSING_TOKEN"), (method, path)
 
 
-async def test_who_is_administrator_no_longer_is_let_in_no_longer(office: Office) -> None:
+async def test_who_is_administrator_no_longer_is_let_in_no_longer(office: Office, autojump_clock: object) -> None:
     await office.box.box.users.accounts.set_admin(office.alice.user_id, True)
     path = f"{ADMIN}/v1/server_version"
     alice = AsgiClient(office.box.box.app, token=office.alice.token)
@@ -64,12 +64,12 @@ async def test_who_is_administrator_no_longer_is_let_in_no_longer(office: Office
     assert (await alice.get(path, headers={"host": "client"})).status == 403
 
 
-async def test_the_version_is_that_of_this_program(office: Office) -> None:
+async def test_the_version_is_that_of_this_program(office: Office, autojump_clock: object) -> None:
     told = (await office.ok("GET", "v1", "server_version"))["server_version"]
     assert told.startswith("edgeserver ")
 
 
-async def test_names_are_free_or_taken_whether_or_not_registration_is_open(office: Office) -> None:
+async def test_names_are_free_or_taken_whether_or_not_registration_is_open(office: Office, autojump_clock: object) -> None:
     assert await office.ok("GET", "v1", "username_available", username="carol") == {"available": True}
     assert await office.refused("GET", "v1", "username_available", username="alice") == (400, "M_USER_IN_USE")
     assert await office.refused("GET", "v1", "username_available", username="No Name") == (400, "M_INVALID_USERNAME")
