@@ -272,21 +272,22 @@ async def serve(config: Config, *, on_ready: Callable[[Ready], None]) -> None:
         if tls_addresses:
             federation_urls = await nursery.start(serve_http, box.app, tls_addresses, _certificate(config, box.identity))
         neighbours = _start_discovery(nursery, box) if config.discovery.mdns else None
-        await _serve_control(nursery, box, client_urls, federation_urls, neighbours)
+        await serve_control(nursery, box, client_urls, federation_urls, neighbours)
         on_ready(Ready(box.identity.server_name, client_urls, federation_urls, box.identity.is_new, await _owner(box)))
 
 
-async def _serve_control(
+async def serve_control(
     nursery: trio.Nursery, box: Box, client_urls: list[str], federation_urls: list[str], neighbours: Neighbours | None
 ) -> None:
     """The control API, on a Unix socket that its owner alone may open. Imported when clients are being served already."""
-    from edgeserver.api import control
+    from edgeserver.api import control, control_operators
     from edgeserver.app.operations import BoxOperations
 
     operations = BoxOperations(box, client_urls, federation_urls, neighbours)
     path = box.config.data / control_socket.SOCKET
     path.unlink(missing_ok=True)
-    app = Application(control.routes(operations), Gate(AccessTokens(box.users.tokens)))
+    words = control_operators.routes(box.users.accounts, box.users.registration_tokens, box.rooms.notices)
+    app = Application([*control.routes(operations), *words], Gate(AccessTokens(box.users.tokens)))
     mask = os.umask(0o177)
     try:
         await nursery.start(serve_http, app, [f"unix:{_shortest(path)}"])

@@ -103,7 +103,8 @@ async def test_people_are_moved_to_another_room_which_says_why(office: Office, a
     assert await office.alice.texts(done["new_room_id"]) == ["This room was closed."]
     assert (await office.bob.ok("GET", "/joined_rooms"))["joined_rooms"] == [done["new_room_id"]]
     assert (await office.alice.ok("GET", "/directory/room/%23bad:a.test"))["room_id"] == done["new_room_id"]
-    spoken = await office.bob.request("PUT", f"/rooms/{quote(done['new_room_id'])}/send/m.room.message/1", {"msgtype": "m.text", "body": "x"})
+    path = f"/rooms/{quote(done['new_room_id'])}/send/m.room.message/1"
+    spoken = await office.bob.request("PUT", path, {"msgtype": "m.text", "body": "x"})
     assert spoken.status == 403
     assert await _rows(office, room_id) > 0  # it was not to be purged
     assert (await office.ok("GET", "v1", "rooms", room_id))["forgotten"] is True
