@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.api.admin.office import ADMIN, Office, open_office
 from tests.asgi import AsgiClient
+from tests.docs.support_table import routes_of
 
 VALUES = {
     "user_id": "@nobody:a.test",
@@ -19,12 +20,9 @@ VALUES = {
 
 def _served(office: Office) -> list[tuple[str, str]]:
     """(method, path with values) of the whole admin API."""
-    app = office.box.box.app
-    while not hasattr(app, "routes"):
-        app = app._application if hasattr(app, "_application") else app._app
     return [
         (route.methods[0], re.sub(r"\{(\w+)\}", lambda name: VALUES.get(name[1], "x"), route.path))
-        for route in app.routes
+        for route in routes_of(office.box.box)
         if route.path.startswith(ADMIN)
     ]
 
