@@ -104,6 +104,23 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Media:
+    """Media beyond the sizes in [limits], and previews of links."""
+
+    total_bytes: int = option(0, "All uploads of all people together. 0: as much as the disk holds.")
+    free_disk_bytes: int = option(200_000_000, "What must stay free on the disk: media that would leave less is refused. 0: nothing.")
+    files_per_person: int = option(100_000, "How many files one person may have uploaded (m.storage.max_files).")
+    contact: str = option(
+        "", "Whom to ask when there is no room left, a URI.", example="mailto:admin@example.org"
+    )
+    url_previews: bool = option(
+        False,
+        "Whether clients may ask this box for previews of links (title, description, image). The box then fetches pages that people"
+        " write about: their sites learn the box's address, and the pages cost the line.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Federation:
     """Talking to other servers."""
 
@@ -203,6 +220,7 @@ class Config:
     support: Support = field(default_factory=Support)
     lab: Lab = field(default_factory=Lab)
     folder: Path = field(default_factory=Path)
+    media: Media = field(default_factory=Media)
 
     @property
     def data(self) -> Path:
@@ -215,6 +233,7 @@ _SECTIONS: Mapping[str, type] = {
     "http": Http,
     "accounts": Accounts,
     "limits": Limits,
+    "media": Media,
     "federation": Federation,
     "discovery": Discovery,
     "turn": Turn,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgeserver.app import identity
 from edgeserver.matrix import server_names
 from edgeserver.matrix.signatures import SigningKey
-from edgeserver.store.integrity import Inspection, inspect
+from edgeserver.store.integrity import Inspection, inspect, media_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,30 @@ def examine(data: Path, configured: str = "") -> Inspection:
     report.checked += found.checked
     report.findings += found.findings
     report.notes += found.notes
+    _media(report, data)
     return report
+
+
+def _media(report: Inspection, data: Path) -> None:
+    """Whether the files of media are there and whole. A running box makes some while we look: too many are no fault."""
+    named = media_files(data / DATABASE)
+    if named is None:
+        return
+    report.checked.append("media files")
+    root = data / "media"
+    there = {
+        folder.name + file.name: file.stat().st_size
+        for folder in (root.iterdir() if root.is_dir() else ())
+        if len(folder.name) == 2 and folder.is_dir()
+        for file in folder.iterdir()
+    }
+    missing, short = named.keys() - there.keys(), [digest for digest, size in named.items() if there.get(digest, size) != size]
+    if missing:
+        report.findings.append(f"{len(missing)} of {len(named)} files of media are missing in {root}; restore them from a backup")
+    if short:
+        report.findings.append(f"{len(short)} files of media in {root} are not of the size that they should have")
+    if len(there) > len(named) - len(missing):
+        report.notes.append(f"{len(there.keys() - named.keys())} files in {root} belong to no media; the next start removes them")
 
 
 def _name(report: Inspection, data: Path, configured: str) -> str | None:

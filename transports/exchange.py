@@ -50,13 +50,24 @@ class LinkProfile:
         return self.bit_rate is not None and self.bit_rate < 64_000
 
 
+class BodySink(Protocol):
+    """Takes the body of a response with status 200 in pieces, so that it never lies in memory whole. What it raises ends the exchange."""
+
+    async def begin(self, headers: Headers) -> None:
+        """The body follows. What an earlier try has brought is void."""
+        ...
+
+    async def write(self, chunk: bytes) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One request.
 
     `authority` is the server name that it is meant for (the HTTP Host; empty: whoever is at the other end); `target` is the path and query,
     percent-encoded, exactly as it is signed. `timeout` is in seconds and covers the whole exchange. A body of more
-    than `max_response` bytes (None: what the wire allows) is not wanted.
+    than `max_response` bytes (None: what the wire allows) is not wanted. A wire that brings bodies in pieces gives them to `sink`, and
+    the response then has none; one that brings them whole takes no notice of it.
     """
 
     method: str
@@ -67,6 +78,7 @@ class Request:
     priority: Priority = Priority.MESSAGE
     timeout: float = 60.0
     max_response: int | None = None
+    sink: BodySink | None = field(default=None, compare=False, repr=False)
 
     def header(self, name: str) -> str | None:
         """The first header of that name, compared without case."""

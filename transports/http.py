@@ -20,6 +20,7 @@ import trio
 
 from transports import self_signed
 from transports.exchange import (
+    BodySink,
     ExchangeError,
     Interrupted,
     LinkProfile,
@@ -121,7 +122,7 @@ class HttpPool:
         progress = _Progress()
         with self._backend.routed(route) as origin, trio.move_on_after(request.timeout):
             try:
-                return await self._carry(self._wire_request(request, route, origin, progress), most)
+                return await self._carry(self._wire_request(request, route, origin, progress), most, request.sink)
             except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError) as error:
                 raise progress.error(error) from error
             except (httpcore.UnsupportedProtocol, ValueError) as error:
@@ -154,34 +155,47 @@ class HttpPool:
         extensions = {"timeout": timeouts, "trace": progress.trace}
         return httpcore.Request(request.method, url, headers=headers, content=request.body, extensions=extensions)
 
-    async def _carry(self, request: httpcore.Request, max_response: int) -> Response:
+    async def _carry(self, request: httpcore.Request, max_response: int, sink: BodySink | None) -> Response:
         response = await self._pool.handle_async_request(request)
+        headers = tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers)
+        chunks: list[bytes] = []
+
+        async def collect(chunk: bytes) -> None:
+            chunks.append(chunk)
+
         try:
-            body = await _whole_body(response, max_response)
+            if sink is not None and response.status == 200:
+                await sink.begin(headers)
+                await _take_body(response, max_response, sink.write)
+            else:
+                await _take_body(response, max_response, collect)
         finally:
             with trio.CancelScope(shield=True):
                 await response.aclose()
-        headers = tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers)
-        return Response(response.status, headers, body)
+        return Response(response.status, headers, b"".join(chunks))
 
 
-async def _whole_body(response: httpcore.Response, limit: int) -> bytes:
-    chunks: list[bytes] = []
-    room = limit
+async def _take_body(response: httpcore.Response, limit: int, take: Callable[[bytes], Awaitable[None]]) -> None:
+    """Hands on the body. Raises TooLarge, and what `take` does."""
+    room, failure = limit, None
     try:
         async for chunk in response.aiter_stream():
             room -= len(chunk)
-            if room >= 0:
-                chunks.append(chunk)
-            else:
+            if room >= 0 and failure is None:
+                try:
+                    await take(chunk)
+                except Exception as error:
+                    failure = error
+            if room < 0 or failure is not None:
                 # Close and read on, which fails: a loop left halfway leaves httpcore's generators to the collector.
                 await response.aclose()
     except (httpcore.NetworkError, httpcore.ProtocolError):
-        if room >= 0:
+        if room >= 0 and failure is None:
             raise
+    if failure is not None:
+        raise failure
     if room < 0:
         raise TooLarge("the response is larger than allowed")
-    return b"".join(chunks)
 
 
 class HttpExchange:

@@ -36,6 +36,8 @@ RATES: Final[Mapping[str, Rate]] = {
     "account": Rate(5, 50),
     "keys": Rate(5, 100),
     "media": Rate(5, 50),
+    "upload_part": Rate(20, 200),
+    "preview": Rate(0.5, 20),
     "search": Rate(1, 10),
     "report": Rate(0.05, 10),
     "sync": Rate(20, 100),

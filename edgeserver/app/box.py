@@ -26,7 +26,7 @@ from edgeserver.app.lasting import lasting
 from edgeserver.app.links import LinkService
 from edgeserver.app.listeners import Tls
 from edgeserver.app.listeners import serve as serve_http
-from edgeserver.app.media import open_repository
+from edgeserver.app.media import open_previews, open_repository
 from edgeserver.app.routes import admin_routes, client_routes, server_routes
 from edgeserver.app.uplink import Uplink
 from edgeserver.clock import NEVER_AFTER_MS, Clock, TimeSource, system_time
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from edgeserver.app.neighbours import Neighbours
     from edgeserver.federation.internet import InternetWeb
     from edgeserver.federation.keyring import Keyring
+    from edgeserver.media.repository import MediaRepository
     from edgeserver.store.pairings import Pairing
     from transports.exchange import Exchange
     from transports.http import HttpPool
@@ -92,6 +93,7 @@ class Box:
     app: Any
     pool: HttpPool
     uplink: Uplink | None
+    media: MediaRepository
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +206,13 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     peers.on_return(rooms.completer.route_returned)
     inward = services.inward(ground, out, users, rooms, peers)
     media = await open_repository(config, ground, out, inline=wires.inline)
+    previews = await open_previews(config, ground, media)
     syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms)
     gateway = GatewayRoutes(ground.db, identity.server_name, identity.signing_key, ground.now_ms)
     limiter = RateLimiter(ground.now_ms, enabled=config.limits.rate_limits)
     routes = [
-        *client_routes(config, ground, users, rooms, media, syncing, limiter),
-        *admin_routes(ground, users, rooms, inward),
+        *client_routes(config, ground, users, rooms, media, previews, syncing, limiter),
+        *admin_routes(ground, users, rooms, inward, media),
         *server_routes(ground, out, users, rooms, inward, media, gateway, peers),
     ]
     tokens = AccessTokens(users.tokens, in_query=config.lab.query_access_token)
@@ -233,7 +236,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     gateway.on_change(links.routes_changed)
     peers.on_return(links.way_returned)
     await links.load()
-    return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, app, pool, uplink)
+    return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, app, pool, uplink, media)
 
 
 async def _pin(keyring: Keyring, pairing: Pairing) -> None:

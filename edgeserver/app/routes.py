@@ -9,6 +9,7 @@ from edgeserver import __version__
 from edgeserver.api import link_test
 from edgeserver.api.admin import devices as admin_devices
 from edgeserver.api.admin import federation as admin_federation
+from edgeserver.api.admin import media as admin_media
 from edgeserver.api.admin import registration_tokens, room_deletion, room_history, server_notices
 from edgeserver.api.admin import reports as admin_reports
 from edgeserver.api.admin import rooms as admin_rooms
@@ -46,6 +47,7 @@ from edgeserver.api.client import (
     timestamps,
     to_device,
     typing,
+    url_previews,
     user_directory,
     versions,
     voip,
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from edgeserver.config import Config
     from edgeserver.federation.peers import Peers
     from edgeserver.gateway.routes import GatewayRoutes
+    from edgeserver.media.previews import UrlPreviews
     from edgeserver.media.repository import MediaRepository
     from edgeserver.sync.classic import ClassicSync
 
@@ -74,7 +77,14 @@ UNSTABLE_FEATURES = {"org.matrix.msc3916.stable": True, "uk.tcpip.msc4133.stable
 
 
 def client_routes(
-    config: Config, ground: Ground, users: Users, rooms: Rooms, media: MediaRepository, syncing: ClassicSync, limiter: RateLimiter
+    config: Config,
+    ground: Ground,
+    users: Users,
+    rooms: Rooms,
+    media: MediaRepository,
+    previews: UrlPreviews | None,
+    syncing: ClassicSync,
+    limiter: RateLimiter,
 ) -> list[Route]:
     """The client-server API."""
     interactive = UserInteractive(
@@ -124,6 +134,8 @@ def client_routes(
         *sync.routes(syncing, FilterReader(users.filters)),
         *client_media.routes(media),
     ]
+    if previews is not None:
+        found += url_previews.routes(previews)
     if config.accounts.registration_shared_secret:
         found += register_by_secret.routes(users.accounts, config.accounts.registration_shared_secret, ground.now_ms)
     return found
@@ -137,7 +149,7 @@ def _support(config: Config) -> dict[str, Any] | None:
     return well_known.support_document(config.support.page, contacts)
 
 
-def admin_routes(ground: Ground, users: Users, rooms: Rooms, inward: In) -> list[Route]:
+def admin_routes(ground: Ground, users: Users, rooms: Rooms, inward: In, media: MediaRepository) -> list[Route]:
     """Synapse's admin API, for those of our users who are administrators."""
     db, name, now_ms = ground.db, ground.server_name, ground.now_ms
     return [
@@ -151,6 +163,7 @@ def admin_routes(ground: Ground, users: Users, rooms: Rooms, inward: In) -> list
         *admin_reports.routes(db),
         *admin_federation.routes(db, name, now_ms, inward.sender.route_returned),
         *server_notices.routes(rooms.notices, name),
+        *admin_media.routes(db, name, media),
     ]
 
 

@@ -6,12 +6,13 @@ Spec: server-server API. Answers are checked for their shape only: what they hol
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
 from edgeserver.federation.client import MAX_CHAIN_ANSWER, MAX_PART_OF_STATE, MAX_STATE_ANSWER, Ask
 from edgeserver.federation.errors import BadAnswer, PeerError
-from edgeserver.federation.multipart import Media, decode_media
+from edgeserver.federation.multipart import ByteSink, Media, MediaSink, decode_media
 from edgeserver.matrix import canonical_json
 from edgeserver.matrix.json_lists import JsonList, decode_with_lists
 from transports.exchange import Priority
@@ -257,26 +258,30 @@ class Calls:
 
     # Media
 
-    async def download(self, server: str, media_id: str, *, max_bytes: int, timeout_ms: int = 20_000) -> Media:
-        """GET /media/download. The body is at most `max_bytes` long (else BadAnswer)."""
-        return await self._media(server, path(V1 + "/media/download", media_id, timeout_ms=timeout_ms), max_bytes)
+    async def download(
+        self, server: str, media_id: str, *, max_bytes: int, timeout_ms: int = 20_000, into: ByteSink | None = None
+    ) -> Media:
+        """GET /media/download. At most `max_bytes` (else BadAnswer, or PeerUnreachable), which go `into` where they are wanted."""
+        target = path(V1 + "/media/download", media_id, timeout_ms=timeout_ms)
+        if into is None:
+            return await self._media(server, target, max_bytes)
+        sink = MediaSink(into)
+        await self._client.response(server, replace(_media_ask(target, max_bytes), sink=sink))
+        try:
+            return sink.media()
+        except ValueError as error:
+            raise BadAnswer(server, f"the media is malformed: {error}") from error
 
-    async def thumbnail(self, server: str, media_id: str, *, width: int, height: int, method: str, max_bytes: int) -> Media:
+    async def thumbnail(
+        self, server: str, media_id: str, *, width: int, height: int, method: str, animated: bool = False, max_bytes: int
+    ) -> Media:
         """GET /media/thumbnail; `method` is crop or scale."""
-        target = path(V1 + "/media/thumbnail", media_id, width=width, height=height, method=method)
+        moving = {"animated": "true"} if animated else {}
+        target = path(V1 + "/media/thumbnail", media_id, width=width, height=height, method=method, **moving)
         return await self._media(server, target, max_bytes)
 
     async def _media(self, server: str, target: str, max_bytes: int) -> Media:
-        ask = Ask(
-            "GET",
-            target,
-            None,
-            Priority.MEDIA,
-            timeout=120.0,
-            expected=min(max_bytes, 1_000_000),
-            max_answer=max_bytes + 8192,
-        )
-        response = await self._client.response(server, ask)
+        response = await self._client.response(server, _media_ask(target, max_bytes))
         try:
             media = decode_media(response.header("content-type") or "", response.body)
         except ValueError as error:
@@ -284,6 +289,11 @@ class Calls:
         if len(media.body) > max_bytes:
             raise BadAnswer(server, "the media is larger than allowed")
         return media
+
+
+def _media_ask(target: str, max_bytes: int) -> Ask:
+    expected, most = min(max_bytes, 1_000_000), max_bytes + 8192
+    return Ask("GET", target, None, Priority.MEDIA, timeout=120.0, expected=expected, max_answer=most)
 
 
 def _dict(server: str, answer: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ in `calls.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from edgeserver.federation.peers import Peers, Way
     from edgeserver.matrix.signatures import SigningKey
-    from transports.exchange import Exchange, LinkProfile, Response
+    from transports.exchange import BodySink, Exchange, LinkProfile, Response
 
 MAX_ANSWER: Final = 4 * 1024 * 1024
 MAX_STATE_ANSWER: Final = 256 * 1024 * 1024
@@ -42,7 +42,7 @@ class Ask:
 
     `target` is the path and query, percent-encoded; `content` the JSON body, None where there is none. `timeout` is
     in seconds on a fast line; `expected` is how many bytes may come back at an ordinary time, `max_answer` how many
-    at most.
+    at most. The body of a success goes to `sink`, if there is one, and the response has none.
     """
 
     method: str
@@ -52,6 +52,7 @@ class Ask:
     timeout: float = TIMEOUT
     expected: int = 4096
     max_answer: int = MAX_ANSWER
+    sink: BodySink | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class FederationClient:
         for repeats_left in reversed(range(REPEATS + 1)):
             answer = await self._try_ways(server_name, ask, body)
             if not isinstance(answer, _Failed):
-                return _checked(server_name, ask, answer)
+                return await _poured(ask, _checked(server_name, ask, answer))
             may_be_done |= answer.may_be_done
             harmless = not answer.may_be_done or ask.method in _REPEATABLE
             if not (repeats_left and harmless and answer.on and await self._link_returns(server_name, answer.on)):
@@ -147,7 +148,7 @@ class FederationClient:
             authorization = signatures.sign_request(ask.method, ask.target, self._server_name, server_name, self._key, ask.content)
             headers.append(("Authorization", authorization))
         timeout = timeout_on(way.exchange.profile, len(body) + ask.expected, ask.timeout)
-        return Request(ask.method, ask.target, server_name, tuple(headers), body, ask.priority, timeout, ask.max_answer)
+        return Request(ask.method, ask.target, server_name, tuple(headers), body, ask.priority, timeout, ask.max_answer, ask.sink)
 
 
 def timeout_on(profile: LinkProfile, expected_bytes: int, timeout: float) -> float:
@@ -165,6 +166,15 @@ def _checked(server_name: str, ask: Ask, response: Response) -> Response:
     if 200 <= response.status < 300:
         return response
     raise _error_of(server_name, response)
+
+
+async def _poured(ask: Ask, response: Response) -> Response:
+    """A body that came whole goes to the sink, too."""
+    if ask.sink is None or not response.body:
+        return response
+    await ask.sink.begin(response.headers)
+    await ask.sink.write(response.body)
+    return replace(response, body=b"")
 
 
 def _error_of(server_name: str, response: Response) -> PeerError:

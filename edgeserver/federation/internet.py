@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from edgeserver.federation.dns_lookup import Dns
     from edgeserver.federation.resolver import Resolver
-    from transports.exchange import Response
+    from transports.exchange import BodySink, Response
     from transports.http import HttpPool
 
 WEB_TIMEOUT: Final = 15.0
@@ -65,8 +65,17 @@ class InternetWeb:
         self._pool = pool
         self._allow_private = allow_private
 
-    async def get(self, host: str, port: int, target: str, *, max_response: int = MAX_BODY, timeout: float = WEB_TIMEOUT) -> Response:
-        """See `WebGet`; `max_response` in bytes, `timeout` in seconds. Raises ExchangeError."""
+    async def get(
+        self,
+        host: str,
+        port: int,
+        target: str,
+        *,
+        max_response: int = MAX_BODY,
+        timeout: float = WEB_TIMEOUT,
+        sink: BodySink | None = None,
+    ) -> Response:
+        """See `WebGet`; `max_response` in bytes, `timeout` in seconds; `sink` as in `Request`. Raises ExchangeError."""
         with trio.move_on_after(timeout):
             found = await self._addresses(host)
             addresses = [address for address in found if self._allow_private or is_public(address)]
@@ -74,7 +83,7 @@ class InternetWeb:
                 raise Unreachable(f"{host} leads into a private network" if found else f"{host} has no address")
             authority = host if port == 443 else f"{host}:{port}"
             route = Route(authority, tuple(addresses), port, VerifiedName(host.strip("[]")))
-            request = Request("GET", target, authority, timeout=timeout)
+            request = Request("GET", target, authority, timeout=timeout, sink=sink)
             return await self._pool.exchange(request, route, max_response=max_response)
         raise Unreachable(f"{host} did not answer within {timeout:g} s")
 

@@ -145,12 +145,17 @@ def is_public(address: str) -> bool:
         inner = parsed.ipv4_mapped or parsed.sixtofour or (parsed.teredo[1] if parsed.teredo else None)
         if inner is None and parsed in _NAT64:
             inner = ipaddress.IPv4Address(int(parsed) & 0xFFFF_FFFF)
-        if inner is not None:
-            return inner.is_global and not inner.is_multicast
-    return parsed.is_global and not parsed.is_multicast
+        if inner is None:
+            return parsed in _GLOBAL_UNICAST and parsed.is_global and parsed not in _DOCUMENTATION
+        parsed = inner
+    return parsed.is_global and not parsed.is_multicast and not any(parsed in network for network in _SPECIAL)
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All that is given out (RFC 4291, section 2.4): beyond it lie forms of IPv4 addresses and local networks of many kinds."""
+_DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")
+_SPECIAL = (ipaddress.IPv4Network("192.0.0.0/24"), ipaddress.IPv4Network("192.88.99.0/24"))
 
 
 def _is_address(host: str) -> bool:

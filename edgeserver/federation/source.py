@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from edgeserver.federation.errors import FederationError, PeerError, as_matrix_error
-from edgeserver.federation.multipart import Media
+from edgeserver.federation.multipart import ByteSink, Media, PlainSink
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.media.remote import MediaUnavailable
 from edgeserver.rooms.event_source import SourceFailed
@@ -87,15 +87,19 @@ class FederationMedia:
         self._calls = calls
         self._web = web
 
-    async def download(self, server: str, media_id: str, *, max_bytes: int, timeout_ms: int) -> Media:
+    async def download(self, server: str, media_id: str, *, max_bytes: int, timeout_ms: int, into: ByteSink) -> Media:
         with _media_errors():
-            return await self._calls.download(server, media_id, max_bytes=max_bytes, timeout_ms=timeout_ms)
+            return await self._calls.download(server, media_id, max_bytes=max_bytes, timeout_ms=timeout_ms, into=into)
 
-    async def thumbnail(self, server: str, media_id: str, *, width: int, height: int, method: str, max_bytes: int) -> Media:
+    async def thumbnail(
+        self, server: str, media_id: str, *, width: int, height: int, method: str, animated: bool = False, max_bytes: int
+    ) -> Media:
         with _media_errors():
-            return await self._calls.thumbnail(server, media_id, width=width, height=height, method=method, max_bytes=max_bytes)
+            return await self._calls.thumbnail(
+                server, media_id, width=width, height=height, method=method, animated=animated, max_bytes=max_bytes
+            )
 
-    async def at_location(self, url: str, *, max_bytes: int) -> Media:
+    async def at_location(self, url: str, *, max_bytes: int, into: ByteSink) -> Media:
         """Fetches an https address, following no redirect; private networks are the pool's to refuse."""
         if self._web is None:
             raise MediaUnavailable("the media is on the internet, which this box has no way to")
@@ -108,13 +112,14 @@ class FederationMedia:
             raise MediaUnavailable("the media is said to be at an address that is not https")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
-            response = await self._web.get(host, port, target, max_response=max_bytes, timeout=MEDIA_TIMEOUT)
+            sink = PlainSink(into)
+            response = await self._web.get(host, port, target, max_response=max_bytes, timeout=MEDIA_TIMEOUT, sink=sink)
         except ExchangeError as error:
             raise MediaUnavailable(str(error)) from error
         if response.status != 200:
             raise MediaUnavailable(f"the address that the other server gave answers {response.status}")
         kind = response.header("content-type") or "application/octet-stream"
-        return Media(response.body, kind, response.header("content-disposition"))
+        return Media(b"", kind, response.header("content-disposition"))
 
 
 @contextmanager

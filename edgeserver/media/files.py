@@ -1,59 +1,55 @@
 """Files by content hash: `<root>/ab/cdef…`, so that the same bytes lie on the disk once, whatever their names.
 
-A file is written under `<root>/incoming`, synced, and then moved to its name: it is whole or it is not there. Everything
-that touches the disk runs in threads, unless the store is told to run it `inline`: for tests on a virtual clock, which
-would run ahead while a thread works.
+A file is written under `<root>/incoming`, synced, and then moved to its name: it is whole or it is not there. One that comes in
+parts grows under `<root>/partial`. Everything that touches the disk runs in threads, unless the store is told to run it
+`inline`: for tests on a virtual clock, which would run ahead while a thread works.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
 from edgeserver.matrix import errors
+from edgeserver.media.open_files import BUFFER, IncomingFile, NoRoom, OpenFile, Received, write_all
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
     from io import FileIO
     from pathlib import Path
 
 Result = TypeVar("Result")
 
-BUFFER: Final = 64 * 1024
+SYNC_EVERY: Final = 1024 * 1024
+"""An upload in parts that a power cut ends loses at most so much."""
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A whole file that has no name yet: pass it to `publish` or `discard`. `hash` is SHA-256 in hex, `size` in bytes."""
-
-    path: Path
-    hash: str
-    size: int
-
-
 class FileStore:
-    """The folder. `open` first."""
+    """The folder. `open` first. `free_disk`: bytes that must stay free on its disk."""
 
-    def __init__(self, root: Path, *, inline: bool = False) -> None:
+    def __init__(self, root: Path, *, inline: bool = False, free_disk: int = 0) -> None:
         self._inline = inline
         self._root = root
+        self._free_disk = free_disk
         self._incoming = root / "incoming"
+        self._partial = root / "partial"
         self._count = 0
 
     async def open(self) -> None:
         """Makes the folder, and throws away what was half received when the program last ended."""
 
         def work() -> None:
-            self._incoming.mkdir(parents=True, exist_ok=True)
+            for folder in (self._incoming, self._partial):
+                folder.mkdir(parents=True, exist_ok=True)
             for left_over in self._incoming.iterdir():
                 left_over.unlink()
 
@@ -63,35 +59,39 @@ class FileStore:
         """Where the file of this hash lies."""
         return self._root / digest[:2] / digest[2:]
 
-    async def receive(self, chunks: AsyncIterable[bytes], limit: int) -> Received:
-        """Writes a stream to the disk. Raises M_TOO_LARGE beyond `limit` bytes; leaves nothing behind when it fails."""
+    async def check_room(self, size: int) -> None:
+        """Raises NoRoom if a file of this size would leave too little."""
+        await self._run(self._check_room, size)
+
+    def _check_room(self, size: int) -> None:
+        if self._free_disk:
+            disk = os.statvfs(self._root)
+            if disk.f_bavail * disk.f_frsize - size < self._free_disk:
+                raise NoRoom
+
+    async def open_file(self, digest: str) -> OpenFile:
+        """To read the file of this hash. Raises FileNotFoundError."""
+        return OpenFile(await self._run(_open, self.path(digest)), self._run)
+
+    @asynccontextmanager
+    async def incoming(self, limit: int) -> AsyncIterator[IncomingFile]:
+        """A file to write to; unless it was finished, nothing of it is left behind. `limit` in bytes."""
         self._count += 1
         path = self._incoming / str(self._count)
-        digest, size, buffer = hashlib.sha256(), 0, bytearray()
-        file = await self._run(_create, path)
-
-        def write() -> None:
-            digest.update(buffer)
-            _write_all(file, buffer)
-            buffer.clear()
-
+        file = IncomingFile(path, await self._run(_create, path), limit, self._check_room, self._run)
         try:
-            async with _closing(chunks):
-                async for chunk in chunks:
-                    size += len(chunk)
-                    if size > limit:
-                        raise errors.TooLarge(f"The media is larger than {limit} bytes.")
-                    buffer += chunk
-                    if len(buffer) >= BUFFER:
-                        await self._run(write)
-            await self._run(write)
-            await self._run(os.fsync, file.fileno())
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self._run(_abandon, file, path)
-            raise
-        await self._run(file.close)
-        return Received(path, digest.hexdigest(), size)
+            yield file
+        finally:
+            if not file.is_finished:
+                with trio.CancelScope(shield=True):
+                    await file.abandon()
+
+    async def receive(self, chunks: AsyncIterable[bytes], limit: int) -> Received:
+        """Writes a stream to the disk. Raises M_TOO_LARGE beyond `limit` bytes, NoRoom; leaves nothing behind when it fails."""
+        async with self.incoming(limit) as file, _closing(chunks):
+            async for chunk in chunks:
+                await file.write(chunk)
+            return await file.finish()
 
     async def receive_bytes(self, data: bytes) -> Received:
         """The same for bytes that are at hand."""
@@ -101,18 +101,23 @@ class FileStore:
 
         return await self.receive(once(), len(data))
 
-    async def publish(self, received: Received) -> None:
-        """Gives the file its name. If there is one of that name, the bytes are the same and that one stays."""
+    async def publish(self, received: Received, *, stays: bool = False) -> None:
+        """Gives the file its name. If there is one of that name, the bytes are the same and that one stays.
+
+        `stays`: under its old name, too, until that is discarded (on a disk without links it moves all the same).
+        """
 
         def work() -> None:
             target = self.path(received.hash)
             if target.exists():
-                received.path.unlink()
+                if not stays:
+                    received.path.unlink()
                 return
             if not target.parent.exists():
                 target.parent.mkdir(exist_ok=True)
                 _sync_folder(self._root)
-            received.path.rename(target)
+            if not (stays and _link(received.path, target)):
+                received.path.rename(target)
             _sync_folder(target.parent)
 
         await self._shielded(work)
@@ -145,6 +150,81 @@ class FileStore:
 
         return await self._run(work)
 
+    # Files that come in parts; see `resumable`
+
+    def partial_path(self, name: str) -> Path:
+        """Where an upload that is not whole lies. `name` is one that we made."""
+        return self._partial / name
+
+    async def append(
+        self, name: str, start: int, chunks: AsyncIterable[bytes], limit: int, noted: Callable[[int], Awaitable[None]]
+    ) -> int:
+        """Writes a stream into a partial file from `start` on, in the place of what may lie there; returns its new size.
+
+        Every `SYNC_EVERY` bytes and when the stream ends or breaks off, `noted(size)` is awaited: so much is on the disk for
+        certain. Raises M_TOO_LARGE beyond `limit` bytes in all, NoRoom, and whatever breaks the stream off.
+        """
+        file = await self._run(_open_at, self.partial_path(name), start)
+        size = written = start
+        buffer = bytearray()
+
+        def write() -> None:
+            nonlocal written
+            self._check_room(len(buffer))
+            write_all(file, buffer)
+            written += len(buffer)
+            buffer.clear()
+
+        async def sync() -> None:
+            await self._run(write)
+            await self._run(os.fsync, file.fileno())
+            await noted(written)
+
+        synced = start
+        try:
+            async with _closing(chunks):
+                async for chunk in chunks:
+                    size += len(chunk)
+                    if size > limit:
+                        raise errors.TooLarge(f"The media is larger than {limit} bytes.")
+                    buffer += chunk
+                    if len(buffer) >= BUFFER:
+                        await self._run(write)
+                    if written - synced >= SYNC_EVERY:
+                        await sync()
+                        synced = written
+        finally:
+            with trio.CancelScope(shield=True):
+                try:
+                    await sync()
+                finally:
+                    await self._run(file.close)
+        return written
+
+    async def whole(self, name: str) -> Received:
+        """A partial file that has all its bytes, read through for its hash."""
+        path = self.partial_path(name)
+
+        def work() -> Received:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256")
+                return Received(path, digest.hexdigest(), file.tell())
+
+        return await self._run(work)
+
+    async def remove_partial(self, names: Iterable[str]) -> None:
+        """Deletes partial files; those that are not there are passed over."""
+
+        def work() -> None:
+            for name in names:
+                self.partial_path(name).unlink(missing_ok=True)
+
+        await self._shielded(work)
+
+    async def partial_sizes(self) -> dict[str, int]:
+        """All partial files that there are, with their sizes."""
+        return await self._run(lambda: {file.name: file.stat().st_size for file in self._partial.iterdir()})
+
     async def _run(self, work: Callable[..., Result], *args: Any) -> Result:
         if self._inline:
             await trio.lowlevel.checkpoint()
@@ -167,21 +247,30 @@ async def _closing(chunks: object) -> AsyncIterator[None]:
             await chunks.aclose()
 
 
+def _open_at(path: Path, start: int) -> FileIO:
+    """A file to write to from `start` on; what lies beyond is cut off. Raises FileNotFoundError if there should be something."""
+    file = path.open("r+b" if start else "wb", buffering=0)
+    file.truncate(start)
+    file.seek(start)
+    return file
+
+
+def _open(path: Path) -> FileIO:
+    return path.open("rb", buffering=0)
+
+
 def _create(path: Path) -> FileIO:
     return path.open("xb", buffering=0)
 
 
-def _write_all(file: FileIO, data: bytearray) -> None:
-    view = memoryview(data)
-    with view:
-        written = 0
-        while written < len(data):
-            written += file.write(view[written:]) or 0
-
-
-def _abandon(file: FileIO, path: Path) -> None:
-    file.close()
-    path.unlink(missing_ok=True)
+def _link(path: Path, target: Path) -> bool:
+    try:
+        target.hardlink_to(path)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            return False
+        raise
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,8 +13,18 @@ if TYPE_CHECKING:
     from edgeserver.matrix.errors import MatrixError
 
 
+class ByteSink(Protocol):
+    """Where the bytes of media go as they come: `files.IncomingFile`."""
+
+    async def restart(self) -> None:
+        """What was written is void: another try begins."""
+        ...
+
+    async def write(self, chunk: bytes) -> None: ...
+
+
 class RemoteFile(Protocol):
-    """Media of another server: its bytes, or `location`, an https address to fetch them from (then `body` is empty)."""
+    """Media of another server: its bytes (unless they went to a sink), or `location`, an https address to fetch them from."""
 
     @property
     def body(self) -> bytes: ...
@@ -32,17 +42,17 @@ class RemoteFile(Protocol):
 class RemoteMedia(Protocol):
     """Asks other servers. Each method raises `MediaUnavailable`, also for a body of more than `max_bytes`."""
 
-    async def download(self, server: str, media_id: str, *, max_bytes: int, timeout_ms: int) -> RemoteFile:
+    async def download(self, server: str, media_id: str, *, max_bytes: int, timeout_ms: int, into: ByteSink) -> RemoteFile:
         """GET /_matrix/federation/v1/media/download/{mediaId}"""
         ...
 
     async def thumbnail(
-        self, server: str, media_id: str, *, width: int, height: int, method: str, max_bytes: int
+        self, server: str, media_id: str, *, width: int, height: int, method: str, animated: bool = False, max_bytes: int
     ) -> RemoteFile:
         """GET /_matrix/federation/v1/media/thumbnail/{mediaId}"""
         ...
 
-    async def at_location(self, url: str, *, max_bytes: int) -> RemoteFile:
+    async def at_location(self, url: str, *, max_bytes: int, into: ByteSink) -> RemoteFile:
         """Fetches what a server had only an address for; never from a private network."""
         ...
 

@@ -23,6 +23,7 @@ from edgeserver.proxy.outbox import Outbox
 from edgeserver.proxy.paths import Kind, treatment_of
 from edgeserver.proxy.polls import Polls
 from edgeserver.proxy.replies import error_response, json_object, json_response, request_headers, response_headers
+from edgeserver.proxy.transfers import Transfers
 from transports.exchange import Priority, Request, Response
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ LINE_SECONDS: Final = 600.0
 """An upload that would keep a thin line busy for longer is refused."""
 MAX_BODY: Final = 1_000_000
 """Bytes of a body, for a link carries no larger messages."""
+MAX_UPLOAD: Final = 16_000_000
+"""Bytes of a file, which goes in parts; it lies in memory."""
 _MESSAGE_HEAD: Final = 4096
 _TERMS: Final = Terms(linger=120.0, keep_untaken=120.0)
 _TERMS_UNREPEATABLE: Final = Terms(linger=120.0, keep_untaken=120.0, shared=False)
@@ -57,6 +60,7 @@ class ProxyApplication:
         self._errands = Errands()
         self._filters = DefinedFilters(self._carry_own)
         self._copies = Copies(line, self._errands, state)
+        self._transfers = Transfers(line, 12 * PATIENCE)
         self._polls = Polls(line, self._errands, self._filters)
         self.outbox = Outbox(line, self._errands)
 
@@ -78,7 +82,8 @@ class ProxyApplication:
             if scope["method"] == "OPTIONS":
                 response = json_response({})
             else:
-                call = _call(scope, await _body(scope, receive))
+                bound = MAX_UPLOAD if treatment_of(scope["method"], _path(scope)).kind is Kind.UPLOAD else MAX_BODY
+                call = _call(scope, await _body(scope, receive, bound))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_until_disconnect, receive, nursery.cancel_scope)
                     response = await self._respond(call)
@@ -144,6 +149,12 @@ class ProxyApplication:
                 return await self._define_filter(call)
             case Kind.LOGIN:
                 return _without_well_known(await self._forward(call))
+            case Kind.UPLOAD if self._transfers.comes_in_parts(call):
+                upload = self._transfers.upload
+                return await self._errands.ask(call.identity(), lambda: upload(call), _TERMS_UNREPEATABLE)
+            case Kind.DOWNLOAD:
+                download = self._transfers.download
+                return await self._errands.ask(call.identity(), lambda: download(call), _TERMS)
             case _:
                 return await self._forward(call)
 
@@ -177,9 +188,9 @@ class ProxyApplication:
     @property
     def _max_upload(self) -> int:
         profile = self._line.profile
-        if profile is None or profile.bit_rate is None or not profile.is_thin:
+        if profile is None:
             return self._max_body
-        return min(self._max_body, int(profile.bit_rate / 10 * LINE_SECONDS))
+        return MAX_UPLOAD if profile.bit_rate is None else min(MAX_UPLOAD, int(profile.bit_rate / 10 * LINE_SECONDS))
 
     def _check_size(self, call: Call) -> None:
         """Raises M_TOO_LARGE."""
@@ -208,24 +219,29 @@ def _without_well_known(response: Response) -> Response:
 # ---- ASGI
 
 
-async def _body(scope: Scope, receive: Receive) -> bytes:
+def _path(scope: Scope) -> str:
+    """Percent-encoded."""
+    raw = scope.get("raw_path")
+    return str(raw.decode("latin-1") if raw else scope["path"])
+
+
+async def _body(scope: Scope, receive: Receive, bound: int) -> bytes:
     """The whole body. Raises M_TOO_LARGE before reading what says that it is too large."""
     told = next((value for name, value in scope["headers"] if name.lower() == b"content-length"), b"0")
     size, parts = int(told) if told.isdigit() and len(told) < 16 else 0, []
-    while size <= MAX_BODY:
+    while size <= bound:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise _Left
         parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
         size = sum(map(len, parts))
-    raise errors.TooLarge(f"The line to the box takes no more than {MAX_BODY:,} bytes at a time.")
+        if size <= bound and not message.get("more_body", False):
+            return b"".join(parts)
+    raise errors.TooLarge(f"The line to the box takes no more than {bound:,} bytes at a time.")
 
 
 def _call(scope: Scope, body: bytes) -> Call:
-    raw = scope.get("raw_path")
-    path = raw.decode("latin-1") if raw else scope["path"]
+    path = _path(scope)
     query = scope["query_string"].decode("latin-1")
     headers = request_headers(scope["headers"], has_body=bool(body))
     treatment = treatment_of(scope["method"], path)

@@ -34,7 +34,9 @@ class Kind(Enum):
     LOGIN = auto()
     """Take the box's own address out of the answer."""
     UPLOAD = auto()
-    """Refuse what the line would carry for too long."""
+    """Refuse what the line would carry for too long; carry the rest in parts."""
+    DOWNLOAD = auto()
+    """Fetch it in parts."""
     AUTOMATIC = auto()
     """Refuse on a thin line: clients fetch it without being asked to (thumbnails)."""
     PREVIEW = auto()
@@ -117,6 +119,8 @@ def _media(method: str, rest: str, repeatable: bool) -> Treatment:
         return Treatment(Kind.AUTOMATIC, Priority.MEDIA, repeatable)
     if rest == "preview_url":
         return Treatment(Kind.PREVIEW, Priority.MEDIA, repeatable)
+    if rest.startswith("download/") and method == "GET":
+        return Treatment(Kind.DOWNLOAD, Priority.MEDIA, repeatable)
     upload = method in ("POST", "PUT")
     return Treatment(Kind.UPLOAD if upload else Kind.FORWARD, Priority.MEDIA, repeatable)
 

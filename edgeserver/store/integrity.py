@@ -16,7 +16,7 @@ import orjson
 from edgeserver.matrix import canonical_json
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.room_versions import ROOM_VERSIONS
-from edgeserver.store import migrations, state
+from edgeserver.store import media, migrations, state
 from edgeserver.store.database import Transaction
 
 if TYPE_CHECKING:
@@ -76,6 +76,18 @@ def _look(path: Path, server_name: str | None, how: str) -> Inspection:
     with closing(connection):
         _inspect(inspection, connection, server_name)
     return inspection
+
+
+def media_files(path: Path) -> dict[str, int] | None:
+    """The files that the index of media names: SHA-256 in hex → bytes. None if the tables are not those of this release."""
+    how = "mode=ro" if path.with_name(path.name + "-wal").exists() else "immutable=1"
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?{how}", uri=True, isolation_level=None)) as connection:
+            if not _schema(Inspection(), connection):
+                return None
+            return media.files(Transaction(connection, 0))
+    except sqlite3.DatabaseError:
+        return None
 
 
 def _inspect(inspection: Inspection, connection: sqlite3.Connection, server_name: str | None) -> None:

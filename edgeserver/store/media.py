@@ -16,7 +16,9 @@ TOUCH_AFTER: Final = 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """One row: `hash` None means created and not uploaded; `user_id` None means fetched from another server."""
+    """One row: `hash` None means created and not uploaded; `user_id` None means that it can be had again (media of another
+    server, an image of a preview). `before_freeze`: requests without a token may have it.
+    """
 
     server_name: str
     media_id: str
@@ -27,6 +29,7 @@ class Media:
     user_id: str | None
     expires_at: int | None
     used_at: int
+    before_freeze: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,28 +44,35 @@ class Thumbnail:
 
 @dataclass(frozen=True, slots=True)
 class ThumbnailKey:
-    """Which thumbnail: sizes in pixels, of the fixed list; `method` is crop or scale."""
+    """Which thumbnail: sizes in pixels, of the fixed list; `method` is crop or scale; `animated`: moving, if the image is."""
 
     server_name: str
     media_id: str
     width: int
     height: int
     method: str
+    animated: bool = False
 
-    def row(self) -> tuple[str, str, int, int, str]:
-        return (self.server_name, self.media_id, self.width, self.height, self.method)
+    def row(self) -> tuple[str, str, int, int, str, bool]:
+        return (self.server_name, self.media_id, self.width, self.height, self.method, self.animated)
 
 
 # Media
 
 
 def get(tx: Transaction, server_name: str, media_id: str) -> Media | None:
+    """The row, whether quarantined or not: for who writes it. Who serves it asks `is_quarantined` too."""
     row = tx.one(
-        "SELECT server_name, media_id, hash, size, content_type, filename, user_id, expires_at, used_at FROM media"
+        "SELECT server_name, media_id, hash, size, content_type, filename, user_id, expires_at, used_at, before_freeze FROM media"
         " WHERE server_name = ? AND media_id = ?",
         (server_name, media_id),
     )
     return None if row is None else Media(*row)
+
+
+def is_quarantined(tx: Transaction, server_name: str, media_id: str) -> bool:
+    found = tx.one("SELECT 1 FROM quarantined_media WHERE server_name = ? AND media_id = ?", (server_name, media_id))
+    return found is not None
 
 
 def add_pending(tx: Transaction, server_name: str, media_id: str, user_id: str, now: int, expires_at: int) -> None:
@@ -104,9 +114,15 @@ def put(tx: Transaction, media: Media, now: int) -> None:
     )
 
 
-def used_by(tx: Transaction, user_id: str) -> int:
-    """Bytes that the user has uploaded."""
-    row = tx.one("SELECT coalesce(sum(size), 0) FROM media WHERE user_id = ?", (user_id,))
+def used_by(tx: Transaction, user_id: str) -> tuple[int, int]:
+    """(bytes, files) that the user has uploaded; an id that waits for its content counts as a file."""
+    row = tx.one("SELECT coalesce(sum(size), 0), count(*) FROM media WHERE user_id = ?", (user_id,))
+    return (row[0], row[1]) if row else (0, 0)
+
+
+def used_by_all(tx: Transaction) -> int:
+    """Bytes that all users have uploaded."""
+    row = tx.one("SELECT coalesce(sum(size), 0) FROM media WHERE user_id IS NOT NULL")
     return row[0] if row else 0
 
 
@@ -120,7 +136,7 @@ def touch(tx: Transaction, server_name: str, media_id: str, now: int) -> None:
 def thumbnail(tx: Transaction, key: ThumbnailKey) -> Thumbnail | None:
     row = tx.one(
         "SELECT hash, size, content_type, used_at FROM thumbnails"
-        " WHERE server_name = ? AND media_id = ? AND width = ? AND height = ? AND method = ?",
+        " WHERE server_name = ? AND media_id = ? AND width = ? AND height = ? AND method = ? AND animated = ?",
         key.row(),
     )
     return None if row is None else Thumbnail(*row)
@@ -128,8 +144,8 @@ def thumbnail(tx: Transaction, key: ThumbnailKey) -> Thumbnail | None:
 
 def put_thumbnail(tx: Transaction, key: ThumbnailKey, made: Thumbnail) -> None:
     tx.execute(
-        "INSERT OR REPLACE INTO thumbnails (server_name, media_id, width, height, method, hash, size, content_type, used_at)"
-        " VALUES (?,?,?,?,?,?,?,?,?)",
+        "INSERT OR REPLACE INTO thumbnails (server_name, media_id, width, height, method, animated, hash, size, content_type, used_at)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?)",
         (*key.row(), made.hash, made.size, made.content_type, made.used_at),
     )
 
@@ -137,7 +153,7 @@ def put_thumbnail(tx: Transaction, key: ThumbnailKey, made: Thumbnail) -> None:
 def touch_thumbnail(tx: Transaction, key: ThumbnailKey, now: int) -> None:
     tx.execute(
         "UPDATE thumbnails SET used_at = ?"
-        " WHERE server_name = ? AND media_id = ? AND width = ? AND height = ? AND method = ?",
+        " WHERE server_name = ? AND media_id = ? AND width = ? AND height = ? AND method = ? AND animated = ?",
         (now, *key.row()),
     )
 
@@ -159,8 +175,8 @@ def evict(tx: Transaction, limit: int, keep: str) -> list[str]:
         return []
     dropped: list[str] = []
     rows: list[tuple[Any, ...]] = tx.all(
-        "SELECT used_at, size, hash, 1, server_name, media_id, 0, 0, '' FROM media WHERE user_id IS NULL"
-        " UNION ALL SELECT used_at, size, hash, 0, server_name, media_id, width, height, method FROM thumbnails"
+        "SELECT used_at, size, hash, 1, server_name, media_id, 0, 0, '', 0 FROM media WHERE user_id IS NULL"
+        " UNION ALL SELECT used_at, size, hash, 0, server_name, media_id, width, height, method, animated FROM thumbnails"
         " ORDER BY used_at"
     )
     for _, size, digest, is_media, *key in rows:
@@ -179,7 +195,7 @@ def evict(tx: Transaction, limit: int, keep: str) -> list[str]:
 
 def _drop_thumbnail(tx: Transaction, key: Iterable[Any]) -> None:
     tx.execute(
-        "DELETE FROM thumbnails WHERE server_name = ? AND media_id = ? AND width = ? AND height = ? AND method = ?",
+        "DELETE FROM thumbnails WHERE server_name = ? AND media_id = ? AND width = ? AND height = ? AND method = ? AND animated = ?",
         tuple(key),
     )
 
@@ -201,6 +217,11 @@ def hashes(tx: Transaction) -> set[str]:
     """The names of all files that there should be."""
     rows = tx.execute("SELECT hash FROM media WHERE hash IS NOT NULL UNION SELECT hash FROM thumbnails")
     return {row[0] for row in rows}
+
+
+def files(tx: Transaction) -> dict[str, int]:
+    """The same with their sizes in bytes."""
+    return dict(tx.all("SELECT hash, size FROM media WHERE hash IS NOT NULL UNION SELECT hash, size FROM thumbnails"))
 
 
 def forget_missing(tx: Transaction, missing: Iterable[str]) -> int:

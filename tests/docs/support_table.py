@@ -35,6 +35,8 @@ registration = "open"
 guests = 1
 [federation]
 internet = false
+[media]
+url_previews = true
 [support]
 page = "https://a.test/help"
 [turn]
@@ -55,8 +57,6 @@ REASONS: dict[str, str] = {
     "sso_login_redirect redirectToIdP": "no identity provider is asked: people log in with a password",
     "login_token generateLoginToken": "a session is not handed on to another device",
     "policy_server getWellknownPolicy": "this server is no policy server; those of rooms are asked",
-    "content-repo getUrlPreview": "no URL is fetched for a preview: thin lines are not for that",
-    "authed-content-repo getUrlPreviewAuthed": "no URL is fetched for a preview: thin lines are not for that",
     "admin getAdminLockUser": "accounts are not locked",
     "admin setAdminLockUser": "accounts are not locked",
     "admin getAdminSuspendUser": "accounts are not suspended",

@@ -12,9 +12,11 @@ from typing import Any
 from PIL import Image
 
 from edgeserver.media.files import FileStore
-from edgeserver.media.remote import MediaUnavailable
-from edgeserver.media.repository import Limits, MediaRepository, Upload
-from edgeserver.store.database import Database, open_database
+from edgeserver.media.limits import Limits
+from edgeserver.media.remote import ByteSink, MediaUnavailable
+from edgeserver.media.repository import MediaRepository
+from edgeserver.media.uploading import Upload
+from edgeserver.store.database import Database, Transaction, open_database
 
 ALICE, BOB = "@alice:test", "@bob:test"
 SMALL = Limits(upload=100_000, quota=150_000, remote=100_000, cache=60_000)
@@ -47,21 +49,27 @@ class FarMedia:
         self.errcode = "M_NOT_FOUND"
         self.before_answer: Any = None
 
-    async def download(self, server: str, media_id: str, *, max_bytes: int, timeout_ms: int) -> File:
+    async def download(self, server: str, media_id: str, *, max_bytes: int, timeout_ms: int, into: ByteSink) -> File:
         self.asked.append(f"download {media_id}")
         if self.before_answer is not None:
             await self.before_answer()
-        return self._of(self.files, media_id)
+        file = self._of(self.files, media_id)
+        await into.restart()
+        await into.write(file.body)
+        return file
 
     async def thumbnail(
-        self, server: str, media_id: str, *, width: int, height: int, method: str, max_bytes: int
+        self, server: str, media_id: str, *, width: int, height: int, method: str, animated: bool = False, max_bytes: int
     ) -> File:
         self.asked.append(f"thumbnail {media_id} {width}x{height} {method}")
         return self._of(self.thumbnails, media_id)
 
-    async def at_location(self, url: str, *, max_bytes: int) -> File:
+    async def at_location(self, url: str, *, max_bytes: int, into: ByteSink) -> File:
         self.asked.append(url)
-        return self._of(self.locations, url)
+        file = self._of(self.locations, url)
+        await into.restart()
+        await into.write(file.body)
+        return file
 
     def _of(self, files: dict[str, File], name: str) -> File:
         if name not in files:
@@ -83,15 +91,24 @@ class Place:
         uri = await self.media.upload(user_id, upload(data, content_type))
         return uri.rpartition("/")[2]
 
+    async def freeze_after(self, *media_ids: str) -> None:
+        """As if these media had been here before a release with the freeze."""
+
+        def work(tx: Transaction) -> None:
+            for media_id in media_ids:
+                tx.execute("UPDATE media SET before_freeze = 1 WHERE media_id = ?", (media_id,))
+
+        await self.db.write(work)
+
     def on_disk(self) -> list[Path]:
         return sorted(path for path in self.root.rglob("*") if path.is_file())
 
 
 @asynccontextmanager
-async def open_place(folder: Path, limits: Limits = SMALL) -> AsyncIterator[Place]:
+async def open_place(folder: Path, limits: Limits = SMALL, *, free_disk: int = 0) -> AsyncIterator[Place]:
     async with open_database(folder / "store.db", inline=True) as db:
         root, clock, far = folder / "media", Clock(), FarMedia()
-        files = FileStore(root)
+        files = FileStore(root, free_disk=free_disk)
         await files.open()
         yield Place(db, root, clock, files, far, MediaRepository(db, "test", files, clock, limits=limits, remote=far))
 
@@ -107,4 +124,12 @@ def upload(data: bytes, content_type: str = "image/png", filename: str | None = 
 def image(width: int, height: int, kind: str = "PNG", mode: str = "RGB", **options: Any) -> bytes:
     written = io.BytesIO()
     Image.new(mode, (width, height), 1).save(written, kind, **options)
+    return written.getvalue()
+
+
+def moving_image(width: int, height: int, frames: int, kind: str = "GIF", mode: str = "RGB", **options: Any) -> bytes:
+    """Each frame of another colour, shown for 50 ms."""
+    images = [Image.new(mode, (width, height), ((number * 47) % 256, (number * 91) % 256, 90)) for number in range(frames)]
+    written = io.BytesIO()
+    images[0].save(written, kind, save_all=True, append_images=images[1:], **{"duration": 50, "loop": 0, **options})
     return written.getvalue()

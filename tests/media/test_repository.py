@@ -11,7 +11,9 @@ import trio.testing
 
 from edgeserver.matrix import errors
 from edgeserver.matrix.errors import MatrixError
-from edgeserver.media.repository import DAY_MS, MAX_PENDING, Limits, MediaRepository, Upload
+from edgeserver.media.limits import Limits
+from edgeserver.media.repository import MediaRepository
+from edgeserver.media.uploading import DAY_MS, MAX_PENDING, Upload
 from edgeserver.store import media as table
 from edgeserver.store.media import ThumbnailKey
 from tests.media.places import ALICE, BOB, File, Place, image, open_place, upload
@@ -252,6 +254,17 @@ async def test_a_thumbnail_of_another_server_does_not_cost_the_whole_image(place
     assert await place.media.thumbnail(key("m1", 90, 90, "crop", "far")) == found
     assert place.far.asked == ["thumbnail m1 96x96 crop"]
     assert found.path.read_bytes() == b"small"
+
+
+async def test_a_thumbnail_that_is_here_is_given_to_who_must_not_fetch(place: Place) -> None:
+    place.far.thumbnails["m1"] = File(b"small", "image/webp")
+    asked = key("m1", 90, 90, "crop", "far")
+    with pytest.raises(errors.NotFound):
+        await place.media.thumbnail(asked, fetch=False)
+    found = await place.media.thumbnail(asked)
+    assert await place.media.thumbnail(asked, fetch=False) == found
+    with pytest.raises(errors.NotFound):
+        await place.media.thumbnail(asked, fetch=False, frozen=True)
 
 
 async def test_a_thumbnail_that_another_server_does_not_give_is_made_of_its_image(place: Place) -> None:

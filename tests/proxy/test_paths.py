@@ -32,7 +32,7 @@ ROOM = "/_matrix/client/v3/rooms/%21abc%3Abox"
         ("POST", "/_matrix/client/v3/user/%40a%3Abox/filter", Kind.FILTER, Priority.INTERACTIVE),
         ("POST", "/_matrix/media/v3/upload", Kind.UPLOAD, Priority.MEDIA),
         ("PUT", "/_matrix/media/v3/upload/box/abc", Kind.UPLOAD, Priority.MEDIA),
-        ("GET", "/_matrix/client/v1/media/download/box/abc", Kind.FORWARD, Priority.MEDIA),
+        ("GET", "/_matrix/client/v1/media/download/box/abc", Kind.DOWNLOAD, Priority.MEDIA),
         ("GET", "/_matrix/client/v1/media/thumbnail/box/abc", Kind.AUTOMATIC, Priority.MEDIA),
         ("GET", "/_matrix/media/v3/preview_url", Kind.PREVIEW, Priority.MEDIA),
         ("GET", "/_matrix/client/v1/media/config", Kind.CACHED, Priority.INTERACTIVE),

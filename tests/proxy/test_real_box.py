@@ -36,9 +36,9 @@ class Meter:
 
 
 @asynccontextmanager
-async def behind_the_proxy(tmp_path):
+async def behind_the_proxy(tmp_path, cable=None):
     """A box, a client of the proxy that has paired with it by code, and the meter of the line between."""
-    cable = MemoryCable(Medium(2400), seed=3)
+    cable = cable or MemoryCable(Medium(2400), seed=3)
     async with World(tmp_path) as world:
         box = await world.box("a", LINK, {"line": cable.b})
         code, _ = box.box.links.open_offer(front=False)

@@ -27,7 +27,7 @@ from transports.lowband.messages import (
 JSON_TYPE = ("content-type", "application/json")
 HEADERS = st.lists(
     st.tuples(
-        st.sampled_from(["content-type", "etag", "x-custom", "retry-after", "authorization"]),
+        st.sampled_from(["content-type", "etag", "x-custom", "retry-after", "authorization", "range"]),
         st.text('abcXYZ019 =",/;:-_\x80\xff', max_size=30),
     ),
     max_size=4,

@@ -80,10 +80,12 @@ class Reader:
                 raise FieldError("a number without end")
 
     def text(self, vocabulary: Vocabulary, limit: int = 8192) -> str:
-        """A text of at most `limit` bytes."""
-        head = self.number(limit << 2 | 3)
+        """A text of at most `limit` bytes (one of the vocabulary's own is known to be short)."""
+        head = self.number(max(limit, len(vocabulary.texts)) << 2 | 3)
         value, form = head >> 2, head & 3
         if form == 0:
+            if value > limit:
+                raise FieldError("a text beyond its limit")
             try:
                 return self.take(value).decode()
             except UnicodeDecodeError as error:

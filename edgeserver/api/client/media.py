@@ -1,65 +1,82 @@
 """/_matrix/client/v1/media/…, /_matrix/media/… Spec: client-server API, "Content repository".
 
-Uploads live under /_matrix/media still. The downloads there are deprecated and take requests without a token; those get
-what is here, but do not make this server ask others: on a thin line that is not a stranger's to decide.
+Uploads live under /_matrix/media still. The downloads there are deprecated and take requests without a token; those are
+frozen: they give what was here when a release with the freeze was installed, and never make this server ask others. An
+upload with the header Upload-Complete is one in parts: see `resumable_upload`.
 """
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, Final
 
-import trio
-from starlette.responses import FileResponse, Response
-
+from edgeserver.api.client import resumable_upload
 from edgeserver.api.endpoint import Auth, endpoint
+from edgeserver.api.file_response import Conditions, Served, file_response
 from edgeserver.matrix import errors
 from edgeserver.media import disposition
-from edgeserver.media.repository import DEFAULT_TIMEOUT_MS, Upload
+from edgeserver.media.repository import DEFAULT_TIMEOUT_MS
+from edgeserver.media.uploading import Upload
 from edgeserver.store.media import ThumbnailKey
 
 if TYPE_CHECKING:
+    from starlette.responses import Response
+
     from edgeserver.api.endpoint import Call, Route
-    from edgeserver.media.repository import Found, MediaRepository
+    from edgeserver.media.found import Found
+    from edgeserver.media.repository import MediaRepository
 
 POLICY: Final = (
     "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; style-src 'unsafe-inline';"
     " object-src 'self';"
 )
+MSC4034: Final = "org.matrix.msc4034"
 
 
 class MediaSection:
-    """The handlers. `open_to_all`: the deprecated endpoints serve requests without a token."""
+    """The handlers."""
 
-    def __init__(self, media: MediaRepository, *, open_to_all: bool) -> None:
+    def __init__(self, media: MediaRepository) -> None:
         self._media = media
-        self._open_to_all = open_to_all
 
     async def create(self, call: Call) -> dict[str, Any]:
         """POST /_matrix/media/v1/create"""
         uri, expires_at = await self._media.create(call.user_id)
         return {"content_uri": uri, "unused_expires_at": expires_at}
 
-    async def upload(self, call: Call) -> dict[str, Any]:
+    async def upload(self, call: Call) -> dict[str, Any] | Response:
         """POST /_matrix/media/v3/upload"""
+        if resumable_upload.is_incomplete(call):
+            return await resumable_upload.begin(self._media, call, None)
         return {"content_uri": await self._media.upload(call.user_id, _upload(call))}
 
-    async def upload_to(self, call: Call) -> dict[str, Any]:
+    async def upload_to(self, call: Call) -> dict[str, Any] | Response:
         """PUT /_matrix/media/v3/upload/{serverName}/{mediaId}"""
+        if resumable_upload.is_incomplete(call):
+            return await resumable_upload.begin(self._media, call, (call.path["serverName"], call.path["mediaId"]))
         await self._media.upload_to(call.user_id, call.path["serverName"], call.path["mediaId"], _upload(call))
         return {}
 
     async def config(self, call: Call) -> dict[str, Any]:
-        """GET …/media/config"""
-        return {"m.upload.size": self._media.limits.upload}
+        """GET …/media/config, with the fields of MSC4034 under both of its names."""
+        limits = self._media.limits
+        told = {"size": limits.quota, "max_files": limits.files}
+        return {
+            "m.upload.size": limits.upload,
+            **{f"m.storage.{name}": value for name, value in told.items()},
+            **{f"{MSC4034}.storage.{name}": value for name, value in told.items()},
+        }
+
+    async def usage(self, call: Call) -> dict[str, Any]:
+        """GET /_matrix/media/unstable/org.matrix.msc4034/usage (MSC4034)"""
+        usage = await self._media.usage(call.user_id)
+        told = {"used": usage.size, "files": usage.files}
+        return {f"{prefix}.storage.{name}": value for prefix in ("m", MSC4034) for name, value in told.items()}
 
     async def download(self, call: Call) -> Response:
         """GET …/media/download/{serverName}/{mediaId}, …/{fileName}"""
-        found = await self._media.open(
-            call.path["serverName"], call.path["mediaId"], timeout_ms=_timeout(call), fetch=self._may_fetch(call)
-        )
+        found = await self._media.open(call.path["serverName"], call.path["mediaId"], timeout_ms=_timeout(call), **_may(call))
         name = disposition.clean_name(call.path.get("fileName")) or found.filename
-        return await _serve(call, found, disposition.header(found.content_type, name))
+        return await self._serve(call, found, disposition.header(found.content_type, name))
 
     async def thumbnail(self, call: Call) -> Response:
         """GET …/media/thumbnail/{serverName}/{mediaId}"""
@@ -69,14 +86,28 @@ class MediaSection:
             _pixels(call, "width"),
             _pixels(call, "height"),
             call.query.get("method", "scale"),
+            call.query.get("animated") == "true",
         )
-        found = await self._media.thumbnail(key, timeout_ms=_timeout(call), fetch=self._may_fetch(call))
-        return await _serve(call, found, disposition.header(found.content_type, found.filename))
+        found = await self._media.thumbnail(key, timeout_ms=_timeout(call), **_may(call))
+        return await self._serve(call, found, disposition.header(found.content_type, found.filename))
 
-    def _may_fetch(self, call: Call) -> bool:
-        if call.requester_if_any is None and not self._open_to_all:
-            raise errors.NotFound("Media is served to users of this server only.")
-        return call.requester_if_any is not None and call.query.get("allow_remote") != "false"
+    async def _serve(self, call: Call, found: Found, content_disposition: str) -> Response:
+        """The file, or the range of it that is asked for; 304 where the client has it. Raises M_NOT_FOUND for a lost file."""
+        headers = {
+            "Content-Disposition": content_disposition,
+            "Content-Security-Policy": POLICY,
+            "Cross-Origin-Resource-Policy": "cross-origin",
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "private, max-age=86400, immutable",
+        }
+        served = Served(lambda: self._media.read(found), found.size, found.content_type, f'"{found.hash}"')
+        return await file_response(served, headers, Conditions.of(call.headers))
+
+
+def _may(call: Call) -> dict[str, bool]:
+    """`fetch` and `frozen` of `MediaRepository.open`."""
+    is_known = call.requester_if_any is not None
+    return {"fetch": is_known and call.query.get("allow_remote") != "false", "frozen": not is_known}
 
 
 def _upload(call: Call) -> Upload:
@@ -106,34 +137,16 @@ def _number(value: str, name: str) -> int:
     return int(value)
 
 
-async def _serve(call: Call, found: Found, content_disposition: str) -> Response:
-    """The file, or the range of it that is asked for; 304 where the client has it. Raises M_NOT_FOUND for a lost file."""
-    headers = {
-        "Content-Disposition": content_disposition,
-        "Content-Security-Policy": POLICY,
-        "Cross-Origin-Resource-Policy": "cross-origin",
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "private, max-age=86400, immutable",
-        "ETag": f'"{found.hash}"',
-    }
-    if headers["ETag"] in call.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    try:
-        stat = await trio.to_thread.run_sync(os.stat, found.path)
-    except FileNotFoundError as error:
-        raise errors.NotFound("The file of this media is missing.") from error
-    return FileResponse(found.path, headers=headers, media_type=found.content_type, stat_result=stat)
-
-
-def routes(media: MediaRepository, *, open_to_all: bool = True) -> list[Route]:
-    """`open_to_all`: the deprecated download endpoints serve requests without a token what is on this server."""
-    handlers = MediaSection(media, open_to_all=open_to_all)
+def routes(media: MediaRepository) -> list[Route]:
+    handlers = MediaSection(media)
     old, new, limit = "/_matrix/media/v3", "/_matrix/client/v1/media", media.limits.upload
     place = "{serverName}/{mediaId}"
     found = [
         *endpoint("POST", "/_matrix/media/v1/create", handlers.create, rate="media"),
         *endpoint("POST", f"{old}/upload", handlers.upload, rate="media", max_body=limit),
         *endpoint("PUT", f"{old}/upload/{place}", handlers.upload_to, rate="media", max_body=limit),
+        *endpoint("GET", f"/_matrix/media/unstable/{MSC4034}/usage", handlers.usage),
+        *resumable_upload.routes(media),
     ]
     for base, auth in ((new, Auth.USER), (old, Auth.OPTIONAL)):
         found += endpoint("GET", f"{base}/config", handlers.config)

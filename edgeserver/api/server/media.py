@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import trio
 from starlette.responses import StreamingResponse
 
 from edgeserver.api.endpoint import endpoint
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from edgeserver.api.endpoint import Call, Guard, Route
-    from edgeserver.media.repository import Found, MediaRepository
+    from edgeserver.media.found import Found
+    from edgeserver.media.repository import MediaRepository
 
 V1: Final = "/_matrix/federation/v1/media"
 CHUNK: Final = 64 * 1024
@@ -31,7 +31,7 @@ def routes(guard: Guard, server_name: str, media: MediaRepository) -> list[Route
 
     async def download(call: Call) -> Response:
         found = await media.open(server_name, call.path["mediaId"], timeout_ms=_timeout(call), fetch=False)
-        return _multipart(found)
+        return await _multipart(media, found)
 
     async def thumbnail(call: Call) -> Response:
         for name in ("width", "height"):
@@ -42,8 +42,9 @@ def routes(guard: Guard, server_name: str, media: MediaRepository) -> list[Route
             integer(call, "width", 0),
             integer(call, "height", 0),
             call.query.get("method", "scale"),
+            call.query.get("animated") == "true",
         )
-        return _multipart(await media.thumbnail(key, timeout_ms=_timeout(call), fetch=False))
+        return await _multipart(media, await media.thumbnail(key, timeout_ms=_timeout(call), fetch=False))
 
     return [
         *endpoint("GET", V1 + "/download/{mediaId}", download, auth=guard),
@@ -55,15 +56,22 @@ def _timeout(call: Call) -> int:
     return min(max(integer(call, "timeout_ms", DEFAULT_TIMEOUT_MS), 0), MAX_TIMEOUT_MS)
 
 
-def _multipart(found: Found) -> Response:
+async def _multipart(media: MediaRepository, found: Found) -> Response:
     around = frame(found.content_type, disposition.header(found.content_type, found.filename), found.hash)
 
+    await (await media.read(found)).aclose()  # a lost file is told of before anything is sent
+
     async def body() -> AsyncIterator[bytes]:
-        yield around.head
-        async with await trio.open_file(found.path, "rb") as file:
-            while chunk := await file.read(CHUNK):
+        file = await media.read(found)
+        try:
+            yield around.head
+            position = 0
+            while chunk := await file.read(position, CHUNK):
+                position += len(chunk)
                 yield chunk
-        yield around.tail
+            yield around.tail
+        finally:
+            await file.aclose()
 
     length = len(around.head) + found.size + len(around.tail)
     return StreamingResponse(body(), headers={"content-type": around.content_type, "content-length": str(length)})

@@ -14,7 +14,8 @@ from edgeserver.api.endpoint import Call
 from edgeserver.api.server import media, queries, users
 from edgeserver.federation.multipart import decode_media
 from edgeserver.media.files import FileStore
-from edgeserver.media.repository import MediaRepository, Upload
+from edgeserver.media.repository import MediaRepository
+from edgeserver.media.uploading import Upload
 from edgeserver.store import accounts, rooms
 from edgeserver.store import profiles as profile_table
 from edgeserver.store.database import Database, Transaction, open_database
