@@ -192,10 +192,15 @@ class Memberships:
         The room in which the user is told server notices is left only if the account has ended, or `always`: else raises
         M_CANNOT_LEAVE_SERVER_NOTICE_ROOM.
         """
-        if not always and await self._db.read(lambda tx: _is_told_there(tx, user_id, room_id)):
-            raise errors.CannotLeaveServerNoticeRoom
+        if not always:
+            await self.check_may_leave(user_id, room_id)
         async with self._turn(user_id, room_id):
             await self._leave(user_id, room_id, reason)
+
+    async def check_may_leave(self, user_id: str, room_id: str) -> None:
+        """Raises M_CANNOT_LEAVE_SERVER_NOTICE_ROOM; see `leave`."""
+        if await self._db.read(lambda tx: _is_told_there(tx, user_id, room_id)):
+            raise errors.CannotLeaveServerNoticeRoom
 
     async def _leave(self, user_id: str, room_id: str, reason: str | None) -> None:
         membership = await self._db.read(lambda tx: rooms.membership_in(tx, user_id, room_id))

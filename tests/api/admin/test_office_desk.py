@@ -128,7 +128,12 @@ async def test_a_notice_comes_into_a_room_of_its_own_that_cannot_be_left(office:
     assert await office.alice.texts(room_id) == ["The box restarts at noon."] * 2
     answered = await office.alice.request("PUT", f"/rooms/{quote(room_id)}/send/m.room.message/1", {"msgtype": "m.text", "body": "x"})
     assert answered.status == 403
-    assert (await office.alice.request("POST", f"/rooms/{quote(room_id)}/leave")).status == 403
+    for method, path, body in (
+        ("POST", "leave", None),
+        ("PUT", f"state/m.room.member/{ALICE}", {"membership": "leave"}),
+    ):
+        refused = await office.alice.request(method, f"/rooms/{quote(room_id)}/{path}", body)
+        assert (refused.status, refused.json["errcode"]) == (403, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM")
     assert (await office.ok("GET", "v2", "users", "@notices:a.test"))["displayname"] == "Server Notices"
 
 
