@@ -196,7 +196,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
         await rooms.memberships.profile_changed(user_id)
 
     users = services.users(
-        ground, out, profile_changed, inline=wires.inline, fixed_tokens=config.accounts.registration_tokens
+        ground, out, profile_changed, inline=wires.inline, registration_tokens=config.accounts.registration_tokens
     )
     said = config.notices
     voice = Voice(said.user, said.name, said.avatar_url, auto_join=said.auto_join)
@@ -210,9 +210,15 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms)
     gateway = GatewayRoutes(ground.db, identity.server_name, identity.signing_key, ground.now_ms)
     limiter = RateLimiter(ground.now_ms, enabled=config.limits.rate_limits)
+
+    async def retry(server_name: str) -> None:
+        if uplink is not None and not uplink.is_up:
+            await uplink.stir()  # whether the internet is back is seen now, and whoever waits for it is told
+        inward.sender.route_returned(server_name)
+
     routes = [
         *client_routes(config, ground, users, rooms, media, previews, syncing, limiter),
-        *admin_routes(ground, users, rooms, inward, media),
+        *admin_routes(ground, users, rooms, media, retry),
         *server_routes(ground, out, users, rooms, inward, media, gateway, peers),
     ]
     tokens = AccessTokens(users.tokens, in_query=config.lab.query_access_token)

@@ -63,6 +63,8 @@ from edgeserver.matrix.room_versions import DEFAULT, SUPPORTED
 from edgeserver.sync.filters import FilterReader
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from edgeserver.api.endpoint import Route
     from edgeserver.api.ratelimit import RateLimiter
     from edgeserver.app.services import Ground, In, Out, Rooms, Users
@@ -149,8 +151,10 @@ def _support(config: Config) -> dict[str, Any] | None:
     return well_known.support_document(config.support.page, contacts)
 
 
-def admin_routes(ground: Ground, users: Users, rooms: Rooms, inward: In, media: MediaRepository) -> list[Route]:
-    """Synapse's admin API, for those of our users who are administrators."""
+def admin_routes(
+    ground: Ground, users: Users, rooms: Rooms, media: MediaRepository, retry: Callable[[str], Awaitable[None]]
+) -> list[Route]:
+    """Synapse's admin API, for those of our users who are administrators. `retry(server_name)`: try that server now."""
     db, name, now_ms = ground.db, ground.server_name, ground.now_ms
     return [
         *admin_server.routes(users.accounts, __version__),
@@ -161,7 +165,7 @@ def admin_routes(ground: Ground, users: Users, rooms: Rooms, inward: In, media: 
         *room_deletion.routes(db, name, rooms.removals),
         *registration_tokens.routes(users.registration_tokens),
         *admin_reports.routes(db),
-        *admin_federation.routes(db, name, now_ms, inward.sender.route_returned),
+        *admin_federation.routes(db, name, now_ms, retry),
         *server_notices.routes(rooms.notices, name),
         *admin_media.routes(db, name, media),
     ]

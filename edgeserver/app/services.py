@@ -180,10 +180,10 @@ class Users:
 
 
 def users(
-    ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool, fixed_tokens: Sequence[str] = ()
+    ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool, registration_tokens: Sequence[str] = ()
 ) -> Users:
-    """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer. `fixed_tokens`: the
-    registration tokens of the configuration.
+    """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer. `registration_tokens`:
+    those of the configuration.
     """
     tokens = Tokens(ground.db, ground.now_ms)
     device_lists = DeviceLists(ground.db, ground.server_name, ground.wakeups)
@@ -201,7 +201,7 @@ def users(
         tokens=tokens,
         devices=devices,
         passwords=Passwords(inline=inline),
-        fixed_tokens=fixed_tokens,
+        registration_tokens=registration_tokens,
     )
 
     unread = UnreadCounts(ground.server_name)

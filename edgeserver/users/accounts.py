@@ -63,7 +63,7 @@ class Session:
 class Accounts:
     """The accounts of this server. `on_deactivate` is told after an account is gone (rooms leave with it).
 
-    `fixed_tokens` let anybody register, any number of times, beside the registration tokens of the store.
+    `registration_tokens` are those of the configuration, good for any number of people beside those in the store.
     """
 
     def __init__(
@@ -77,9 +77,9 @@ class Accounts:
         passwords: Passwords,
         min_password: int = MIN_PASSWORD,
         on_deactivate: Callable[[str], Awaitable[None]] | None = None,
-        fixed_tokens: Collection[str] = (),
+        registration_tokens: Collection[str] = (),
     ) -> None:
-        self._fixed_tokens = frozenset(fixed_tokens)
+        self._configured_tokens = frozenset(registration_tokens)
         self._db = db
         self._server_name = server_name
         self._now_ms = now_ms
@@ -270,13 +270,13 @@ class Accounts:
 
     async def registration_token_is_valid(self, token: str) -> bool:
         """Whether somebody may register with it now."""
-        if token in self._fixed_tokens:
+        if token in self._configured_tokens:
             return True
         return await self._db.read(lambda tx: token_table.is_valid(tx, token, self._now_ms()))
 
     def _use_registration_token(self, tx: Transaction, token: str | None) -> None:
         """Takes one use of the token by which somebody registers. Raises M_FORBIDDEN if there is none left."""
-        if token is None or token in self._fixed_tokens or token_table.use(tx, token, self._now_ms()):
+        if token is None or token in self._configured_tokens or token_table.use(tx, token, self._now_ms()):
             return
         raise errors.Forbidden("The registration token has been used up.")
 

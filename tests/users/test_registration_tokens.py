@@ -33,7 +33,7 @@ async def test_a_token_lets_in_as_many_as_it_says_until_it_expires(place: Place,
 async def test_tokens_of_the_configuration_let_anybody_in(place: Place) -> None:
     accounts = Accounts(
         place.db, "test", place.clock,
-        tokens=place.tokens, devices=place.devices, passwords=weak_passwords(), fixed_tokens=["fixed"],
+        tokens=place.tokens, devices=place.devices, passwords=weak_passwords(), registration_tokens=["fixed"],
     )  # fmt: skip
     assert await accounts.registration_token_is_valid("fixed")
     for name in ("alice", "bob"):

@@ -13,7 +13,7 @@ from edgeserver.matrix import errors
 from edgeserver.store import outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from edgeserver.api.endpoint import Call, Route
     from edgeserver.store.database import Database, Transaction
@@ -24,9 +24,9 @@ ORDERS = ("destination", "retry_last_ts", "retry_interval", "failure_ts", "last_
 
 
 class FederationSection:
-    """The handlers. `retry(server_name)` ends a pause before a server; `pause(attempts)` is how long one lasts, in ms."""
+    """The handlers. `retry(server_name)` ends a pause before a server."""
 
-    def __init__(self, db: Database, server_name: str, now_ms: Callable[[], int], retry: Callable[[str], None]) -> None:
+    def __init__(self, db: Database, server_name: str, now_ms: Callable[[], int], retry: Callable[[str], Awaitable[None]]) -> None:
         self._db = db
         self._server_name = server_name
         self._now_ms = now_ms
@@ -69,7 +69,7 @@ class FederationSection:
         found = await self._found(call)
         if found.failing_since is None:
             raise errors.Unknown("The retry timing does not need to be reset for this destination.", status=400)
-        self._retry(found.server_name)
+        await self._retry(found.server_name)
         return {}
 
     async def _found(self, call: Call) -> Destination:
@@ -93,7 +93,9 @@ class FederationSection:
         }
 
 
-def routes(db: Database, server_name: str, now_ms: Callable[[], int], retry: Callable[[str], None]) -> list[Route]:
+def routes(
+    db: Database, server_name: str, now_ms: Callable[[], int], retry: Callable[[str], Awaitable[None]]
+) -> list[Route]:
     """`retry(server_name)` ends the pause before that server."""
     section = FederationSection(db, server_name, now_ms, retry)
     return [
