@@ -90,6 +90,10 @@ class Accounts:
         "How many guests there may be at once: accounts without a password, for who reaches the box without a name or a token"
         " (visitors of a relief post, say). They read and join only what is open to guests. 0: none.",
     )
+    login_tokens: bool = option(
+        True,
+        "Whether somebody who is logged in may, with their password, get a token that logs one further device in within two minutes.",
+    )
     registration_shared_secret: str = option("", "Lab switch: lets tools register through /_synapse/admin/v1/register.")
 
 
@@ -197,6 +201,28 @@ class Discovery:
 
 
 @dataclass(frozen=True, slots=True)
+class Smtp:
+    """Sending mail, so that people may add email addresses to their accounts and set a new password by mail."""
+
+    host: str = option("", "The mail server that takes this box's mail. Empty: no mail is sent and no email address taken.")
+    port: int = option(587, "Its port.")
+    tls: str = option(
+        "starttls",
+        "starttls: encrypt after connecting (port 587). implicit: from the first byte (port 465). none: never (a relay on this machine).",
+        allowed=("starttls", "implicit", "none"),
+    )
+    user: str = option("", "The name to log in with. Empty: no log-in.")
+    password: str = option("", "The password to log in with.")
+    sender: str = option("", "The address that mails come from, such as matrix@example.org. Needed with host.")
+    registration: str = option(
+        "optional",
+        "Whether who registers by an app gives an email address. A registration token is asked for as well where one is needed.",
+        allowed=("no", "optional", "required"),
+    )
+    extra_ca: str = option("", "Lab switch: PEM file with further certificate authorities for the mail server.")
+
+
+@dataclass(frozen=True, slots=True)
 class Lab:
     """Switches for laboratories; none is for the field."""
 
@@ -221,6 +247,7 @@ class Config:
     lab: Lab = field(default_factory=Lab)
     folder: Path = field(default_factory=Path)
     media: Media = field(default_factory=Media)
+    smtp: Smtp = field(default_factory=Smtp)
 
     @property
     def data(self) -> Path:
@@ -239,6 +266,7 @@ _SECTIONS: Mapping[str, type] = {
     "turn": Turn,
     "notices": Notices,
     "support": Support,
+    "smtp": Smtp,
     "lab": Lab,
 }
 
@@ -322,6 +350,10 @@ def _check(config: Config) -> None:
     if bool(config.http.certificate) != bool(config.http.certificate_key):
         raise ConfigError("[http] certificate and certificate_key go together: give both or neither.")
     _check_services(config)
+    if config.smtp.host and not config.smtp.sender:
+        raise ConfigError("[smtp] sender is needed with host: the address that mails come from, such as matrix@example.org.")
+    if config.smtp.host and not config.http.public_url:
+        raise ConfigError("[smtp] host needs [http] public_url: the links in mails lead there.")
     for link in config.links:
         if not link.uri:
             raise ConfigError("[[links]] needs a uri, such as serial:/dev/ttyUSB0,2400.")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OUTBOX = "topic:outbox"
 PARTIAL_ROOMS = "topic:partial rooms"
+DEPARTURES = "topic:departures"
 
 
 class Listener:

@@ -13,6 +13,9 @@ else; whoever may open the socket (mode 0600: the box's own user, and root) may 
     GET    /_edgeserver/control/people                    the accounts
     POST   /_edgeserver/control/people                    makes one
     POST   /_edgeserver/control/people/{name}/password    sets a password
+    PUT    /_edgeserver/control/people/{name}/locked      locks or unlocks an account
+    PUT    /_edgeserver/control/people/{name}/suspended   suspends an account, or ends that
+    POST   /_edgeserver/control/people/{name}/deactivate  ends an account for good
 """
 
 from __future__ import annotations
@@ -260,6 +263,8 @@ def person(account: Account) -> dict[str, Any]:
         "user_id": account.user_id,
         "admin": account.admin,
         "guest": account.guest,
+        "locked": account.locked,
+        "suspended": account.suspended,
         "appservice_id": account.appservice_id,
         "created_at": account.created_at,
         "deactivated": account.deactivated_at is not None,
@@ -283,10 +288,28 @@ def _people_routes(operations: Operations) -> list[Route]:
         await accounts.set_password(user_id, _text(body, "password"), log_out=_flag(body, "log_out"))
         return {"user_id": user_id}
 
+    async def set_locked(call: Call) -> dict[str, Any]:
+        user_id = accounts.user_id(call.path["name"])
+        await accounts.set_locked(user_id, _flag(await call.json(), "locked"))
+        return {"user_id": user_id}
+
+    async def set_suspended(call: Call) -> dict[str, Any]:
+        user_id = accounts.user_id(call.path["name"])
+        await accounts.set_suspended(user_id, _flag(await call.json(), "suspended"))
+        return {"user_id": user_id}
+
+    async def deactivate(call: Call) -> dict[str, Any]:
+        user_id = accounts.user_id(call.path["name"])
+        await accounts.deactivate(user_id, erase=_flag(await call.json(optional=True), "erase"))
+        return {"user_id": user_id}
+
     return [
         *_route("GET", "people", people),
         *_route("POST", "people", add),
         *_route("POST", "people/{name}/password", set_password),
+        *_route("PUT", "people/{name}/locked", set_locked),
+        *_route("PUT", "people/{name}/suspended", set_suspended),
+        *_route("POST", "people/{name}/deactivate", deactivate),
     ]
 
 

@@ -17,6 +17,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 
 from edgeserver.api.guests import may_ask
+from edgeserver.api.moderated import locked_may, suspended_may
 from edgeserver.api.responses import JsonResponse, response_to
 from edgeserver.matrix import canonical_json, errors
 
@@ -234,10 +235,21 @@ class _Endpoint:
     """The ASGI application of one endpoint (a class instance, so that Starlette's `Route` takes it as ASGI)."""
 
     def __init__(
-        self, handler: Handler, auth: Auth | Guard, rate: str | None, max_body: int, long_poll: bool, *, guests: bool
+        self,
+        handler: Handler,
+        auth: Auth | Guard,
+        rate: str | None,
+        max_body: int,
+        long_poll: bool,
+        *,
+        guests: bool,
+        locked: bool,
+        suspended: bool,
     ) -> None:
         self._handler = handler
         self._guests = guests
+        self._locked = locked
+        self._suspended = suspended
         self._auth = auth
         self._rate = rate
         self._max_body = max_body
@@ -267,6 +279,8 @@ class _Endpoint:
             await self._auth(call)
         elif self._auth is not Auth.NONE:
             requester = None if gate is None else await gate.authenticator.requester(call)
+            if requester is not None and not self._is_in_good_standing(requester):
+                requester = None  # as with guests
             if requester is not None and requester.is_guest and not self._guests:
                 if self._auth is Auth.USER:
                     raise errors.GuestForbidden
@@ -278,6 +292,19 @@ class _Endpoint:
             who = call.requester_if_any
             if who is None or who.appservice_id is None:
                 gate.limiter.check(self._rate, call.address if who is None else who.user_id)
+
+    def _is_in_good_standing(self, requester: Requester) -> bool:
+        """False if the requester is suspended and asks for what anybody may ask, but not they.
+
+        Raises M_USER_LOCKED or M_USER_SUSPENDED for what such an account may not do.
+        """
+        if requester.is_locked and not self._locked:
+            raise errors.UserLocked
+        if requester.is_suspended and not self._suspended:
+            if self._auth is Auth.USER:
+                raise errors.UserSuspended
+            return False
+        return True
 
     async def _poll(self, call: Call) -> Mapping[str, Any] | Response:
         """Runs the handler until it answers or the client goes away."""
@@ -294,7 +321,16 @@ class _Endpoint:
             nursery.cancel_scope.cancel()
         if answer is None:
             raise Disconnected
+        await self._check_again(call)
         return answer
+
+    async def _check_again(self, call: Call) -> None:
+        """Who has waited may have been logged out or locked meanwhile, and is told that instead of the news."""
+        gate: Gate | None = call.scope.get("gate")
+        if gate is not None and self._auth is Auth.USER:
+            requester = await gate.authenticator.requester(call)
+            if requester is not None:
+                self._is_in_good_standing(requester)
 
 
 def endpoint(
@@ -313,9 +349,12 @@ def endpoint(
     `path` is as in `Route`. `auth` may be a
     guard of its own, which authenticates or raises (federation, application services). `rate` names a category of
     `ratelimit`. `max_body` is in bytes. `long_poll` cancels the handler when the client goes away. Whether guests are let in
-    says `guests`.
+    says `guests`, whether locked and suspended accounts are `moderated`.
     """
-    app = _Endpoint(handler, auth, rate, max_body, long_poll, guests=may_ask(method, path))
+    app = _Endpoint(
+        handler, auth, rate, max_body, long_poll,
+        guests=may_ask(method, path), locked=locked_may(method, path), suspended=suspended_may(method, path),
+    )  # fmt: skip
     paths = [path]
     if path.startswith(("/_matrix/client/v3/", "/_matrix/media/v3/")):
         paths.append(path.replace("/v3/", "/r0/", 1))

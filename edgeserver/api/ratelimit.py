@@ -28,6 +28,9 @@ OTHER: Final = "other"
 RATES: Final[Mapping[str, Rate]] = {
     "login": Rate(0.2, 10),
     "login_account": Rate(0.05, 10),
+    "login_token": Rate(1 / 60, 2),
+    "email": Rate(1 / 30, 10),
+    "email_address": Rate(1 / 120, 3),
     "registration": Rate(0.05, 5),
     "message": Rate(10, 100),
     "join": Rate(0.5, 20),

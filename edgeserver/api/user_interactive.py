@@ -2,11 +2,13 @@
 the proof.
 
 Spec: client-server API, "User-Interactive Authentication API". Sessions live in memory, for an hour, and only so many
-of them: a client whose session is gone is given a new one and begins again.
+of them: a client whose session is gone is given a new one and begins again. A session serves one operation of one user
+with one body; only a registration may change its mind about the name in the middle.
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -18,12 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from edgeserver.users.accounts import Accounts
+    from edgeserver.users.emails import Emails
 
     Stage = Callable[[dict[str, Any], str | None], Awaitable[None]]
 
 PASSWORD: Final = "m.login.password"
 DUMMY: Final = "m.login.dummy"
 REGISTRATION_TOKEN: Final = "m.login.registration_token"
+EMAIL: Final = "m.login.email.identity"
 
 LIFETIME_MS: Final = 60 * 60 * 1000
 SESSIONS: Final = 200
@@ -43,6 +47,8 @@ class _Session:
     operation: str
     body: dict[str, Any]
     expires_at: int
+    digest: bytes | None = None
+    flows: Sequence[Sequence[str]] = ()
     proofs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -65,12 +71,19 @@ class UserInteractive:
         self._sessions: dict[str, _Session] = {}
 
     async def authenticate(
-        self, body: dict[str, Any], operation: str, flows: Sequence[Sequence[str]], *, user_id: str | None = None
+        self,
+        body: dict[str, Any],
+        operation: str,
+        flows: Sequence[Sequence[str]],
+        *,
+        user_id: str | None = None,
+        bound: bool = True,
     ) -> Authenticated:
         """Returns once some flow is complete; until then raises the 401 that tells the client what to do next.
 
-        `operation` names the endpoint: a session serves one operation of one user. A request whose last round brings
-        nothing but `auth` stands for the body that opened the session.
+        `operation` names the endpoint: a session serves one operation of one user, and if it is `bound` of one body: the
+        first that is more than `auth`. A request whose last round brings nothing but `auth` stands for the body that opened
+        the session. Raises M_FORBIDDEN for a session of another request.
         """
         auth = body.get("auth")
         rest = {key: value for key, value in body.items() if key != "auth"}
@@ -79,6 +92,10 @@ class UserInteractive:
         if type(auth) is not dict:
             raise errors.BadJson("auth must be an object.")
         session_id, session = self._find(auth.get("session"), user_id, operation, rest)
+        if bound and rest:
+            session.digest = session.digest or _digest(rest)
+            if session.digest != _digest(rest):
+                raise errors.Forbidden("That session belongs to another request: its body was different.")
         if auth.get("type") is not None:
             try:
                 await self._try(auth, session, flows)
@@ -90,6 +107,25 @@ class UserInteractive:
             raise self._challenge((session_id, session), flows)
         self._sessions.pop(session_id, None)
         return Authenticated(rest or session.body, session.proofs)
+
+    def offers(self, session_id: str, kind: str) -> bool:
+        """Whether that stage is among what the session's client has been told of: a web page may be shown for it."""
+        session = self._sessions.get(session_id)
+        return session is not None and session.expires_at > self._now_ms() and any(kind in flow for flow in session.flows)
+
+    def operation_of(self, session_id: str) -> str | None:
+        """The operation that a session serves, as `authenticate` was told it."""
+        session = self._sessions.get(session_id)
+        return None if session is None else session.operation
+
+    async def prove(self, session_id: str, kind: str, auth: dict[str, Any]) -> None:
+        """Completes a stage from outside the request, as the fallback page does. Raises M_NOT_FOUND if it is not offered, and
+        what the stage raises.
+        """
+        if not self.offers(session_id, kind):
+            raise errors.NotFound("That session is not known any more.")
+        session = self._sessions[session_id]
+        await self._try({**auth, "type": kind}, session, session.flows)
 
     async def _try(self, auth: dict[str, Any], session: _Session, flows: Sequence[Sequence[str]]) -> None:
         kind = auth["type"]
@@ -107,7 +143,7 @@ class UserInteractive:
             del self._sessions[next(iter(self._sessions))]
         session_id = secrets.token_urlsafe(12)
         kept = body if len(canonical_json.encode_loose(body)) <= MAX_KEPT_BODY else {}
-        session = self._sessions[session_id] = _Session(user_id, operation, kept, now + LIFETIME_MS)
+        session = self._sessions[session_id] = _Session(user_id, operation, kept, now + LIFETIME_MS, _digest(body))
         return session_id, session
 
     def _find(self, session_id: Any, user_id: str | None, operation: str, body: dict[str, Any]) -> tuple[str, _Session]:
@@ -122,23 +158,30 @@ class UserInteractive:
         self, opened: tuple[str, _Session], flows: Sequence[Sequence[str]], failed: MatrixError | None = None
     ) -> AuthenticationNeeded:
         session_id, session = opened
+        session.flows = flows
         errcode, error = (failed.errcode, failed.error) if failed is not None else ("", "")
         stages = [{"stages": list(flow)} for flow in flows]
         completed = list(session.proofs)
         return AuthenticationNeeded(401, errcode, error, session=session_id, flows=stages, params={}, completed=completed)
 
 
-def standard_stages(accounts: Accounts, limit_failures: Callable[[str], None] | None = None) -> dict[str, Stage]:
-    """The stages for a password, for nothing at all and for a registration token.
+def _digest(body: dict[str, Any]) -> bytes | None:
+    return hashlib.blake2b(canonical_json.encode_loose(body), digest_size=16).digest() if body else None
+
+
+def standard_stages(
+    accounts: Accounts, limit_failures: Callable[[str], None] | None = None, emails: Emails | None = None
+) -> dict[str, Stage]:
+    """The stages for a password, for nothing at all, for a registration token and, with `emails`, for an email address.
 
     `limit_failures(user_id)` is called before a password is checked and raises M_LIMIT_EXCEEDED.
     """
 
     async def password(auth: dict[str, Any], user_id: str | None) -> None:
-        given, named = auth.get("password"), user_named(auth)
+        given, named = auth.get("password"), await account_named(auth, accounts, emails)
         if user_id is None or type(given) is not str:
             raise errors.BadJson("password is missing.")
-        if named is not None and accounts.user_id(named) != user_id:
+        if named is not None and named != user_id:
             raise errors.Forbidden("That is not your user id.")
         if limit_failures is not None:
             limit_failures(user_id)
@@ -153,14 +196,44 @@ def standard_stages(accounts: Accounts, limit_failures: Callable[[str], None] | 
         if type(token) is not str or not await accounts.registration_token_is_valid(token):
             raise errors.Unauthorized("That registration token is not valid.")
 
-    return {PASSWORD: password, DUMMY: dummy, REGISTRATION_TOKEN: registration_token}
+    async def email(auth: dict[str, Any], user_id: str | None) -> None:
+        assert emails is not None
+        await emails.check(*credentials(auth))
+
+    stages: dict[str, Stage] = {PASSWORD: password, DUMMY: dummy, REGISTRATION_TOKEN: registration_token}
+    return stages if emails is None else {**stages, EMAIL: email}
+
+
+def credentials(proof: Mapping[str, Any]) -> tuple[Any, Any]:
+    """(sid, client_secret) of an m.login.email.identity stage, by its present or its old key. Raises M_BAD_JSON."""
+    given = proof.get("threepid_creds", proof.get("threepidCreds"))
+    if not isinstance(given, dict):
+        raise errors.BadJson("threepid_creds is missing.")
+    return given.get("sid"), given.get("client_secret")
+
+
+async def account_named(body: dict[str, Any], accounts: Accounts, emails: Emails | None) -> str | None:
+    """The user id that an `identifier` of type m.id.user, an email address in one of type m.id.thirdparty, or the deprecated
+    `user`, names; None if there is none. Raises as `user_named` and `Accounts.user_id` do.
+    """
+    identifier = body.get("identifier")
+    if emails is not None and isinstance(identifier, dict) and identifier.get("type") == "m.id.thirdparty":
+        address = identifier.get("address")
+        if identifier.get("medium") != "email" or not isinstance(address, str):
+            raise errors.Forbidden("Log in with your user name or your email address.")
+        owner = await emails.owner(address)
+        if owner is None:
+            raise errors.Forbidden("Wrong user name or password.")
+        return owner
+    named = user_named(body)
+    return None if named is None else accounts.user_id(named)
 
 
 def user_named(body: dict[str, Any]) -> str | None:
     """The local part or user id in an `identifier` of type m.id.user, or in the deprecated `user`; None if there is
     none.
 
-    Raises M_FORBIDDEN for a third-party identifier or a phone number: nobody here is known by one; M_BAD_JSON for
+    Raises M_FORBIDDEN for a third-party identifier or a phone number: see `account_named`; M_BAD_JSON for
     anything else.
     """
     identifier = body.get("identifier")

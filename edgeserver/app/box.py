@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from edgeserver.federation.keyring import Keyring
     from edgeserver.media.repository import MediaRepository
     from edgeserver.store.pairings import Pairing
+    from edgeserver.users.emails import Emails
     from transports.exchange import Exchange
     from transports.http import HttpPool
     from transports.link.wire import Driver
@@ -131,6 +132,7 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
                 ("the lines", box.links.run),
                 ("the completion of rooms", box.rooms.completer.run),
                 ("the removal of rooms", box.rooms.removals.run),
+                ("the leaving of deactivated accounts", box.rooms.departures.run),
                 ("the note of the time", _note_time, ground),
             ):
                 nursery.start_soon(lasting, what, *task)
@@ -196,7 +198,12 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
         await rooms.memberships.profile_changed(user_id)
 
     users = services.users(
-        ground, out, profile_changed, inline=wires.inline, registration_tokens=config.accounts.registration_tokens
+        ground,
+        out,
+        profile_changed,
+        inline=wires.inline,
+        emails=_emails(config, ground),
+        registration_tokens=config.accounts.registration_tokens,
     )
     said = config.notices
     voice = Voice(said.user, said.name, said.avatar_url, auto_join=said.auto_join)
@@ -243,6 +250,18 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     peers.on_return(links.way_returned)
     await links.load()
     return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, app, pool, uplink, media)
+
+
+def _emails(config: Config, ground: services.Ground) -> Emails | None:
+    """Email addresses, for a box that can send mail."""
+    if not config.smtp.host:
+        return None
+    from edgeserver.api.client.email_addresses import SUBMIT
+    from edgeserver.app.mail import Mailer
+    from edgeserver.users.emails import Emails
+
+    page = f"{config.http.public_url.rstrip('/')}{SUBMIT}"
+    return Emails(ground.db, ground.server_name, ground.now_ms, Mailer(config.smtp), lambda token: f"{page}?token={token}")
 
 
 async def _pin(keyring: Keyring, pairing: Pairing) -> None:

@@ -18,13 +18,16 @@ from edgeserver.api.admin import users as admin_users
 from edgeserver.api.client import (
     account,
     account_data,
+    auth_fallback,
     capabilities,
     create_room,
     devices,
+    email_addresses,
     filters,
     key_backup,
     keys,
     login,
+    moderation,
     notifications,
     openid,
     presence,
@@ -61,6 +64,7 @@ from edgeserver.api.server import users as server_users
 from edgeserver.api.user_interactive import UserInteractive, standard_stages
 from edgeserver.matrix.room_versions import DEFAULT, SUPPORTED
 from edgeserver.sync.filters import FilterReader
+from edgeserver.users.login_tokens import LoginTokens
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -75,7 +79,7 @@ if TYPE_CHECKING:
     from edgeserver.media.repository import MediaRepository
     from edgeserver.sync.classic import ClassicSync
 
-UNSTABLE_FEATURES = {"org.matrix.msc3916.stable": True, "uk.tcpip.msc4133.stable": True}
+UNSTABLE_FEATURES = {"org.matrix.msc3916.stable": True, "uk.tcpip.msc4133.stable": True, "org.matrix.msc4380.stable": True}
 
 
 def client_routes(
@@ -90,21 +94,28 @@ def client_routes(
 ) -> list[Route]:
     """The client-server API."""
     interactive = UserInteractive(
-        ground.now_ms, standard_stages(users.accounts, lambda user_id: limiter.check("login_account", user_id))
+        ground.now_ms, standard_stages(users.accounts, lambda user_id: limiter.check("login_account", user_id), users.emails)
     )
     policy = register.RegistrationPolicy(
         open=config.accounts.registration == "open",
         with_token=config.accounts.registration == "token",
         guests=config.accounts.guests,
+        email="no" if users.emails is None else config.smtp.registration,
     )
+    login_tokens = LoginTokens(ground.now_ms) if config.accounts.login_tokens else None
+    can = {"m.3pid_changes": {"enabled": users.emails is not None}, "m.get_login_token": {"enabled": login_tokens is not None}}
     found = [
         *versions.routes(UNSTABLE_FEATURES),
         *well_known.routes(
             base_url=config.http.public_url or None, server=config.http.well_known_server or None, support=_support(config)
         ),
-        *register.routes(users.accounts, interactive, policy, tokens=users.tokens),
-        *login.routes(users.accounts, users.tokens, users.devices, limiter=limiter),
-        *account.routes(users.accounts, interactive),
+        *register.routes(users.accounts, interactive, policy, tokens=users.tokens, emails=users.emails),
+        *login.routes(
+            users.accounts, users.tokens, users.devices, limiter=limiter, login_tokens=login_tokens, emails=users.emails
+        ),
+        *account.routes(users.accounts, interactive, users.emails, registering=policy.takes_email),
+        *auth_fallback.routes(interactive, users.emails, limiter),
+        *moderation.routes(users.accounts, users.devices, ground.server_name),
         *devices.routes(users.devices, interactive),
         *profile.routes(users.profiles),
         *account_data.routes(users.account_data),
@@ -114,8 +125,8 @@ def client_routes(
         *presence.routes(users.presence, users.profiles),
         *openid.routes(users.openid),
         *user_directory.routes(users.profiles),
-        *capabilities.routes(SUPPORTED, DEFAULT.version),
         *voip.routes(ground.now_ms, config.turn.uris, config.turn.shared_secret, config.turn.lifetime),
+        *capabilities.routes(SUPPORTED, DEFAULT.version, can),
         *third_party.routes(),
         *keys.routes(users.device_keys, users.device_lists, users.cross_signing, interactive),
         *key_backup.routes(users.key_backup),
@@ -138,6 +149,10 @@ def client_routes(
     ]
     if previews is not None:
         found += url_previews.routes(previews)
+    if login_tokens is not None:
+        found += login.token_routes(interactive, login_tokens, limiter)
+    if users.emails is not None:
+        found += email_addresses.routes(users.emails, interactive, limiter, registering=policy.takes_email)
     if config.accounts.registration_shared_secret:
         found += register_by_secret.routes(users.accounts, config.accounts.registration_shared_secret, ground.now_ms)
     return found

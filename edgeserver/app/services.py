@@ -8,6 +8,7 @@ from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgeserver import wakeups as topics
 from edgeserver.app.lasting import contained
 from edgeserver.federation.calls import Calls
 from edgeserver.federation.client import FederationClient
@@ -29,6 +30,7 @@ from edgeserver.federation.third_party_invites import KeyValidity, ThirdPartyInv
 from edgeserver.matrix import errors
 from edgeserver.rooms.completing import Completer
 from edgeserver.rooms.create import RoomCreator
+from edgeserver.rooms.departing import Departures
 from edgeserver.rooms.directory import Directory, PublicRooms
 from edgeserver.rooms.guests import leave_where_unwanted
 from edgeserver.rooms.hierarchy import Hierarchy, RoomSummaries
@@ -52,6 +54,7 @@ from edgeserver.rooms.succession import move_names, succession
 from edgeserver.rooms.timestamps import Timestamps
 from edgeserver.rooms.turns import Turns
 from edgeserver.rooms.upgrade import RoomUpgrader
+from edgeserver.store import account_data as account_data_table
 from edgeserver.store import accounts as account_table
 from edgeserver.store import profiles as profile_table
 from edgeserver.store import rooms as room_table
@@ -80,7 +83,7 @@ from edgeserver.users.upgraded_rooms import carry_over
 from transports.exchange import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection
 
     import trio
 
@@ -89,6 +92,7 @@ if TYPE_CHECKING:
     from edgeserver.federation.peers import Peers
     from edgeserver.matrix.signatures import SigningKey
     from edgeserver.store.database import Database, Transaction
+    from edgeserver.users.emails import Emails
     from edgeserver.wakeups import Wakeups
 
 
@@ -177,13 +181,20 @@ class Users:
     read_markers: ReadMarkers
     notifications: Notifications
     registration_tokens: RegistrationTokens
+    emails: Emails | None = None
 
 
 def users(
-    ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool, registration_tokens: Sequence[str] = ()
+    ground: Ground,
+    out: Out,
+    on_profile_change: Callable[[str], Any],
+    *,
+    inline: bool,
+    emails: Emails | None = None,
+    registration_tokens: Collection[str] = (),
 ) -> Users:
-    """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer. `registration_tokens`:
-    those of the configuration.
+    """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer. `emails`: where this box
+    can send mail. `registration_tokens`: those of the configuration.
     """
     tokens = Tokens(ground.db, ground.now_ms)
     device_lists = DeviceLists(ground.db, ground.server_name, ground.wakeups)
@@ -194,15 +205,15 @@ def users(
         on_delete=[device_lists.devices_deleted],
         on_rename=[device_lists.devices_renamed],
     )
+
+    async def deactivated(user_id: str) -> None:
+        ground.wakeups.notify([topics.DEPARTURES])
+
     accounts = Accounts(
-        ground.db,
-        ground.server_name,
-        ground.now_ms,
-        tokens=tokens,
-        devices=devices,
-        passwords=Passwords(inline=inline),
+        ground.db, ground.server_name, ground.now_ms,
+        tokens=tokens, devices=devices, passwords=Passwords(inline=inline), on_deactivate=deactivated,
         registration_tokens=registration_tokens,
-    )
+    )  # fmt: skip
 
     unread = UnreadCounts(ground.server_name)
     receipts = Receipts(ground.db, ground.wakeups, unread, ground.server_name, ground.now_ms)
@@ -231,6 +242,7 @@ def users(
         ReadMarkers(ground.db, ground.wakeups, receipts),
         Notifications(ground.db),
         RegistrationTokens(ground.db, ground.now_ms),
+        emails,
     )
 
 
@@ -257,6 +269,7 @@ class Rooms:
     notices: ServerNotices
     removals: RoomRemovals
     admins: RoomAdmins
+    departures: Departures
 
 
 def rooms(ground: Ground, out: Out, users: Users, voice: Voice, *, partial_joins: bool, metered: bool) -> Rooms:
@@ -339,6 +352,7 @@ def rooms(ground: Ground, out: Out, users: Users, voice: Voice, *, partial_joins
         ServerNotices(ground.db, ground.wakeups, creator, memberships, composer, voice, ground.server_name, ground.now_ms),
         RoomRemovals(ground.db, creator, memberships, composer, ground.now_ms),
         RoomAdmins(ground.db, composer, memberships),
+        Departures(ground.db, ground.wakeups, memberships),
     )
 
 
@@ -360,8 +374,13 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -
     """The follower of the outbox, and what takes in what others send."""
 
     async def may_invite(sender: str, target: str) -> None:
-        if await ground.db.read(lambda tx: account_table.account(tx, target)) is None:
+        account, blocks = await ground.db.read(
+            lambda tx: (account_table.account(tx, target), account_data_table.blocks_invites(tx, target))
+        )
+        if account is None or account.deactivated_at is not None:
             raise errors.NotFound("There is no such user.")
+        if blocks:
+            raise errors.InviteBlocked
 
     handlers = EduHandlers(
         typing=users.typing.received,

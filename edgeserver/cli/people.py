@@ -6,6 +6,7 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from edgeserver.cli import moderating
 from edgeserver.cli.configured import configuration
 from edgeserver.cli.console import CommandError, day_of, plural, say, say_json, table
 from edgeserver.cli.verbs import Verbs
@@ -25,9 +26,9 @@ MADE_UP_BYTES = 9
 def add(verbs: Verbs) -> None:
     person = verbs.verb(
         "person",
-        "add and list accounts, and set passwords",
+        "add, list, lock and end accounts, and set passwords",
         None,
-        ["person add alice", "person list", "person password alice"],
+        ["person add alice", "person list", "person password alice", "person lock alice"],
         more="Works while the box runs and while it does not.",
     )
     below = Verbs(person)
@@ -58,6 +59,7 @@ def add(verbs: Verbs) -> None:
         "--log-out", action="store_true", help="log all devices out, too: encryption keys that are not backed up go with them"
     )
     _password_option(change)
+    moderating.add(below)
 
 
 def _password_option(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +78,7 @@ def add_person(arguments: argparse.Namespace) -> int:
         user_id, _ = await accounts.create_person(arguments.name, password, admin=arguments.admin)
         return user_id
 
-    user_id = _on(config, lambda box: box.call("POST", "people", wish)["user_id"], make)
+    user_id = on_accounts(config, lambda box: box.call("POST", "people", wish)["user_id"], make)
     if arguments.json:
         say_json({"user_id": user_id, "admin": arguments.admin, **({"password": password} if made_up else {})})
         return 0
@@ -92,7 +94,7 @@ def list_people(arguments: argparse.Namespace) -> int:
 
         return [person(one) for one in await accounts.people()]
 
-    people = _on(configuration(arguments), lambda box: box.call("GET", "people")["people"], read)
+    people = on_accounts(configuration(arguments), lambda box: box.call("GET", "people")["people"], read)
     if arguments.json:
         say_json({"people": people})
         return 0
@@ -108,6 +110,10 @@ def _role(person: dict[str, Any]) -> str:
         return "deactivated"
     if person.get("guest"):  # a box of an earlier release does not say
         return "guest"
+    if person.get("locked"):
+        return "locked"
+    if person.get("suspended"):
+        return "suspended"
     return "admin" if person["admin"] else ""
 
 
@@ -121,7 +127,7 @@ def set_password(arguments: argparse.Namespace) -> int:
         await accounts.set_password(user_id, password, log_out=arguments.log_out)
         return user_id
 
-    user_id = _on(config, lambda box: box.call("POST", ("people", arguments.name, "password"), wish)["user_id"], change)
+    user_id = on_accounts(config, lambda box: box.call("POST", ("people", arguments.name, "password"), wish)["user_id"], change)
     if arguments.json:
         say_json({"user_id": user_id, "logged_out": arguments.log_out, **({"password": password} if made_up else {})})
         return 0
@@ -179,7 +185,7 @@ def _read_password(path: str) -> str:
 # Through the running box, or in the data folder
 
 
-def _on(config: Config, running: Callable[[ControlClient], Any], resting: Callable[[Accounts], Awaitable[Any]]) -> Any:
+def on_accounts(config: Config, running: Callable[[ControlClient], Any], resting: Callable[[Accounts], Awaitable[Any]]) -> Any:
     """Asks the running box, or works on the database of one that does not run. Raises `CommandError`."""
     from edgeserver.cli.control_client import NotRunning, client_of
 

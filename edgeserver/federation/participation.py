@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgeserver.federation import acl
 from edgeserver.matrix.errors import Forbidden, NotFound, UnableDueToPartialState
 from edgeserver.matrix.visibility import HISTORY_VISIBILITY, membership_of, visibility_of, visible_to_server
+from edgeserver.rooms.erasure import as_given_to
 from edgeserver.store import events, rooms, state
 from edgeserver.store.events import Standing
 
@@ -73,9 +74,10 @@ def placed_event(tx: Transaction, room: Room, event_id: str) -> StoredEvent:
 
 
 def pdus_for(tx: Transaction, found: Iterable[StoredEvent], server_name: str) -> list[dict[str, Any]]:
-    """The events as that server may have them: redacted, those that it may not see."""
+    """The events as that server may have them: redacted, those that it may not see, or that were erased before it came."""
     filter_ = Filter(tx, server_name)
-    return [stored.event.pdu if filter_.shows(stored) else stored.event.redacted().pdu for stored in found]
+    given = as_given_to(tx, server_name, list(found))
+    return [stored.event.pdu if filter_.shows(stored) else stored.event.redacted().pdu for stored in given]
 
 
 class Filter:

@@ -13,7 +13,7 @@ and nowhere else; whatever is raised that is not a MatrixError is M_UNKNOWN to t
         │        ProfileTooLarge KeyTooLarge MaxDelayExceeded NotInThread InvalidSignature
         ├── 401  MissingToken UnknownToken Unauthorized UserLocked
         ├── 403  Forbidden GuestForbidden WrongRoomKeysVersion UserDeactivated UserSuspended ThreepidDenied
-        │        ResourceLimitExceeded CannotLeaveServerNoticeRoom InviteBlocked
+        │        ThreepidAuthFailed ResourceLimitExceeded CannotLeaveServerNoticeRoom InviteBlocked
         ├── 404  NotFound UnableDueToPartialState Unrecognized (or 405)
         ├── 409  CannotOverwriteMedia ConflictingUnsubscription
         ├── 413  TooLarge
@@ -288,6 +288,12 @@ class ThreepidDenied(CodedError):
     """Third-party ids are not accepted here."""
 
     CODE, STATUS, ERROR = "M_THREEPID_DENIED", 403, "This third-party identifier is not accepted here."
+
+
+class ThreepidAuthFailed(CodedError):
+    """A third-party id of which nobody has proven (yet) that it is theirs."""
+
+    CODE, STATUS, ERROR = "M_THREEPID_AUTH_FAILED", 403, "The third-party identifier has not been validated."
 
 
 class ResourceLimitExceeded(CodedError):

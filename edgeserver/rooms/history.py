@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix import errors, visibility
 from edgeserver.rooms import state_at
+from edgeserver.rooms.erasure import as_seen_by
 from edgeserver.rooms.event_source import Allowance, SourceFailed
 from edgeserver.rooms.graph import in_order, least_depths
 from edgeserver.rooms.placing import MembersKnown, Task
@@ -93,7 +94,7 @@ def is_for_anybody(tx: Transaction, stored: StoredEvent) -> bool:
 
 
 def visible(tx: Transaction, user_id: str, membership: Membership | None, found: Sequence[StoredEvent]) -> list[StoredEvent]:
-    """Those of the events that the user may see."""
+    """Those of the events that the user may see, as they may see them: see `erasure`."""
     kept: list[StoredEvent] = []
     settings: dict[int, tuple[str, str]] = {}
     joined_at = _last_join(tx, membership)
@@ -113,7 +114,7 @@ def visible(tx: Transaction, user_id: str, membership: Membership | None, found:
             stored.event, user_id, visibility=setting, membership=was, joined_later=joined_later
         ):
             kept.append(stored)
-    return kept
+    return as_seen_by(tx, user_id, kept)
 
 
 def _departure(tx: Transaction, membership: Membership) -> StoredEvent | None:

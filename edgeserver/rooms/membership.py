@@ -18,10 +18,10 @@ from edgeserver.rooms.guests import can_join
 from edgeserver.rooms.placing import Task
 from edgeserver.rooms.succession import servers_towards
 from edgeserver.rooms.turns import Turns
-from edgeserver.store import accounts, blocked_rooms, events, rooms, server_notices, state
+from edgeserver.store import account_data, accounts, blocked_rooms, events, rooms, server_notices, state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from edgeserver.matrix.event import Event
@@ -225,6 +225,12 @@ class Memberships:
         content = {"membership": "invite", **({} if reason is None else {"reason": reason})}
         await self.invite_with(sender, room_id, target, content)
 
+    async def check_invitable(self, targets: Collection[str]) -> None:
+        """Raises M_INVITE_BLOCKED if one of them is a user of ours who takes no invites."""
+        ours = [user_id for user_id in targets if domain_of(user_id) == self._server_name]
+        if await self._db.read(lambda tx: any(account_data.blocks_invites(tx, user_id) for user_id in ours)):
+            raise errors.InviteBlocked
+
     async def invite_with(self, sender: str, room_id: str, target: str, content: Mapping[str, Any]) -> None:
         """Invites with this content (`is_direct` of a new room, say), and with the profile of one of our users."""
         await self._check_blocked(room_id)
@@ -234,7 +240,9 @@ class Memberships:
         if membership is not None and membership.membership == "join":
             raise errors.Forbidden(f"{target} is in the room already.")
         if domain_of(target) == self._server_name:
-            profile = await self._db.read(lambda tx: dict(self._profile(tx, target)))
+            profile, blocks = await self._db.read(lambda tx: (dict(self._profile(tx, target)), account_data.blocks_invites(tx, target)))
+            if blocks:
+                raise errors.InviteBlocked
             await self._change(room_id, sender, target, {**profile, **content})
             return
         event, stripped, create = await self._db.read(lambda tx: self._draft(tx, room_id, sender, target, content))

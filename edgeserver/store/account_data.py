@@ -23,6 +23,7 @@ class Item(NamedTuple):
 
 
 PUSH_RULES = "m.push_rules"
+INVITE_PERMISSION = "m.invite_permission_config"
 
 
 def get(tx: Transaction, user_id: str, room_id: str, kind: str) -> dict[str, Any] | None:
@@ -31,6 +32,12 @@ def get(tx: Transaction, user_id: str, room_id: str, kind: str) -> dict[str, Any
     if room_id == "" and kind == PUSH_RULES:
         return _push_rules(user_id, b"{}" if row is None else row[0])
     return None if row is None else canonical_json.decode_exact(row[0])
+
+
+def blocks_invites(tx: Transaction, user_id: str) -> bool:
+    """Whether the user takes no invites at all. Spec: client-server API, "Invite permission"."""
+    content = get(tx, user_id, "", INVITE_PERMISSION)
+    return content is not None and content.get("default_action") == "block"
 
 
 def ruleset(tx: Transaction, user_id: str) -> Ruleset:

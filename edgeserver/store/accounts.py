@@ -20,6 +20,8 @@ class Account:
     created_at: int
     deactivated_at: int | None
     guest: bool = False
+    locked: bool = False
+    suspended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,20 @@ class Token:
     replaces: int | None
     admin: bool
     guest: bool
+    locked: bool
+    suspended: bool
 
 
-_ACCOUNT = "user_id, password, admin, appservice_id, created_at, deactivated_at, guest"
+_ACCOUNT = "user_id, password, admin, appservice_id, created_at, deactivated_at, guest, locked, suspended"
 _TOKEN = (
-    "SELECT t.token, t.user_id, t.device_id, t.expires_at, t.refresh_hash IS NOT NULL, t.replaces, a.admin, a.guest"
+    "SELECT t.token, t.user_id, t.device_id, t.expires_at, t.refresh_hash IS NOT NULL, t.replaces, a.admin, a.guest, a.locked, a.suspended"
     " FROM tokens t JOIN accounts a USING (user_id)"
 )
+
+_PERSONAL = (
+    "profiles", "account_data", "filters", "pushers", "tokens", "devices", "email_addresses", "backup_keys", "backup_versions",
+    "to_device", "cross_signing_keys",
+)  # fmt: skip
 
 
 def account(tx: Transaction, user_id: str) -> Account | None:
@@ -55,8 +64,8 @@ def all_accounts(tx: Transaction) -> list[Account]:
 
 
 def _account(row: tuple[Any, ...]) -> Account:
-    user_id, password, admin, appservice_id, created_at, deactivated_at, guest = row
-    return Account(user_id, password, bool(admin), appservice_id, created_at, deactivated_at, bool(guest))
+    user_id, password, admin, appservice_id, created_at, deactivated_at, *flags = row
+    return Account(user_id, password, bool(admin), appservice_id, created_at, deactivated_at, *(bool(flag) for flag in flags))
 
 
 def exists(tx: Transaction, user_id: str) -> bool:
@@ -66,9 +75,12 @@ def exists(tx: Transaction, user_id: str) -> bool:
 
 def insert(tx: Transaction, new: Account) -> None:
     tx.execute(
-        f"INSERT INTO accounts ({_ACCOUNT}) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (new.user_id, new.password, new.admin, new.appservice_id, new.created_at, new.deactivated_at, new.guest),
-    )
+        f"INSERT INTO accounts ({_ACCOUNT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            new.user_id, new.password, new.admin, new.appservice_id, new.created_at, new.deactivated_at,
+            new.guest, new.locked, new.suspended,
+        ),
+    )  # fmt: skip
 
 
 def count_guests(tx: Transaction) -> int:
@@ -99,13 +111,22 @@ def set_admin(tx: Transaction, user_id: str, admin: bool) -> None:
     tx.execute("UPDATE accounts SET admin = ? WHERE user_id = ?", (admin, user_id))
 
 
+def set_locked(tx: Transaction, user_id: str, locked: bool) -> None:
+    tx.execute("UPDATE accounts SET locked = ? WHERE user_id = ?", (locked, user_id))
+
+
+def set_suspended(tx: Transaction, user_id: str, suspended: bool) -> None:
+    tx.execute("UPDATE accounts SET suspended = ? WHERE user_id = ?", (suspended, user_id))
+
+
 def deactivate(tx: Transaction, user_id: str, now: int) -> None:
     """Keeps the row, so that the name stays taken, and nothing else of the person."""
     tx.execute(
-        "UPDATE accounts SET deactivated_at = ?, password = NULL, admin = 0 WHERE user_id = ? AND deactivated_at IS NULL",
+        "UPDATE accounts SET deactivated_at = ?, password = NULL, admin = 0, locked = 0, suspended = 0"
+        " WHERE user_id = ? AND deactivated_at IS NULL",
         (now, user_id),
     )
-    for table in ("profiles", "account_data", "filters", "pushers", "tokens", "devices"):
+    for table in _PERSONAL:
         tx.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
 
 
@@ -138,8 +159,8 @@ def _token(tx: Transaction, column: str, value: bytes) -> Token | None:
     row = tx.one(f"{_TOKEN} WHERE t.{column} = ?", (value,))
     if row is None:
         return None
-    token, user_id, device_id, expires_at, refreshable, replaces, admin, guest = row
-    return Token(token, user_id, device_id, expires_at, bool(refreshable), replaces, bool(admin), bool(guest))
+    token, user_id, device_id, expires_at, refreshable, replaces, *flags = row
+    return Token(token, user_id, device_id, expires_at, bool(refreshable), replaces, *(bool(flag) for flag in flags))
 
 
 def drop_replaced(tx: Transaction, token: int, replaced: int) -> None:

@@ -145,7 +145,8 @@ class ClassicSync:
         if since is not None and since.stream > upto:
             since = None  # a token of a later life of this store, which has been restored: begin anew
         items = account_data.changed(tx, user_id, 0 if since is None else since.stream, upto)
-        news = News(typing=typing, ignored=ignored_users(tx, user_id))
+        news = News(typing=typing, ignored=ignored_users(tx, user_id), blocks_invites=account_data.blocks_invites(tx, user_id))
+        presence = {other: content for other, content in presence.items() if other not in news.ignored}
         for item in items:
             news.account_data.setdefault(item.room_id, []).append(item)
         if since is not None:

@@ -136,11 +136,12 @@ def timeline(tx: Transaction, window: Window, limit: int, wanted: Callable[[Even
         if not chunk:
             return result
         result.last = result.last or chunk[-1]
-        seen = {one.number for one in history.visible(tx, user_id, window.membership, chunk)}
-        seen.add(window.membership.event)  # what became of them everyone may know
+        seen = {one.number: one for one in history.visible(tx, user_id, window.membership, chunk)}
         gaps = room_views.with_gaps(tx, number, [one.number for one in chunk])
-        for stored in reversed(chunk):
-            if stored.number in seen and wanted(stored.event):
+        for held in reversed(chunk):
+            stored = seen.get(held.number, held)
+            is_seen = stored.number in seen or stored.number == window.membership.event  # what became of them everyone may know
+            if is_seen and wanted(stored.event):
                 if len(result.events) == limit:
                     result.limited, result.start = True, result.start or history.place(stored)
                     break

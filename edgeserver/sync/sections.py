@@ -41,6 +41,7 @@ class News:
     account_data: dict[str, list[Item]] = field(default_factory=dict)
     typing: dict[str, list[str]] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
+    blocks_invites: bool = False
     whole: set[int] = field(default_factory=set)
 
 
@@ -113,7 +114,9 @@ class Sections:
         }
 
     def asked(self, tx: Transaction, member: Membership) -> dict[str, Any] | None:
-        """The room's entry in `invite` or `knock`; None if somebody whom the user ignores invites."""
+        """The room's entry in `invite` or `knock`; None if somebody whom the user ignores invites, or the user takes no invites."""
+        if member.membership == "invite" and self._news.blocks_invites:
+            return None
         own = events.by_number(tx, member.event)
         if own is not None and own.event.sender in self._news.ignored:
             return None
@@ -226,7 +229,9 @@ class Sections:
             of_room = self._news.receipts.get(room, [])
             typing = self._news.typing.get(room_id)
         if typing is not None:
+            typing = [one for one in typing if one not in self._news.ignored]
             found.append({"type": "m.typing", "content": {"user_ids": typing}})
+        of_room = [one for one in of_room if one.user_id not in self._news.ignored]
         if of_room:
             found.append({"type": "m.receipt", "content": edu_content(of_room)})
         return kept(self._filter.ephemeral, found, room_id)

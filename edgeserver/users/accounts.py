@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.matrix import errors, identifiers
 from edgeserver.store import accounts as table
+from edgeserver.store import departures
 from edgeserver.store import devices as device_table
 from edgeserver.store import profiles as profile_table
 from edgeserver.store import registration_tokens as token_table
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from edgeserver.users.devices import Devices
     from edgeserver.users.passwords import Passwords
     from edgeserver.users.tokens import Issued, Tokens
+
+    Claim = Callable[[Transaction, str], None]
 
 DEVICE_ID_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MAX_DEVICE_ID: Final = 255
@@ -61,9 +64,8 @@ class Session:
 
 
 class Accounts:
-    """The accounts of this server. `on_deactivate` is told after an account is gone (rooms leave with it).
-
-    `registration_tokens` are those of the configuration, good for any number of people beside those in the store.
+    """The accounts of this server. `on_deactivate` is told after an account is gone: its rooms are left from then on
+    (`rooms.departing`). `registration_tokens` are those of the configuration, good for any number of people beside those in the store.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Accounts:
         self._passwords = passwords
         self._min_password = min_password
         self._on_deactivate = on_deactivate
+        self._configured_tokens = frozenset(registration_tokens)
 
     def user_id(self, name: str) -> str:
         """The id of one of our users from a local part or a whole id, in lower case.
@@ -129,8 +132,10 @@ class Accounts:
         appservice_id: str | None = None,
         registration_token: str | None = None,
         device: DeviceWish | None = None,
+        claim: Claim | None = None,
     ) -> tuple[str, Session | None]:
-        """Creates an account, and a session with `device`. One use of `registration_token` is taken if it is given.
+        """Creates an account, and a session with `device`. One use of `registration_token` is taken if it is given; `claim(tx,
+        user_id)` is called in the transaction (an email address comes with the account) and may refuse.
 
         Raises M_USER_IN_USE, M_INVALID_USERNAME, M_WEAK_PASSWORD, and M_FORBIDDEN for a registration token that is
         used up.
@@ -146,6 +151,8 @@ class Accounts:
                 raise errors.UserInUse
             self._use_registration_token(tx, registration_token)
             table.insert(tx, new)
+            if claim is not None:
+                claim(tx, user_id)
             if displayname:
                 profile_table.set_field(tx, user_id, "displayname", displayname)
             return None if device is None else self._begin(tx, user_id, device)
@@ -170,7 +177,13 @@ class Accounts:
         return await self._db.write(work)
 
     async def upgrade_guest(
-        self, user_id: str, password: str, *, registration_token: str | None = None, device: DeviceWish | None = None
+        self,
+        user_id: str,
+        password: str,
+        *,
+        registration_token: str | None = None,
+        device: DeviceWish | None = None,
+        claim: Claim | None = None,
     ) -> Session | None:
         """Makes a guest's account a whole one, with its rooms and its session, and begins a session with `device`.
 
@@ -186,6 +199,8 @@ class Accounts:
                 raise errors.Forbidden("That is no guest.")
             self._use_registration_token(tx, registration_token)
             table.end_guest(tx, user_id, hashed)
+            if claim is not None:
+                claim(tx, user_id)
             tx.on_commit(lambda: self._tokens.forget(user_id))
             return None if device is None else self._begin(tx, user_id, device)
 
@@ -207,7 +222,7 @@ class Accounts:
     async def log_in(self, user_id: str, device: DeviceWish) -> Session:
         """Begins a session for somebody who has been authenticated. A known device id's older session ends.
 
-        Raises M_FORBIDDEN if there is no such account, M_USER_DEACTIVATED if it is no longer active.
+        Raises M_FORBIDDEN if there is no such account, M_USER_DEACTIVATED if it is no longer active, M_USER_LOCKED.
         """
         device.check()
 
@@ -217,6 +232,8 @@ class Accounts:
                 raise errors.Forbidden("There is no such account.")
             if account.deactivated_at is not None:
                 raise errors.UserDeactivated
+            if account.locked:
+                raise errors.UserLocked
             return self._begin(tx, user_id, device)
 
         return await self._db.write(work)
@@ -228,8 +245,10 @@ class Accounts:
         tx.on_commit(lambda: self._tokens.forget(user_id, [device_id]))
         return Session(user_id, device_id, self._tokens.issue(tx, user_id, device_id, refreshable=wish.refreshable))
 
-    async def set_password(self, user_id: str, password: str, *, log_out: bool = True, but: str | None = None) -> None:
-        """Changes a password and, with `log_out`, deletes all devices except `but`.
+    async def set_password(
+        self, user_id: str, password: str, *, log_out: bool = True, but: str | None = None, claim: Claim | None = None
+    ) -> None:
+        """Changes a password and, with `log_out`, deletes all devices except `but`. `claim`: see `create_person`.
 
         Raises M_WEAK_PASSWORD, and M_NOT_FOUND if there is no such active account.
         """
@@ -239,6 +258,8 @@ class Accounts:
             account = table.account(tx, user_id)
             if account is None or account.deactivated_at is not None:
                 raise errors.NotFound("There is no such account.")
+            if claim is not None:
+                claim(tx, user_id)
             table.set_password(tx, user_id, hashed)
             if log_out:
                 self._devices.delete_all_in(tx, user_id, but=but)
@@ -247,21 +268,41 @@ class Accounts:
 
     async def set_admin(self, user_id: str, admin: bool) -> None:
         """Raises M_NOT_FOUND if there is no such account."""
+        await self._set(user_id, lambda tx: table.set_admin(tx, user_id, admin))
 
+    async def set_locked(self, user_id: str, locked: bool) -> None:
+        """Locks or unlocks an account; its sessions stay. Raises M_NOT_FOUND if there is no such active account."""
+        await self._set(user_id, lambda tx: table.set_locked(tx, user_id, locked))
+
+    async def set_suspended(self, user_id: str, suspended: bool) -> None:
+        """Suspends an account, or ends that. Raises M_NOT_FOUND if there is no such active account."""
+        await self._set(user_id, lambda tx: table.set_suspended(tx, user_id, suspended))
+
+    async def _set(self, user_id: str, change: Callable[[Transaction], None]) -> None:
         def work(tx: Transaction) -> None:
-            if not table.exists(tx, user_id):
+            account = table.account(tx, user_id)
+            if account is None or account.deactivated_at is not None:
                 raise errors.NotFound("There is no such account.")
-            table.set_admin(tx, user_id, admin)
+            change(tx)
             tx.on_commit(lambda: self._tokens.forget(user_id))
 
         await self._db.write(work)
 
-    async def deactivate(self, user_id: str) -> None:
-        """Ends an account for good: no session, no password, no profile, no data; the name stays taken."""
+    async def deactivate(self, user_id: str, *, erase: bool = False) -> None:
+        """Ends an account for good: no session, no password, no profile, no data; the name stays taken. That it is to leave its
+        rooms is stored with it. `erase`: who comes into a room later is given its events redacted.
+
+        Raises M_NOT_FOUND if there is no such account.
+        """
 
         def work(tx: Transaction) -> None:
+            if not table.exists(tx, user_id):
+                raise errors.NotFound("There is no such account.")
             self._devices.delete_all_in(tx, user_id)
             table.deactivate(tx, user_id, self._now_ms())
+            departures.begin(tx, user_id)
+            if erase:
+                departures.erase(tx, user_id, tx.stream())
             tx.on_commit(lambda: self._tokens.forget(user_id))
 
         await self._db.write(work)

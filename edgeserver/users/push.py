@@ -118,7 +118,8 @@ class UnreadCounts:
         invited: str | None = None
         if event.type == "m.room.member" and event.state_key is not None and event.state_key not in users:
             unread.forget(tx, room, event.state_key)
-            if event.content.get("membership") == "invite" and domain_of(event.state_key) == self._server_name:
+            is_ours = event.content.get("membership") == "invite" and domain_of(event.state_key) == self._server_name
+            if is_ours and not account_data.blocks_invites(tx, event.state_key):
                 invited = event.state_key
         asked = users if invited is None else [*users, invited]
         outcomes = self._rules.outcomes(tx, room, event, written.snapshot, asked)

@@ -97,9 +97,12 @@ class Tokens:
         if replaced is not None:
             await self._db.write(lambda tx: self._drop_replaced(tx, found.token, replaced))
         entry = (
-            Requester(found.user_id, found.device_id, is_guest=found.guest, is_admin=found.admin, token_id=found.token),
+            Requester(
+                found.user_id, found.device_id, is_guest=found.guest, is_admin=found.admin, token_id=found.token,
+                is_locked=found.locked, is_suspended=found.suspended,
+            ),
             found.expires_at,
-        )
+        )  # fmt: skip
         if forgotten == self._forgotten:  # else it may have been revoked while we read
             if len(self._cache) >= CACHED:
                 del self._cache[next(iter(self._cache))]
@@ -127,13 +130,18 @@ class Tokens:
         return Issued(access, refresh, self._lifetime_ms)
 
     async def refresh(self, refresh_token: str) -> Issued:
-        """A new pair for a refresh token. Raises M_UNKNOWN_TOKEN if it is unknown or its successor has been used."""
+        """A new pair for a refresh token.
+
+        Raises M_UNKNOWN_TOKEN if it is unknown or its successor has been used, M_USER_LOCKED while the account is locked.
+        """
         digest = _hash(refresh_token)
 
         def work(tx: Transaction) -> Issued:
             found = table.token_by_refresh(tx, digest)
             if found is None:
                 raise errors.UnknownToken("The refresh token is not valid.")
+            if found.locked:
+                raise errors.UserLocked
             if found.replaces is not None:
                 self._drop_replaced(tx, found.token, found.replaces)
             table.drop_replacement(tx, found.token)

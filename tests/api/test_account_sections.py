@@ -12,7 +12,7 @@ import pytest
 
 from edgeserver.api.application import Application
 from edgeserver.api.authentication import AccessTokens
-from edgeserver.api.client import account, devices, login, register, register_by_secret
+from edgeserver.api.client import account, devices, login, moderation, register, register_by_secret
 from edgeserver.api.client.register import RegistrationPolicy
 from edgeserver.api.endpoint import Gate
 from edgeserver.api.ratelimit import RateLimiter
@@ -66,6 +66,7 @@ def build(place: Place, policy: RegistrationPolicy) -> House:
         *login.routes(place.accounts, place.tokens, place.devices, limiter=limiter, appservices=bridges),
         *account.routes(place.accounts, interactive),
         *devices.routes(place.devices, interactive),
+        *moderation.routes(place.accounts, place.devices, "test"),
     ]
     gate = Gate(AccessTokens(place.tokens, appservices=bridges), limiter)
     return House(place, AsgiClient(Application(routes, gate)))
@@ -301,3 +302,13 @@ async def test_only_an_administrator_asks_where_others_are(house: House) -> None
     assert list(answer.json["devices"].values()) == [
         {"sessions": [{"connections": [{"ip": "192.0.2.1", "last_seen": house.place.clock.now}]}]}
     ]
+
+
+async def test_who_is_suspended_still_logs_in_where_application_services_do_too(house: House) -> None:
+    token = (await house.register()).json["access_token"]
+    await house.place.accounts.set_suspended("@alice:test", True)
+    house.client.token = token  # an app that sends its old token along
+    assert (await house.log_in()).status == 200
+    await house.place.accounts.set_locked("@alice:test", True)
+    locked = await house.log_in()
+    assert (locked.status, locked.json["errcode"]) == (401, "M_USER_LOCKED")

@@ -25,6 +25,7 @@ class Client:
 
     def __init__(self, app: Any, covered: set[str], faults: list[str]) -> None:
         self._app = app
+        self.box: Any = None
         self._covered = covered
         self._faults = faults
         self.token: str | None = None
@@ -68,6 +69,7 @@ async def day(tmp_path, autojump_clock):
     async with World(tmp_path) as world:
         box = await world.box("a", OPEN)
         alice, bob = Client(box.box.app, covered, faults), Client(box.box.app, covered, faults)
+        alice.box = box.box
         await alice.begin("alice")
         await bob.begin("bob")
         yield alice, bob, covered, faults
@@ -118,6 +120,23 @@ async def test_of_accounts_and_devices(day):
     await alice("POST", "/logout")
     assert faults == []
     assert len(covered) > 35
+
+
+async def test_of_accounts_that_are_moderated_and_end(day):
+    alice, bob, covered, faults = day
+    await alice.box.users.accounts.set_admin(alice.user_id, True)
+    auth = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "bob"}, "password": PASSWORD}
+    for what, key in (("lock", "locked"), ("suspend", "suspended")):
+        await alice("GET", f"/_matrix/client/v1/admin/{what}/{bob.user_id}")
+        await alice("PUT", f"/_matrix/client/v1/admin/{what}/{bob.user_id}", {key: False})
+    await alice("GET", f"/admin/whois/{bob.user_id}")
+    await alice("GET", "/capabilities")
+    await bob("POST", "/_matrix/client/v1/login/get_token", {"auth": auth})
+    await bob("POST", "/account/3pid/unbind", {"medium": "email", "address": "bob@home.example"})
+    await bob("POST", "/delete_devices", {"devices": [], "auth": auth})
+    await bob("POST", "/account/deactivate", {"auth": auth, "erase": True})
+    assert faults == []
+    assert len(covered) > 8
 
 
 async def test_of_rooms(day):

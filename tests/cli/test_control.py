@@ -188,6 +188,21 @@ async def test_people_are_made_listed_and_given_passwords(client: AsgiClient, bo
     assert (await client.post(PREFIX + "people/bob/password", {"password": "correct horse"})).status == 404
 
 
+async def test_people_are_locked_suspended_and_deactivated(client: AsgiClient, box: PlayedBox) -> None:
+    await client.post(PREFIX + "people", {"name": "bob", "password": "correct horse"})
+    for key in ("locked", "suspended"):
+        for value in (True, False):
+            assert (await client.put(f"{PREFIX}people/bob/{key}", {key: value})).json == {"user_id": "@bob:test"}
+            (bob,) = (await client.get(PREFIX + "people")).json["people"]
+            assert bob[key] is value
+        assert (await client.put(f"{PREFIX}people/bob/{key}", {key: "yes"})).json["errcode"] == "M_BAD_JSON"
+        assert (await client.put(f"{PREFIX}people/nobody/{key}", {key: True})).status == 404
+    assert (await client.post(PREFIX + "people/bob/deactivate", {"erase": True})).json == {"user_id": "@bob:test"}
+    (bob,) = (await client.get(PREFIX + "people")).json["people"]
+    assert bob["deactivated"]
+    assert (await client.post(PREFIX + "people/nobody/deactivate")).status == 404
+
+
 # Measuring
 
 

@@ -13,7 +13,7 @@ import trio
 
 from edgeserver.app import identity
 from edgeserver.cli.folder_lock import sole_user_of
-from edgeserver.store import accounts, devices
+from edgeserver.store import accounts, departures, devices
 from edgeserver.store.database import open_database
 from edgeserver.users.passwords import Passwords
 from tests.cli.conftest import Terminal
@@ -153,3 +153,38 @@ def test_a_folder_that_another_program_has_locked_is_left_alone(box: Terminal) -
         assert box("person", "add", "alice") == 1
     assert "another edgeserver is at work on data" in box.error
     assert box("person", "add", "alice") == 0
+
+
+def test_somebody_is_locked_out_suspended_and_let_in_again(box: Terminal) -> None:
+    box("person", "add", "bob")
+    for verb, role in (("lock", "locked"), ("unlock", ""), ("suspend", "suspended"), ("unsuspend", "")):
+        assert box("person", verb, "bob") == 0, box.error
+        assert "@bob:box.example.org is " in box.out
+        assert box("person", "list") == 0
+        shown = [word for word in ("locked", "suspended") if word in box.out]
+        assert shown == ([role] if role else [])
+    assert box("person", "lock", "bob", "--json") == 0
+    assert json.loads(box.out) == {"user_id": "@bob:box.example.org", "locked": True}
+    assert box("person", "lock", "nobody") == 1
+    assert box.error == "edgeserver: There is no such account.\n"
+
+
+def test_an_account_is_ended_only_if_that_is_meant_and_its_rooms_are_left_later(box: Terminal) -> None:
+    box("person", "add", "bob")
+    assert box("person", "deactivate", "bob") == 1
+    assert "say --yes if it is meant" in box.error
+    assert box("person", "deactivate", "bob", "--erase", "--yes") == 0
+    assert "@bob:box.example.org is deactivated for good." in box.out
+    assert box("person", "list") == 0
+    assert "deactivated" in box.out
+
+    async def look() -> tuple[list[tuple[str, int]], dict[str, int]]:
+        async with open_database(box.folder / "data" / "edgeserver.db", inline=True) as db:
+            erased = await db.read(lambda tx: departures.erased(tx, ["@bob:box.example.org"]))
+            return await db.read(departures.pending), erased
+
+    pending, erased = trio.run(look)
+    assert pending == [("@bob:box.example.org", 0)]
+    assert erased.keys() == {"@bob:box.example.org"}
+    assert box("person", "deactivate", "nobody", "--yes") == 1
+    assert box("person", "suspend", "bob") == 1

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def routes(room_versions: Iterable[str], default_room_version: str, extra: Mapping[str, Any] | None = None) -> list[Route]:
-    """`extra` are capabilities of other sections, by name."""
+    """`extra` are capabilities of other sections, by name. That for `moderation` is told to administrators alone."""
     enabled, disabled = {"enabled": True}, {"enabled": False}
-    answer = {
+    answer: dict[str, dict[str, Any]] = {
         "capabilities": {
             "m.change_password": enabled,
             "m.room_versions": {"default": default_room_version, "available": dict.fromkeys(room_versions, "stable")},
@@ -29,7 +29,9 @@ def routes(room_versions: Iterable[str], default_room_version: str, extra: Mappi
         }
     }
 
+    moderator = {"capabilities": {**answer["capabilities"], "m.account_moderation": {"suspend": True, "lock": True}}}
+
     async def get_capabilities(call: Call) -> dict[str, Any]:
-        return answer
+        return moderator if call.requester.is_admin else answer
 
     return endpoint("GET", "/_matrix/client/v3/capabilities", get_capabilities)

@@ -34,6 +34,7 @@ class CreateRoomSection:
         new = parse(body, self._server_name)
         if call.user_id in new.invite:
             raise errors.InvalidParam("You cannot invite yourself.")
+        await self._memberships.check_invitable(new.invite)
         room_id = await self._creator.create(call.user_id, new)
         await self._invite(call.user_id, room_id, new)
         return {"room_id": room_id}

@@ -1,6 +1,4 @@
-"""/devices, POST /delete_devices, and GET /admin/whois. Spec: client-server API, "Device Management", "Server
-Administration".
-"""
+"""/devices and POST /delete_devices. Spec: client-server API, "Device Management"."""
 
 from __future__ import annotations
 
@@ -69,21 +67,6 @@ class DeviceSection:
         proven = await self._interactive.authenticate(body, operation, [[PASSWORD]], user_id=call.user_id)
         return proven.body
 
-    async def whois(self, call: Call) -> dict[str, Any]:
-        """GET /admin/whois/{userId}"""
-        user_id = call.path["userId"]
-        if user_id != call.user_id and not call.requester.is_admin:
-            raise errors.Forbidden("Only an administrator may ask about others.")
-        connections = {
-            device["device_id"]: {"sessions": [{"connections": [_connection(device)]}]} for device in await self._devices.list(user_id)
-        }
-        return {"user_id": user_id, "devices": connections}
-
-
-def _connection(device: dict[str, Any]) -> dict[str, Any]:
-    seen = {"ip": device.get("last_seen_ip"), "last_seen": device.get("last_seen_ts")}
-    return {key: value for key, value in seen.items() if value is not None}
-
 
 def routes(devices: Devices, interactive: UserInteractive) -> list[Route]:
     handlers = DeviceSection(devices, interactive)
@@ -94,5 +77,4 @@ def routes(devices: Devices, interactive: UserInteractive) -> list[Route]:
         *endpoint("PUT", f"{base}/devices/{{deviceId}}", handlers.rename, rate="account"),
         *endpoint("DELETE", f"{base}/devices/{{deviceId}}", handlers.delete, rate="account"),
         *endpoint("POST", f"{base}/delete_devices", handlers.delete_several, rate="account"),
-        *endpoint("GET", f"{base}/admin/whois/{{userId}}", handlers.whois),
     ]

@@ -11,30 +11,45 @@ from typing import TYPE_CHECKING, Any
 
 from edgeserver.api.client.login import check_text, device_wish
 from edgeserver.api.endpoint import Auth, endpoint
-from edgeserver.api.user_interactive import DUMMY, REGISTRATION_TOKEN
+from edgeserver.api.user_interactive import DUMMY, EMAIL, REGISTRATION_TOKEN, credentials
 from edgeserver.matrix import errors
+from edgeserver.users.emails import Purpose
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from edgeserver.api.authentication import AppserviceTable, TokenTable
     from edgeserver.api.endpoint import Call, Route
     from edgeserver.api.user_interactive import UserInteractive
+    from edgeserver.store.database import Transaction
     from edgeserver.users.accounts import Accounts
+    from edgeserver.users.emails import Emails
 
 
 @dataclass(frozen=True, slots=True)
 class RegistrationPolicy:
     """Who may make an account: anybody (`open`), or whoever has a registration token (`with_token`). Neither: nobody.
 
-    `guests` is how many guests there may be.
+    `guests` is how many guests there may be. `email`: whether one gives an email address: no, optional or required.
     """
 
     open: bool = False
     with_token: bool = False
     guests: int = 0
+    email: str = "no"
+
+    @property
+    def takes_email(self) -> bool:
+        """Whether somebody may register with an email address."""
+        return self.email != "no" and (self.open or self.with_token)
 
     @property
     def flows(self) -> list[list[str]]:
-        return [[DUMMY]] * self.open + [[REGISTRATION_TOKEN]] * self.with_token
+        without = [[DUMMY]] * self.open + [[REGISTRATION_TOKEN]] * self.with_token
+        if self.email == "no":
+            return without
+        with_email = [[EMAIL]] * self.open + [[REGISTRATION_TOKEN, EMAIL]] * self.with_token
+        return with_email if self.email == "required" else [*without, *with_email]
 
 
 class Registration:
@@ -47,12 +62,14 @@ class Registration:
         policy: RegistrationPolicy,
         appservices: AppserviceTable | None,
         tokens: TokenTable | None,
+        emails: Emails | None,
     ) -> None:
         self._accounts = accounts
         self._interactive = interactive
         self._policy = policy
         self._appservices = appservices
         self._tokens = tokens
+        self._emails = emails
 
     async def register(self, call: Call) -> dict[str, Any]:
         """POST /register"""
@@ -67,14 +84,22 @@ class Registration:
         if not self._policy.flows:
             raise errors.Forbidden("Registration is not open here.")
         await self._check(body)
-        proven = await self._interactive.authenticate(body, "POST /register", self._policy.flows)
+        proven = await self._interactive.authenticate(body, "POST /register", self._policy.flows, bound=False)
         body = proven.body
         await self._check(body)
         password = body.get("password")
         if password is None:
             raise errors.MissingParam("password is missing.")
         token = proven.proofs.get(REGISTRATION_TOKEN, {}).get("token")
-        return await self._create(body, password, registration_token=token)
+        return await self._create(body, password, registration_token=token, claim=self._claim(proven.proofs))
+
+    def _claim(self, proofs: Mapping[str, dict[str, Any]]) -> Callable[[Transaction, str], None] | None:
+        """Gives the new account the email address that has been proven."""
+        emails = self._emails
+        if emails is None or EMAIL not in proofs:
+            return None
+        sid, secret = credentials(proofs[EMAIL])
+        return lambda tx, user_id: emails.add(tx, user_id, sid, secret, Purpose.REGISTER)
 
     async def _register_guest(self, call: Call) -> dict[str, Any]:
         """kind=guest: of the body the device's name counts, and nothing else."""
@@ -162,9 +187,10 @@ def routes(
     *,
     appservices: AppserviceTable | None = None,
     tokens: TokenTable | None = None,
+    emails: Emails | None = None,
 ) -> list[Route]:
     """`tokens`: where the token of a guest who registers is known."""
-    handlers = Registration(accounts, interactive, policy, appservices, tokens)
+    handlers = Registration(accounts, interactive, policy, appservices, tokens, emails)
     base = "/_matrix/client/v3/register"
     validity = "/_matrix/client/v1/register/m.login.registration_token/validity"
     # Only application services register with a token: who brings an old one is not refused for it.

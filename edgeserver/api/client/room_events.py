@@ -35,6 +35,8 @@ class RoomEventsSection:
         """PUT /rooms/{roomId}/send/{eventType}/{txnId}"""
         event_type, content = call.path["eventType"], await call.json()
         redacts = None
+        if call.requester.is_suspended and event_type != REDACTION:
+            raise errors.UserSuspended
         if event_type == REDACTION:  # where it is kept depends on the room version
             redacts = content.pop("redacts", None)
             if not is_event_id(redacts):
@@ -63,6 +65,8 @@ class RoomEventsSection:
         ts: int | None = None,
     ) -> dict[str, Any]:
         room_id = call.path["roomId"]
+        if call.requester.is_suspended and redacts is not None:
+            await self._check_own(call.user_id, redacts)
         event_id = await self._composer.send(
             room_id,
             call.user_id,
@@ -74,6 +78,12 @@ class RoomEventsSection:
             origin_server_ts=ts,
         )
         return {"event_id": event_id}
+
+    async def _check_own(self, user_id: str, event_id: str) -> None:
+        """Raises M_USER_SUSPENDED unless the user sent that event."""
+        stored = await self._db.read(lambda tx: events.get(tx, event_id))
+        if stored is None or stored.event.sender != user_id:
+            raise errors.UserSuspended("While suspended you can redact your own events only.")
 
     async def set_state(self, call: Call) -> dict[str, Any]:
         """PUT /rooms/{roomId}/state/{eventType}[/{stateKey}]"""

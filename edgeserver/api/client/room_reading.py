@@ -200,9 +200,10 @@ def _visible_event(tx: Transaction, room_id: str, event_id: str, user_id: str) -
     stored = events.get(tx, event_id)
     if stored is None or stored.room != at.room.number or stored.stream is None:
         raise missing
-    if stored.stream > at.upto or not history.visible(tx, user_id, at.membership, [stored]):
+    seen = history.visible(tx, user_id, at.membership, [stored]) if stored.stream <= at.upto else []
+    if not seen:
         raise missing  # who left and is invited again reads on only when they have joined
-    return at, stored
+    return at, seen[0]
 
 
 @dataclass(frozen=True, slots=True)
