@@ -173,7 +173,7 @@ def admin_routes(
     db, name, now_ms = ground.db, ground.server_name, ground.now_ms
     return [
         *admin_server.routes(users.accounts, __version__),
-        *admin_users.routes(db, name, users.accounts, users.profiles, users.pushers),
+        *admin_users.routes(db, name, users.accounts, users.profiles, users.pushers, users.emails),
         *admin_devices.routes(name, users.accounts, users.devices),
         *admin_rooms.routes(db, name, now_ms, rooms.directory, rooms.removals, rooms.admins),
         *room_history.routes(db, now_ms),

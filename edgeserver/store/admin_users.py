@@ -24,6 +24,9 @@ class ListedUser:
     created_at: int
     last_seen_at: int | None
     appservice_id: str | None
+    locked: bool
+    suspended: bool
+    erased: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class WantedUsers:
     guests: bool | None = None
     admins: bool | None = None
     deactivated: bool | None = None
+    locked: bool | None = None
 
 
 ORDERS: Final = {
@@ -60,14 +64,28 @@ _FROM: Final = (
 _COLUMNS: Final = (
     "SELECT a.user_id, a.guest, a.admin, a.deactivated_at IS NOT NULL, CAST(n.value AS TEXT) AS displayname,"
     " CAST(p.value AS TEXT) AS avatar_url, a.created_at,"
-    " (SELECT max(d.last_seen_at) FROM devices d WHERE d.user_id = a.user_id) AS last_seen_at, a.appservice_id"
+    " (SELECT max(d.last_seen_at) FROM devices d WHERE d.user_id = a.user_id) AS last_seen_at, a.appservice_id,"
+    " a.locked, a.suspended, EXISTS (SELECT 1 FROM erasures e WHERE e.user_id = a.user_id)"
 )
 
 
 def _load(row: tuple[Any, ...]) -> ListedUser:
-    user_id, guest, admin, deactivated, displayname, avatar_url, created_at, last_seen_at, appservice_id = row
-    name, picture = _text(displayname), _text(avatar_url)
-    return ListedUser(user_id, bool(guest), bool(admin), bool(deactivated), name, picture, created_at, last_seen_at, appservice_id)
+    user_id, guest, admin, deactivated, displayname, avatar_url, created_at, last_seen_at, appservice_id, *moderated = row
+    locked, suspended, erased = map(bool, moderated)
+    return ListedUser(
+        user_id,
+        bool(guest),
+        bool(admin),
+        bool(deactivated),
+        _text(displayname),
+        _text(avatar_url),
+        created_at,
+        last_seen_at,
+        appservice_id,
+        locked,
+        suspended,
+        erased,
+    )
 
 
 def _text(encoded: str | None) -> str | None:
@@ -106,6 +124,7 @@ def _where(wanted: WantedUsers) -> tuple[str, list[Any]]:
         parts.append("instr(lower(a.user_id), lower(?)) > 0")
         values.append(wanted.user_id)
     flags = {"a.guest": wanted.guests, "a.admin": wanted.admins, "(a.deactivated_at IS NOT NULL)": wanted.deactivated}
+    flags["a.locked"] = wanted.locked
     for column, flag in flags.items():
         if flag is not None:
             parts.append(f"{column} = ?")

@@ -33,6 +33,10 @@ well_known_server = "a.test:443"
 [accounts]
 registration = "open"
 guests = 1
+login_tokens = true
+[smtp]
+host = "mail.a.test"
+sender = "box@a.test"
 [federation]
 internet = false
 [media]
@@ -55,12 +59,7 @@ REASONS: dict[str, str] = {
     "oauth_server_metadata getAuthMetadata": "there is no OAuth 2.0 server here: people log in with a password",
     "sso_login_redirect redirectToSSO": "no identity provider is asked: people log in with a password",
     "sso_login_redirect redirectToIdP": "no identity provider is asked: people log in with a password",
-    "login_token generateLoginToken": "a session is not handed on to another device",
     "policy_server getWellknownPolicy": "this server is no policy server; those of rooms are asked",
-    "admin getAdminLockUser": "accounts are not locked",
-    "admin setAdminLockUser": "accounts are not locked",
-    "admin getAdminSuspendUser": "accounts are not suspended",
-    "admin setAdminSuspendUser": "accounts are not suspended",
     "appservice_ping pingAppservice": "there are no application services",
     "appservice_room_directory updateAppserviceRoomDirectoryVisibility": "there are no application services",
     "mutual_rooms getMutualRooms": "it is not built",
@@ -76,11 +75,8 @@ REFUSED: dict[str, str] = {
     "administrative_contact post3PIDs": NO_ASSOCIATIONS,
     "administrative_contact add3PID": NO_ASSOCIATIONS,
     "administrative_contact bind3PID": NO_ASSOCIATIONS,
-    "administrative_contact requestTokenTo3PIDEmail": "this server sends no mail",
     "administrative_contact requestTokenTo3PIDMSISDN": NO_ASSOCIATIONS,
-    "password_management requestTokenToResetPasswordEmail": "this server sends no mail",
     "password_management requestTokenToResetPasswordMSISDN": NO_ASSOCIATIONS,
-    "registration requestTokenToRegisterEmail": "this server sends no mail",
     "registration requestTokenToRegisterMSISDN": NO_ASSOCIATIONS,
     "third_party_membership inviteBy3PID": NO_ASSOCIATIONS,
 }

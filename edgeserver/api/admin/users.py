@@ -1,8 +1,8 @@
 """/v2/users, /v3/users and what goes with one account. Synapse's admin API, "User Admin API".
 
-What this server does not have is told as what it is for everybody: no third-party ids, no external ids, no user types, nobody
-shadow-banned. `POST /v1/users/{user_id}/login` begins a session on a device of its own, which the user can see in their list
-of devices: an administrator who acts as somebody does not do so in secret here.
+What this server does not have is told as what it is for everybody: no external ids, no user types, nobody shadow-banned.
+`POST /v1/users/{user_id}/login` begins a session on a device of its own, which the user can see in their list of devices: an
+administrator who acts as somebody does not do so in secret here.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgeserver.store.admin_users import ListedUser
     from edgeserver.store.database import Database, Transaction
     from edgeserver.users.accounts import Accounts
+    from edgeserver.users.emails import Emails
     from edgeserver.users.profiles import Profiles
     from edgeserver.users.pushers import Pushers
 
@@ -34,7 +35,16 @@ ADMINS_DEVICE: Final = "Session of an administrator"
 class UsersSection:
     """The handlers."""
 
-    def __init__(self, db: Database, server_name: str, accounts: Accounts, profiles: Profiles, pushers: Pushers) -> None:
+    def __init__(
+        self,
+        db: Database,
+        server_name: str,
+        accounts: Accounts,
+        profiles: Profiles,
+        pushers: Pushers,
+        emails: Emails | None,
+    ) -> None:
+        self._emails = emails
         self._db = db
         self._server_name = server_name
         self._accounts = accounts
@@ -54,7 +64,8 @@ class UsersSection:
     async def _list(self, call: Call, deactivated: bool | None) -> dict[str, Any]:
         start, limit = page(call)
         guests = None if flag(call, "guests", True) else False
-        wanted = WantedUsers(call.query.get("user_id"), call.query.get("name"), guests, flag(call, "admins"), deactivated)
+        locked = None if flag(call, "locked", False) else False
+        wanted = WantedUsers(call.query.get("user_id"), call.query.get("name"), guests, flag(call, "admins"), deactivated, locked)
         order, turned = one_of(call, "order_by", tuple(admin_users.ORDERS), "name"), backwards(call)
         found, total = await self._db.read(lambda tx: admin_users.page(tx, wanted, order, start, limit, backwards=turned))
         answer: dict[str, Any] = {"users": [_listed(one) for one in found], "total": total}
@@ -72,7 +83,8 @@ class UsersSection:
         found = await self._db.read(lambda tx: admin_users.get(tx, user_id))
         if found is None:
             raise errors.NotFound("User not found")
-        return _whole(found)
+        addresses = [] if self._emails is None else await self._emails.addresses(user_id)
+        return {**_whole(found), "threepids": addresses}
 
     async def put(self, call: Call) -> Response:
         """PUT /v2/users/{user_id}: 201 if that makes the account"""
@@ -98,7 +110,7 @@ class UsersSection:
 
     def _check(self, call: Call, user_id: str, body: dict[str, Any]) -> None:
         """What can be refused before anything has been done."""
-        for name in ("admin", "deactivated", "logout_devices"):
+        for name in ("admin", "deactivated", "logout_devices", "locked"):
             switch(body, name)
         for name in ("password", "displayname", "avatar_url"):
             text(body, name)
@@ -112,9 +124,11 @@ class UsersSection:
             raise errors.InvalidParam("Invalid user type")
 
     async def _modify(self, user_id: str, body: dict[str, Any]) -> None:
-        password, admin = text(body, "password"), switch(body, "admin")
+        password, admin, locked = text(body, "password"), switch(body, "admin"), switch(body, "locked")
         if admin is not None:
             await self._accounts.set_admin(user_id, admin)
+        if locked is not None:
+            await self._accounts.set_locked(user_id, locked)
         if password is not None:
             await self._accounts.set_password(user_id, password, log_out=switch(body, "logout_devices") is not False)
 
@@ -130,11 +144,21 @@ class UsersSection:
         """POST /v1/deactivate/{user_id}"""
         user_id = local_user(call, self._server_name, "Can only deactivate local users")
         body = await call.json(optional=True)
-        if switch(body, "erase"):
-            raise errors.InvalidParam("What the account has sent cannot be hidden here; leave erase out.")
+        erase = bool(switch(body, "erase"))
         await self._must_exist(user_id)
-        await self._accounts.deactivate(user_id)
+        await self._accounts.deactivate(user_id, erase=erase)
         return {"id_server_unbind_result": "success"}
+
+    async def suspend(self, call: Call) -> dict[str, Any]:
+        """PUT /v1/suspend/{user_id}"""
+        user_id = local_user(call, self._server_name, "Can only suspend local users")
+        on = switch(await call.json(), "suspend")
+        if on is None:
+            raise errors.MissingParam("suspend is missing")
+        if user_id == call.user_id:
+            raise errors.Unknown("You may not suspend yourself.", status=400)
+        await self._accounts.set_suspended(user_id, on)
+        return {f"user_{user_id}_suspended": on}
 
     async def reset_password(self, call: Call) -> dict[str, Any]:
         """POST /v1/reset_password/{user_id}"""
@@ -233,12 +257,13 @@ def _listed(user: ListedUser) -> dict[str, Any]:
         "admin": user.admin,
         "user_type": None,
         "deactivated": user.deactivated,
-        "erased": False,
+        "erased": user.erased,
         "shadow_banned": False,
         "displayname": user.displayname,
         "avatar_url": user.avatar_url,
         "creation_ts": user.created_at,
         "last_seen_ts": user.last_seen_at,
+        "locked": user.locked,
     }
 
 
@@ -252,18 +277,22 @@ def _whole(user: ListedUser) -> dict[str, Any]:
         "consent_version": None,
         "consent_ts": None,
         "external_ids": [],
-        "threepids": [],
+        "suspended": user.suspended,
     }
 
 
-def routes(db: Database, server_name: str, accounts: Accounts, profiles: Profiles, pushers: Pushers) -> list[Route]:
-    section = UsersSection(db, server_name, accounts, profiles, pushers)
+def routes(
+    db: Database, server_name: str, accounts: Accounts, profiles: Profiles, pushers: Pushers, emails: Emails | None = None
+) -> list[Route]:
+    """`emails`: where this box keeps email addresses."""
+    section = UsersSection(db, server_name, accounts, profiles, pushers, emails)
     return [
         *admin_endpoint("GET", "/v2/users", section.list_v2),
         *admin_endpoint("GET", "/v3/users", section.list_v3),
         *admin_endpoint("GET", ONE, section.get),
         *admin_endpoint("PUT", ONE, section.put),
         *admin_endpoint("POST", "/v1/deactivate/{user_id}", section.deactivate),
+        *admin_endpoint("PUT", "/v1/suspend/{user_id}", section.suspend),
         *admin_endpoint("POST", "/v1/reset_password/{user_id}", section.reset_password),
         *admin_endpoint("GET", f"{ALSO}/admin", section.is_admin),
         *admin_endpoint("PUT", f"{ALSO}/admin", section.set_admin),

@@ -36,12 +36,11 @@ async def test_an_account_is_told_as_synapse_tells_it(office: Office, autojump_c
     whole = await office.ok("GET", "v2", "users", ALICE)
     created = whole.pop("creation_ts")
     assert 0 < created < 10**11  # in seconds
-    keys = {"locked", "suspended"}  # of accounts that can be both
-    assert {key: value for key, value in whole.items() if key not in keys} == {
+    assert whole == {
         "name": ALICE, "is_guest": False, "admin": False, "user_type": None, "deactivated": False, "erased": False,
         "shadow_banned": False, "displayname": None, "avatar_url": None, "last_seen_ts": whole["last_seen_ts"],
         "appservice_id": None, "consent_server_notice_sent": None, "consent_version": None, "consent_ts": None,
-        "external_ids": [], "threepids": [],
+        "external_ids": [], "threepids": [], "locked": False, "suspended": False,
     }  # fmt: skip
     assert await office.refused("GET", "v2", "users", "@nobody:a.test") == (404, "M_NOT_FOUND")
     assert await office.refused("GET", "v2", "users", "@alice:b.test") == (400, "M_UNKNOWN")
@@ -156,3 +155,22 @@ async def test_rooms_account_data_and_pushers_of_somebody_are_shown(office: Offi
     assert (told["total"], told["pushers"][0]["pushkey"]) == (1, "key")
     for part in ("joined_rooms", "accountdata", "pushers", "memberships"):
         assert await office.refused("GET", "v1", "users", "@nobody:a.test", part) == (404, "M_NOT_FOUND")
+
+
+async def test_an_account_is_locked_suspended_and_erased(office: Office, autojump_clock: object) -> None:
+    await office.ok("PUT", "v2", "users", ALICE, json={"locked": True})
+    refused = await office.alice.request("GET", "/joined_rooms")
+    assert (refused.status, refused.json["errcode"]) == (401, "M_USER_LOCKED")
+    assert "@alice" not in await _names(office)
+    assert "@alice" in await _names(office, locked="true")
+    assert (await office.ok("PUT", "v2", "users", ALICE, json={"locked": False}))["locked"] is False
+    assert await office.ok("PUT", "v1", "suspend", ALICE, json={"suspend": True}) == {f"user_{ALICE}_suspended": True}
+    refused = await office.alice.request("POST", "/createRoom")
+    assert (refused.status, refused.json["errcode"]) == (403, "M_USER_SUSPENDED")
+    assert (await office.ok("GET", "v2", "users", ALICE))["suspended"] is True
+    assert await office.ok("PUT", "v1", "suspend", ALICE, json={"suspend": False}) == {f"user_{ALICE}_suspended": False}
+    assert await office.refused("PUT", "v1", "suspend", ALICE) == (400, "M_MISSING_PARAM")
+    assert await office.refused("PUT", "v1", "suspend", ROOT, json={"suspend": True}) == (400, "M_UNKNOWN")
+    await office.ok("POST", "v1", "deactivate", ALICE, json={"erase": True})
+    ended = await office.ok("GET", "v2", "users", ALICE)
+    assert (ended["deactivated"], ended["erased"]) == (True, True)
