@@ -43,9 +43,7 @@ class Wish:
     requester: str
     new_room_user: str | None = None
     room_name: str = "Content Violation Notification"
-    message: str = (
-        "Sharing illegal content on this server is not permitted and rooms in violation will be blocked."
-    )
+    message: str = "Sharing illegal content on this server is not permitted and rooms in violation will be blocked."
     block: bool = False
     purge: bool = True
     force_purge: bool = False
@@ -54,8 +52,10 @@ class Wish:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-class Purged(Protocol):
-    """Told that a room's rows are gone, in the same transaction: for what is kept of rooms outside the schema's references."""
+class BeforePurge(Protocol):
+    """Called in the transaction that purges a room, while its rows are still there: for what is kept of rooms outside the schema's
+    references.
+    """
 
     def __call__(self, tx: Transaction, room: int, room_id: str) -> None: ...
 
@@ -71,14 +71,14 @@ class RoomRemovals:
         composer: Composer,
         now_ms: Callable[[], int],
         *,
-        purged: tuple[Purged, ...] = (),
+        before_purge: tuple[BeforePurge, ...] = (),
     ) -> None:
         self._db = db
         self._creator = creator
         self._memberships = memberships
         self._composer = composer
         self._now_ms = now_ms
-        self._purged = purged
+        self._before_purge = before_purge
         self._wake = trio.Event()
         self._lock = trio.Lock()
 
@@ -220,9 +220,9 @@ class RoomRemovals:
                 return
             if rooms.local_members(tx, room.number) and not wish.force_purge:
                 raise errors.Unknown("Users are still joined to this room", status=400)
-            room_purge.purge(tx, room.number, room_id)
-            for hook in self._purged:
+            for hook in self._before_purge:
                 hook(tx, room.number, room_id)
+            room_purge.purge(tx, room.number, room_id)
 
         await self._db.write_unchecked(work)
         return True

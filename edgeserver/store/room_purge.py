@@ -12,11 +12,8 @@ if TYPE_CHECKING:
     from edgeserver.store.database import Transaction
 
 BY_ROOM_ID: Final = ("aliases", "account_data", "server_notice_rooms")
-_PARENTS: Final = {
-    "rooms": "SELECT ?1",
-    "events": "SELECT event FROM events WHERE room = ?1",
-    "snapshots": "SELECT snapshot FROM snapshots WHERE room = ?1",
-}
+_PARENTS: Final = {"rooms": "room", "events": "event", "snapshots": "snapshot"}
+"""What other tables refer to, and by which column."""
 
 
 def purge(tx: Transaction, room: int, room_id: str) -> None:
@@ -24,15 +21,19 @@ def purge(tx: Transaction, room: int, room_id: str) -> None:
 
     To be run by `Database.write_unchecked`: the order in which rows go is not that of their references.
     """
+    for parent, number in _PARENTS.items():  # listed once: the events of a room are found by reading them all
+        tx.execute(f"CREATE TEMP TABLE purged_{parent} (number INTEGER PRIMARY KEY)")
+        tx.execute(f"INSERT INTO purged_{parent} SELECT {number} FROM {parent} WHERE room = ?", (room,))
     for table, column, parent in _references(tx):
         if table not in _PARENTS:
-            tx.execute(f"DELETE FROM {table} WHERE {column} IN ({_PARENTS[parent]})", (room,))
+            tx.execute(f"DELETE FROM {table} WHERE {column} IN (SELECT number FROM purged_{parent})")
     tx.execute(
         "INSERT INTO meta (key, value) VALUES ('purged_room', ?) ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)",
         (room,),
     )
-    for table in ("snapshots", "events", "rooms"):
-        tx.execute(f"DELETE FROM {table} WHERE room = ?", (room,))
+    for parent, number in _PARENTS.items():
+        tx.execute(f"DELETE FROM {parent} WHERE {number} IN (SELECT number FROM purged_{parent})")
+        tx.execute(f"DROP TABLE purged_{parent}")
     for table in BY_ROOM_ID:
         tx.execute(f"DELETE FROM {table} WHERE room_id = ?", (room_id,))
 
