@@ -72,8 +72,7 @@ REASONS: dict[str, str] = {
 """`file operation` of what has no route: why."""
 
 REFUSED: dict[str, str] = {
-    "administrative_contact post3PIDs": NO_ASSOCIATIONS,
-    "administrative_contact add3PID": NO_ASSOCIATIONS,
+    "administrative_contact post3PIDs": "deprecated: it would add an address that nobody has proven; `/account/3pid/add` is served",
     "administrative_contact bind3PID": NO_ASSOCIATIONS,
     "administrative_contact requestTokenTo3PIDMSISDN": NO_ASSOCIATIONS,
     "password_management requestTokenToResetPasswordMSISDN": NO_ASSOCIATIONS,
