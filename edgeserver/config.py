@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
-from edgeserver.matrix import server_names
+from edgeserver.matrix import identifiers, server_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +81,11 @@ class Accounts:
         "closed: only `edgeserver person add`. token: who has a registration token. open: anybody who reaches the box (a lab switch).",
         allowed=("closed", "token", "open"),
     )
-    registration_tokens: list[str] = option([], "The tokens for registration = token.")
+    registration_tokens: list[str] = option(
+        [],
+        "Tokens for registration = token that may be used any number of times. `edgeserver token add` makes others, which may be counted"
+        " and expire.",
+    )
     guests: int = option(
         0,
         "How many guests there may be at once: accounts without a password, for who reaches the box without a name or a token"
@@ -150,6 +154,42 @@ class Federation:
         "The line is paid by volume: the members of such rooms are fetched only when somebody asks for them (apps do in encrypted rooms).",
     )
     verify_ordinary_keys_by: list[str] = option([], "Notaries to ask for other servers' keys when they cannot be asked themselves.")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A TURN server, which calls between people behind different routers need (coturn, say). Apps are given credentials for it."""
+
+    uris: list[str] = option([], "Where it is. Empty: there is none.", example=["turn:turn.example.org:3478?transport=udp"])
+    shared_secret: str = option("", "What coturn has as static-auth-secret, beside use-auth-secret.", example="a long random text")
+    lifetime: int = option(86400, "For how many seconds credentials are good.")
+
+
+@dataclass(frozen=True, slots=True)
+class Notices:
+    """Server notices: what the operator has to say to people (`edgeserver notice`), in a room of each person's own."""
+
+    user: str = option("notices", "The user name under which they are sent; the account is made with the first one. Empty: there are none.")
+    name: str = option("Server Notices", "The name of that user, and of the rooms.")
+    avatar_url: str = option("", "The picture of that user: an mxc:// URI.")
+    auto_join: bool = option(False, "Put people into their rooms of notices, instead of inviting them.")
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """One way to reach who runs the box, with a matrix_id, an email_address or both. `[[contacts]]`, as many as there are."""
+
+    role: str = option("m.role.admin", "m.role.admin, m.role.security (for what is delicate), or a name of your own: org.example.press.")
+    matrix_id: str = option("", "A Matrix user, perhaps on another server.", example="@admin:example.org")
+    email_address: str = option("", "An email address.", example="admin@example.org")
+    pgp_key: str = option("", "URI of the OpenPGP key to write to that address with (MSC4439).", example="https://example.org/key.asc")
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """Whom to turn to: /.well-known/matrix/support (MSC1929), with the [[contacts]]. Without either it answers 404."""
+
+    page: str = option("", "A page that helps people of this server.", example="https://example.org/support.html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +286,12 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     federation: Federation = field(default_factory=Federation)
     links: list[Link] = field(default_factory=list)
+    contacts: list[Contact] = field(default_factory=list)
     discovery: Discovery = field(default_factory=Discovery)
     push: Push = field(default_factory=Push)
+    turn: Turn = field(default_factory=Turn)
+    notices: Notices = field(default_factory=Notices)
+    support: Support = field(default_factory=Support)
     lab: Lab = field(default_factory=Lab)
     folder: Path = field(default_factory=Path)
     bridges: Bridges = field(default_factory=Bridges)
@@ -270,6 +314,9 @@ _SECTIONS: Mapping[str, type] = {
     "federation": Federation,
     "discovery": Discovery,
     "push": Push,
+    "turn": Turn,
+    "notices": Notices,
+    "support": Support,
     "smtp": Smtp,
     "lab": Lab,
     "bridges": Bridges,
@@ -293,16 +340,19 @@ def parse(text: str, folder: Path = Path(), source: str = "the configuration") -
         given = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source} is not valid TOML: {error}.") from error
-    known = {*_SECTIONS, "links"}
+    known = {*_SECTIONS, "links", "contacts"}
     for name in given:
         if name not in known:
             raise ConfigError(f"{source}: there is no section [{name}]; there are {', '.join(sorted(known))}.")
     sections: dict[str, Any] = {name: _section(kind, given.get(name, {}), f"[{name}]") for name, kind in _SECTIONS.items()}
-    links = given.get("links", [])
+    links, contacts = given.get("links", []), given.get("contacts", [])
     if not isinstance(links, list):
         raise ConfigError("links must be written as [[links]], one block for each line.")
-    made = [_section(Link, one, "[[links]]") for one in links]
-    config = Config(**sections, links=made, folder=folder)
+    if not isinstance(contacts, list):
+        raise ConfigError("contacts must be written as [[contacts]], one block for each.")
+    sections["links"] = [_section(Link, one, "[[links]]") for one in links]
+    sections["contacts"] = [_section(Contact, one, "[[contacts]]") for one in contacts]
+    config = Config(**sections, folder=folder)
     _check(config)
     return config
 
@@ -351,11 +401,10 @@ def _check(config: Config) -> None:
             host_and_port(address, f"[http] {key}")
     if bool(config.http.certificate) != bool(config.http.certificate_key):
         raise ConfigError("[http] certificate and certificate_key go together: give both or neither.")
-    if config.accounts.registration == "token" and not config.accounts.registration_tokens:
-        raise ConfigError('[accounts] registration = "token" needs at least one of registration_tokens.')
     for key in ("unifiedpush_urls", "private_gateways"):
         for url in getattr(config.push, key):
             origin_of(url, f"[push] {key}")
+    _check_services(config)
     if config.smtp.host and not config.smtp.sender:
         raise ConfigError("[smtp] sender is needed with host: the address that mails come from, such as matrix@example.org.")
     if config.smtp.host and not config.http.public_url:
@@ -363,6 +412,24 @@ def _check(config: Config) -> None:
     for link in config.links:
         if not link.uri:
             raise ConfigError("[[links]] needs a uri, such as serial:/dev/ttyUSB0,2400.")
+
+
+def _check_services(config: Config) -> None:
+    turn, notices = config.turn, config.notices
+    for uri in turn.uris:
+        if not uri.startswith(("turn:", "turns:", "stun:", "stuns:")):
+            raise ConfigError(f"[turn] uris: {uri!r} is not the URI of a TURN server, such as turn:turn.example.org:3478?transport=udp.")
+    if turn.uris and not turn.shared_secret:
+        raise ConfigError("[turn] needs a shared_secret: what coturn has as static-auth-secret.")
+    if turn.uris and turn.lifetime < 60:
+        raise ConfigError("[turn] lifetime is in seconds; credentials of less than 60 are of no use to anybody.")
+    for contact in config.contacts:
+        if not (contact.matrix_id or contact.email_address):
+            raise ConfigError("[[contacts]] needs a matrix_id or an email_address.")
+        if contact.matrix_id and not identifiers.is_user_id(contact.matrix_id):
+            raise ConfigError(f"[[contacts]] matrix_id = {contact.matrix_id!r} is not a Matrix user, such as @admin:example.org.")
+    if notices.user and not identifiers.is_strict_localpart(notices.user):
+        raise ConfigError(f"[notices] user = {notices.user!r} is not a user name, which consists of a-z, 0-9 and ._=-/+ and is short.")
 
 
 def host_and_port(address: str, where: str) -> tuple[str, int]:
@@ -393,6 +460,7 @@ def describe() -> str:
     ]
     for name, kind in _SECTIONS.items():
         parts.append(_describe_section(f"[{name}]", kind))
+    parts.append(_describe_section("[[contacts]]", Contact, commented=True))
     parts.append(_describe_section("[[links]]", Link, commented=True))
     return "\n\n".join(parts) + "\n"
 

@@ -42,6 +42,7 @@ RATES: Final[Mapping[str, Rate]] = {
     "upload_part": Rate(20, 200),
     "preview": Rate(0.5, 20),
     "search": Rate(1, 10),
+    "report": Rate(0.05, 10),
     "sync": Rate(20, 100),
     "federation": Rate(50, 200),
     "push_gateway": Rate(20, 200),

@@ -28,7 +28,7 @@ from edgeserver.app.listeners import Tls
 from edgeserver.app.listeners import serve as serve_http
 from edgeserver.app.media import open_previews, open_repository
 from edgeserver.app.push import exchange_post, push_services, web_post
-from edgeserver.app.routes import client_routes, server_routes
+from edgeserver.app.routes import admin_routes, client_routes, server_routes
 from edgeserver.app.uplink import Uplink
 from edgeserver.clock import NEVER_AFTER_MS, Clock, TimeSource, system_time
 from edgeserver.config import Config, host_and_port
@@ -36,6 +36,7 @@ from edgeserver.federation.peers import Peers
 from edgeserver.gateway.front import GatewayFront
 from edgeserver.gateway.routes import GatewayRoutes
 from edgeserver.matrix import server_names
+from edgeserver.rooms.server_notices import Voice
 from edgeserver.store import clock_floor, database, thread_subscriptions
 from edgeserver.store.database import StoreError
 from edgeserver.sync.classic import ClassicSync
@@ -140,6 +141,7 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
                 ("the lines", box.links.run),
                 ("the completion of rooms", box.rooms.completer.run),
                 ("push notifications", box.push.follower.run),
+                ("the removal of rooms", box.rooms.removals.run),
                 ("the leaving of deactivated accounts", box.rooms.departures.run),
                 ("the note of the time", _note_time, ground),
             ):
@@ -241,10 +243,13 @@ async def _build(
         registration_tokens=config.accounts.registration_tokens,
         bridging=bridging,
     )
+    said = config.notices
+    voice = Voice(said.user, said.name, said.avatar_url, auto_join=said.auto_join)
     rooms = services.rooms(
         ground,
         out,
         users,
+        voice,
         partial_joins=config.federation.partial_joins,
         metered=config.federation.metered,
         bridging=bridging,
@@ -258,8 +263,15 @@ async def _build(
     syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms)
     gateway = GatewayRoutes(ground.db, identity.server_name, identity.signing_key, ground.now_ms)
     limiter = RateLimiter(ground.now_ms, enabled=config.limits.rate_limits)
+
+    async def retry(server_name: str) -> None:
+        if uplink is not None and not uplink.is_up:
+            await uplink.stir()  # whether the internet is back is seen now, and whoever waits for it is told
+        inward.sender.route_returned(server_name)
+
     routes = [
         *client_routes(config, ground, users, rooms, media, previews, syncing, limiter, bridging),
+        *admin_routes(ground, users, rooms, media, retry),
         *server_routes(ground, out, users, rooms, inward, media, gateway, peers),
         *push.routes(ground.now_ms),
     ]
@@ -343,21 +355,22 @@ async def serve(config: Config, *, on_ready: Callable[[Ready], None]) -> None:
         if tls_addresses:
             federation_urls = await nursery.start(serve_http, box.app, tls_addresses, _certificate(config, box.identity))
         neighbours = _start_discovery(nursery, box) if config.discovery.mdns else None
-        await _serve_control(nursery, box, client_urls, federation_urls, neighbours)
+        await serve_control(nursery, box, client_urls, federation_urls, neighbours)
         on_ready(Ready(box.identity.server_name, client_urls, federation_urls, box.identity.is_new, await _owner(box)))
 
 
-async def _serve_control(
+async def serve_control(
     nursery: trio.Nursery, box: Box, client_urls: list[str], federation_urls: list[str], neighbours: Neighbours | None
 ) -> None:
     """The control API, on a Unix socket that its owner alone may open. Imported when clients are being served already."""
-    from edgeserver.api import control
+    from edgeserver.api import control, control_operators
     from edgeserver.app.operations import BoxOperations
 
     operations = BoxOperations(box, client_urls, federation_urls, neighbours)
     path = box.config.data / control_socket.SOCKET
     path.unlink(missing_ok=True)
-    app = Application(control.routes(operations), Gate(AccessTokens(box.users.tokens)))
+    words = control_operators.routes(box.users.accounts, box.users.registration_tokens, box.rooms.notices)
+    app = Application([*control.routes(operations), *words], Gate(AccessTokens(box.users.tokens)))
     mask = os.umask(0o177)
     try:
         await nursery.start(serve_http, app, [f"unix:{_shortest(path)}"])

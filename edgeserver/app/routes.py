@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from edgeserver import __version__
 from edgeserver.api import link_test
+from edgeserver.api.admin import devices as admin_devices
+from edgeserver.api.admin import federation as admin_federation
+from edgeserver.api.admin import media as admin_media
+from edgeserver.api.admin import registration_tokens, room_deletion, room_history, server_notices
+from edgeserver.api.admin import reports as admin_reports
+from edgeserver.api.admin import rooms as admin_rooms
+from edgeserver.api.admin import server as admin_server
+from edgeserver.api.admin import users as admin_users
 from edgeserver.api.client import (
     account,
     account_data,
@@ -32,6 +41,7 @@ from edgeserver.api.client import (
     register,
     register_by_secret,
     relations,
+    report,
     room_directory,
     room_events,
     room_membership,
@@ -61,6 +71,8 @@ from edgeserver.sync.filters import FilterReader
 from edgeserver.users.login_tokens import LoginTokens
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from edgeserver.api.endpoint import Route
     from edgeserver.api.ratelimit import RateLimiter
     from edgeserver.app.bridging import Bridging
@@ -108,7 +120,9 @@ def client_routes(
     can = {"m.3pid_changes": {"enabled": users.emails is not None}, "m.get_login_token": {"enabled": login_tokens is not None}}
     found = [
         *versions.routes({**UNSTABLE_FEATURES, thread_subscriptions.FEATURE: config.features.thread_subscriptions}),
-        *well_known.routes(base_url=config.http.public_url or None, server=config.http.well_known_server or None),
+        *well_known.routes(
+            base_url=config.http.public_url or None, server=config.http.well_known_server or None, support=_support(config)
+        ),
         *register.routes(users.accounts, interactive, policy, appservices=appservices, tokens=users.tokens, emails=users.emails),
         *login.routes(
             users.accounts,
@@ -131,8 +145,8 @@ def client_routes(
         *presence.routes(users.presence, users.profiles),
         *openid.routes(users.openid),
         *user_directory.routes(users.profiles),
+        *voip.routes(ground.now_ms, config.turn.uris, config.turn.shared_secret, config.turn.lifetime),
         *capabilities.routes(SUPPORTED, DEFAULT.version, can),
-        *voip.routes(ground.now_ms),
         *third_party.routes(None if bridging is None else bridging.third_party),
         *keys.routes(users.device_keys, users.device_lists, users.cross_signing, interactive),
         *dehydrated_devices.routes(users.dehydrated),
@@ -151,6 +165,7 @@ def client_routes(
         *receipts.routes(users.receipts, users.read_markers),
         *read_markers.routes(users.read_markers),
         *notifications.routes(users.notifications),
+        *report.routes(rooms.reports),
         *sync.routes(syncing, FilterReader(users.filters)),
         *client_media.routes(media),
     ]
@@ -167,6 +182,34 @@ def client_routes(
     if bridging is not None:
         found += application_services.routes(bridging, bridging.third_party)
     return found
+
+
+def _support(config: Config) -> dict[str, Any] | None:
+    """/.well-known/matrix/support; the key has the name of MSC4439 before it is in the specification."""
+    contacts = [asdict(one) for one in config.contacts]
+    for contact in contacts:
+        contact["dev.zirco.msc4439.pgp_key"] = contact.pop("pgp_key")
+    return well_known.support_document(config.support.page, contacts)
+
+
+def admin_routes(
+    ground: Ground, users: Users, rooms: Rooms, media: MediaRepository, retry: Callable[[str], Awaitable[None]]
+) -> list[Route]:
+    """Synapse's admin API, for those of our users who are administrators. `retry(server_name)`: try that server now."""
+    db, name, now_ms = ground.db, ground.server_name, ground.now_ms
+    return [
+        *admin_server.routes(users.accounts, __version__),
+        *admin_users.routes(db, name, users.accounts, users.profiles, users.pushers, users.emails),
+        *admin_devices.routes(name, users.accounts, users.devices),
+        *admin_rooms.routes(db, name, now_ms, rooms.directory, rooms.removals, rooms.admins),
+        *room_history.routes(db, now_ms),
+        *room_deletion.routes(db, name, rooms.removals),
+        *registration_tokens.routes(users.registration_tokens),
+        *admin_reports.routes(db),
+        *admin_federation.routes(db, name, now_ms, retry),
+        *server_notices.routes(rooms.notices, name),
+        *admin_media.routes(db, name, media),
+    ]
 
 
 def server_routes(

@@ -46,7 +46,11 @@ from edgeserver.rooms.policy import PolicyGate
 from edgeserver.rooms.receive import Receiver
 from edgeserver.rooms.remote_state import RemoteState
 from edgeserver.rooms.remote_summaries import RemoteSummaries
+from edgeserver.rooms.removal import RoomRemovals
+from edgeserver.rooms.reports import Reports
+from edgeserver.rooms.room_admins import RoomAdmins
 from edgeserver.rooms.send import Composer
+from edgeserver.rooms.server_notices import ServerNotices, Voice
 from edgeserver.rooms.succession import move_names, succession
 from edgeserver.rooms.thread_subscriptions import ThreadSubscriptions
 from edgeserver.rooms.timestamps import Timestamps
@@ -76,6 +80,7 @@ from edgeserver.users.push import UnreadCounts
 from edgeserver.users.pushers import Pushers
 from edgeserver.users.read_markers import ReadMarkers
 from edgeserver.users.receipts import Receipts
+from edgeserver.users.registration_tokens import RegistrationTokens
 from edgeserver.users.threads import thread_of
 from edgeserver.users.to_device import ToDevice
 from edgeserver.users.tokens import Tokens
@@ -182,6 +187,7 @@ class Users:
     receipts: Receipts
     read_markers: ReadMarkers
     notifications: Notifications
+    registration_tokens: RegistrationTokens
     emails: Emails | None = None
 
 
@@ -250,6 +256,7 @@ def users(
         receipts,
         ReadMarkers(ground.db, ground.wakeups, receipts),
         Notifications(ground.db),
+        RegistrationTokens(ground.db, ground.now_ms),
         emails,
     )
 
@@ -274,13 +281,26 @@ class Rooms:
     hierarchy: Hierarchy
     summaries: RoomSummaries
     thread_subscriptions: ThreadSubscriptions
+    reports: Reports
+    notices: ServerNotices
+    removals: RoomRemovals
+    admins: RoomAdmins
     departures: Departures
 
 
 def rooms(
-    ground: Ground, out: Out, users: Users, *, partial_joins: bool, metered: bool, bridging: Bridging | None = None
+    ground: Ground,
+    out: Out,
+    users: Users,
+    voice: Voice,
+    *,
+    partial_joins: bool,
+    metered: bool,
+    bridging: Bridging | None = None,
 ) -> Rooms:
-    """The one write path and what leads to it. `metered`: members that a join left out are fetched only when asked for."""
+    """The one write path and what leads to it. `metered`: members that a join left out are fetched only when asked for. `voice`
+    speaks the server notices.
+    """
 
     def follow_members(tx: Transaction, written: Any) -> None:
         if written.event.type == "m.room.member" and written.is_news:
@@ -367,6 +387,10 @@ def rooms(
         Hierarchy(ground.db, elsewhere, lambda: urlsafe_b64encode(ground.random_bytes(12)).decode()),
         RoomSummaries(ground.db, elsewhere),
         ThreadSubscriptions(ground.db, ground.wakeups, thread_of),
+        Reports(ground.db, ground.now_ms),
+        ServerNotices(ground.db, ground.wakeups, creator, memberships, composer, voice, ground.server_name, ground.now_ms),
+        RoomRemovals(ground.db, creator, memberships, composer, ground.now_ms),
+        RoomAdmins(ground.db, composer, memberships),
         Departures(ground.db, ground.wakeups, memberships),
     )
 

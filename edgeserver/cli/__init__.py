@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from edgeserver.cli import lines, people, programs, serving, upkeep
+from edgeserver.cli import lines, operators, people, programs, serving, upkeep
 from edgeserver.cli.console import CommandError, complain
 from edgeserver.cli.verbs import Verbs
 
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         prog="edgeserver", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = Verbs(top)
-    for group in (serving, upkeep, people, lines, programs):
+    for group in (serving, upkeep, people, operators, lines, programs):
         group.add(verbs)
     return top
 

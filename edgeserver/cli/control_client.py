@@ -31,6 +31,9 @@ class ControlClient:
     def __init__(self, path: str) -> None:
         self._pool = httpcore.ConnectionPool(uds=path)
 
+    def close(self) -> None:
+        self._pool.close()
+
     def call(
         self, method: str, path: str | Sequence[str], body: dict[str, Any] | None = None, *, timeout: float = TIMEOUT
     ) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from edgeserver.matrix.identifiers import domain_of, is_user_id
 from edgeserver.matrix.pdu_checks import open_pdu
 from edgeserver.matrix.room_versions import SUPPORTED
 from edgeserver.matrix.verdicts import Dropped
-from edgeserver.store import events, rooms
+from edgeserver.store import blocked_rooms, events, rooms
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -107,6 +107,8 @@ def _check_room(tx: Transaction, room_id: str, origin: str, rules: RoomVersion) 
 
     Versions 1 and 2, which PUT /v1/invite does not tell apart, write events alike.
     """
+    if blocked_rooms.blocked_by(tx, room_id) is not None:
+        raise errors.Forbidden("This room has been blocked on this server.")
     room = rooms.get(tx, room_id)
     if room is None:
         return

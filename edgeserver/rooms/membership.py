@@ -18,7 +18,7 @@ from edgeserver.rooms.guests import can_join
 from edgeserver.rooms.placing import Task
 from edgeserver.rooms.succession import servers_towards
 from edgeserver.rooms.turns import Turns
-from edgeserver.store import account_data, events, rooms, state
+from edgeserver.store import account_data, accounts, blocked_rooms, events, rooms, server_notices, state
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -121,6 +121,7 @@ class Memberships:
     async def _join(
         self, user_id: str, room_id: str, servers: Sequence[str], content: Mapping[str, Any], *, is_guest: bool, ts: int | None
     ) -> None:
+        await self._check_blocked(room_id)
         local = await self._db.read(lambda tx: self._local_join(tx, room_id, user_id, content))
         if local is not None:
             await self._change(room_id, user_id, user_id, local, must_be_joined=False, is_guest=is_guest, ts=ts)
@@ -137,6 +138,7 @@ class Memberships:
             await self._knock(user_id, room_id, servers, await self._content(user_id, "knock", reason))
 
     async def _knock(self, user_id: str, room_id: str, servers: Sequence[str], content: Mapping[str, Any]) -> None:
+        await self._check_blocked(room_id)
         room = await self._db.read(lambda tx: rooms.get(tx, room_id))
         if room is not None and room.snapshot is not None and await self._participates(room):
             await self._change(room_id, user_id, user_id, content, must_be_joined=False)
@@ -192,10 +194,26 @@ class Memberships:
             names += servers_towards(tx, user_id, room_id)
         return names
 
-    async def leave(self, user_id: str, room_id: str, *, reason: str | None = None) -> None:
-        """Leaves a room, declines an invite or ends a knock."""
+    async def _check_blocked(self, room_id: str) -> None:
+        """Raises M_FORBIDDEN for a room that an administrator has blocked."""
+        if await self._db.read(lambda tx: blocked_rooms.blocked_by(tx, room_id)) is not None:
+            raise errors.Forbidden("This room has been blocked on this server.")
+
+    async def leave(self, user_id: str, room_id: str, *, reason: str | None = None, always: bool = False) -> None:
+        """Leaves a room, declines an invite or ends a knock.
+
+        The room in which the user is told server notices is left only if the account has ended, or `always`: else raises
+        M_CANNOT_LEAVE_SERVER_NOTICE_ROOM.
+        """
+        if not always:
+            await self.check_may_leave(user_id, room_id)
         async with self._turn(user_id, room_id):
             await self._leave(user_id, room_id, reason)
+
+    async def check_may_leave(self, user_id: str, room_id: str) -> None:
+        """Raises M_CANNOT_LEAVE_SERVER_NOTICE_ROOM; see `leave`."""
+        if await self._db.read(lambda tx: _is_told_there(tx, user_id, room_id)):
+            raise errors.CannotLeaveServerNoticeRoom
 
     async def _leave(self, user_id: str, room_id: str, reason: str | None) -> None:
         membership = await self._db.read(lambda tx: rooms.membership_in(tx, user_id, room_id))
@@ -232,6 +250,7 @@ class Memberships:
         """Invites with this content (`is_direct` of a new room, say), and with the profile of one of our users. `ts` (ms) dates the
         event, for one of our users.
         """
+        await self._check_blocked(room_id)
         membership = await self._db.read(lambda tx: rooms.membership_in(tx, target, room_id))
         if membership is not None and membership.membership == "ban":
             raise errors.Forbidden(f"{target} is banned from the room.")
@@ -334,6 +353,14 @@ class Memberships:
                 self._composer.compose(tx, room, sender, "m.room.member", content, state_key=target, origin_server_ts=ts)
 
         await self._composer.write(room_id, sender, run, lambda tx, event, number: None)
+
+
+def _is_told_there(tx: Transaction, user_id: str, room_id: str) -> bool:
+    """Whether an active user is told server notices in that room."""
+    if server_notices.room_of(tx, user_id) != room_id:
+        return False
+    account = accounts.account(tx, user_id)
+    return account is not None and account.deactivated_at is None
 
 
 def _may_be_in(tx: Transaction, user_id: str, room_id: str) -> bool:

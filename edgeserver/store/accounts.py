@@ -1,4 +1,4 @@
-"""Accounts, access and refresh tokens, registration tokens: the tables `accounts`, `tokens`, `registration_tokens`."""
+"""Accounts, access and refresh tokens: the tables `accounts` and `tokens`."""
 
 from __future__ import annotations
 
@@ -176,28 +176,3 @@ def drop_replacement(tx: Transaction, token: int) -> None:
 
 def drop_tokens(tx: Transaction, user_id: str, device_id: str) -> None:
     tx.execute("DELETE FROM tokens WHERE user_id = ? AND device_id = ?", (user_id, device_id))
-
-
-def insert_registration_token(tx: Transaction, token: str, uses: int | None, expires_at: int | None) -> None:
-    tx.execute(
-        "INSERT OR REPLACE INTO registration_tokens (token, uses_left, expires_at) VALUES (?, ?, ?)",
-        (token, uses, expires_at),
-    )
-
-
-def registration_token_is_valid(tx: Transaction, token: str, now: int) -> bool:
-    return (
-        tx.one(
-            "SELECT 1 FROM registration_tokens WHERE token = ? AND coalesce(uses_left, 1) > 0 AND coalesce(expires_at, ?) >= ?",
-            (token, now, now),
-        )
-        is not None
-    )
-
-
-def use_registration_token(tx: Transaction, token: str, now: int) -> bool:
-    """Takes one use of the token; False if it has none left or has expired."""
-    if not registration_token_is_valid(tx, token, now):
-        return False
-    tx.execute("UPDATE registration_tokens SET uses_left = uses_left - 1 WHERE token = ?", (token,))
-    return True

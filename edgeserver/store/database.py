@@ -161,6 +161,7 @@ class _Answer:
 @dataclass(slots=True, eq=False)
 class _Write(Generic[Result]):
     function: Callable[[Transaction], Result]
+    unchecked: bool = False
     done: trio.Event = field(default_factory=trio.Event)
     started: bool = False
     result: Result | None = None
@@ -221,7 +222,15 @@ class Database:
 
         Cancelled while still queued, it is not run; once it has begun, the caller waits for the truth.
         """
-        write: _Write[Result] = _Write(function)
+        return await self._run(_Write(function))
+
+    async def write_unchecked(self, function: Callable[[Transaction], Result]) -> Result:
+        """As `write`, by itself and without foreign keys being looked after: for the removal of many rows that other rows name,
+        which would each be searched for. `function` must leave none that names what is gone.
+        """
+        return await self._run(_Write(function, unchecked=True))
+
+    async def _run(self, write: _Write[Result]) -> Result:
         self._queue.append(write)
         self._queued.set()
         try:
@@ -242,6 +251,8 @@ class Database:
             await self._queued.wait()
             batch: list[_Write[Any]] = []
             while self._queue and len(batch) < MAX_BATCH:
+                if batch and (self._queue[0].unchecked or batch[0].unchecked):
+                    break
                 write = self._queue.popleft()
                 write.started = True
                 batch.append(write)
@@ -297,6 +308,22 @@ def _write_batch(
     def execute(sql: str) -> None:
         sqlite3.Connection.execute(connection, sql)
 
+    if batch[0].unchecked:
+        execute("PRAGMA foreign_keys = OFF")
+    try:
+        _write_in_one(connection, batch, position, streams, execute)
+    finally:
+        if batch[0].unchecked:
+            execute("PRAGMA foreign_keys = ON")
+
+
+def _write_in_one(
+    connection: sqlite3.Connection,
+    batch: list[_Write[Any]],
+    position: int,
+    streams: StreamCounter,
+    execute: Callable[[str], None],
+) -> None:
     execute("BEGIN IMMEDIATE")
     try:
         for write in batch:

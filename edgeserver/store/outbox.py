@@ -192,3 +192,26 @@ def _keep_newest(tx: Transaction, destination: int, which: str, kept: int, *, bu
         f" (SELECT stream FROM outbox WHERE destination = ? AND {which} ORDER BY stream LIMIT ?){spared}",
         (destination, destination, found - kept, *([destination] if spared else [])),
     )
+
+
+def known(tx: Transaction, server_name: str) -> list[Destination]:
+    """Every server but ours that we send to or share a room with, by name; number 0 for one that nothing was ever queued for."""
+    rows = tx.all(
+        "SELECT coalesce(d.destination, 0), s.server_name, d.failing_since, d.retry_at, coalesce(d.attempts, 0)"
+        " FROM (SELECT server_name FROM destinations UNION SELECT server_name FROM room_servers) s"
+        " LEFT JOIN destinations d ON d.server_name = s.server_name WHERE s.server_name <> ? ORDER BY s.server_name",
+        (server_name,),
+    )
+    return [Destination(*row) for row in rows]
+
+
+def rooms_with(tx: Transaction, server_name: str) -> list[tuple[str, int]]:
+    """The rooms that the server is in: room id, and the stream position of the newest event there that does not wait for it."""
+    rows = tx.all(
+        "SELECT r.room_id, coalesce((SELECT max(e.stream) FROM events e WHERE e.room = r.room AND NOT EXISTS ("
+        "  SELECT 1 FROM outbox o JOIN destinations d ON d.destination = o.destination"
+        "  WHERE d.server_name = s.server_name AND o.stream <= e.stream AND o.event IS NOT NULL)), 0)"
+        " FROM room_servers s JOIN rooms r ON r.room = s.room WHERE s.server_name = ? ORDER BY r.room_id",
+        (server_name,),
+    )
+    return [(room_id, stream) for room_id, stream in rows]

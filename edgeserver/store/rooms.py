@@ -85,7 +85,12 @@ def by_number(tx: Transaction, number: int) -> Room:
 
 
 def add(tx: Transaction, room_id: str, rules: RoomVersion) -> int:
-    return tx.insert("INSERT INTO rooms (room_id, version) VALUES (?, ?)", (room_id, rules.version))
+    """Returns the room's number, which no other room ever had, purged ones included."""
+    return tx.insert(
+        "INSERT INTO rooms (room, room_id, version) VALUES ("
+        " 1 + max((SELECT coalesce(max(room), 0) FROM rooms), coalesce((SELECT value FROM meta WHERE key = 'purged_room'), 0)), ?, ?)",
+        (room_id, rules.version),
+    )
 
 
 def set_version(tx: Transaction, room: int, rules: RoomVersion) -> None:
@@ -181,6 +186,16 @@ def local_members(tx: Transaction, room: int) -> list[str]:
         user_id
         for (user_id,) in tx.all(
             "SELECT user_id FROM memberships WHERE room = ? AND local = 1 AND membership = 'join'", (room,)
+        )
+    ]
+
+
+def local_people(tx: Transaction, room: int) -> list[str]:
+    """Users of this server who are in the room, invited to it or knocking."""
+    return [
+        user_id
+        for (user_id,) in tx.all(
+            "SELECT user_id FROM memberships WHERE room = ? AND local = 1 AND membership IN ('join', 'invite', 'knock')", (room,)
         )
     ]
 

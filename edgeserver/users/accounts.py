@@ -15,6 +15,7 @@ from edgeserver.store import accounts as table
 from edgeserver.store import departures
 from edgeserver.store import devices as device_table
 from edgeserver.store import profiles as profile_table
+from edgeserver.store import registration_tokens as token_table
 from edgeserver.users.devices import check_name
 from edgeserver.users.passwords import MAX_LENGTH
 
@@ -80,6 +81,7 @@ class Accounts:
         on_deactivate: Callable[[str], Awaitable[None]] | None = None,
         registration_tokens: Collection[str] = (),
     ) -> None:
+        self._configured_tokens = frozenset(registration_tokens)
         self._db = db
         self._server_name = server_name
         self._now_ms = now_ms
@@ -307,24 +309,17 @@ class Accounts:
         if self._on_deactivate is not None:
             await self._on_deactivate(user_id)
 
-    async def create_registration_token(self, token: str | None = None, *, uses: int | None = None, expires_at: int | None = None) -> str:
-        """A token that lets `uses` people register (None: any number) until `expires_at` (ms); made up if none is
-        given.
-        """
-        token = token or secrets.token_urlsafe(9)
-        await self._db.write(lambda tx: table.insert_registration_token(tx, token, uses, expires_at))
-        return token
-
     async def registration_token_is_valid(self, token: str) -> bool:
+        """Whether somebody may register with it now."""
         if token in self._configured_tokens:
             return True
-        return await self._db.read(lambda tx: table.registration_token_is_valid(tx, token, self._now_ms()))
+        return await self._db.read(lambda tx: token_table.is_valid(tx, token, self._now_ms()))
 
     def _use_registration_token(self, tx: Transaction, token: str | None) -> None:
-        if token is None or token in self._configured_tokens:
+        """Takes one use of the token by which somebody registers. Raises M_FORBIDDEN if there is none left."""
+        if token is None or token in self._configured_tokens or token_table.use(tx, token, self._now_ms()):
             return
-        if not table.use_registration_token(tx, token, self._now_ms()):
-            raise errors.Forbidden("The registration token has been used up.")
+        raise errors.Forbidden("The registration token has been used up.")
 
     def check_strength(self, password: str) -> None:
         """Raises M_WEAK_PASSWORD for a password that is too short, or longer than anybody needs."""

@@ -17,6 +17,7 @@ from edgeserver.api.client.register import RegistrationPolicy
 from edgeserver.api.endpoint import Gate
 from edgeserver.api.ratelimit import RateLimiter
 from edgeserver.api.user_interactive import UserInteractive, standard_stages
+from edgeserver.users.registration_tokens import RegistrationTokens
 from edgeserver.users.requester import Requester
 from tests.asgi import Answer, AsgiClient
 from tests.users.places import Place, open_place
@@ -137,7 +138,7 @@ async def test_guests_are_refused_and_closed_doors_say_so(house: House) -> None:
 
 async def test_a_registration_token_opens_the_door_once(place: Place) -> None:
     house = build(place, RegistrationPolicy(with_token=True))
-    token = await place.accounts.create_registration_token(uses=1)
+    token = (await RegistrationTokens(place.db, place.clock).create(uses=1)).token
     validity = "/_matrix/client/v1/register/m.login.registration_token/validity"
     assert (await house.client.get(validity, query={"token": token})).json == {"valid": True}
     body = {"username": "alice", "password": PASSWORD}

@@ -22,7 +22,7 @@ def test_the_description_is_a_file_of_nothing_but_defaults():
 
 def test_every_key_is_described_with_its_help_and_its_default():
     text = describe()
-    for title, kind in {**config._SECTIONS, "links": config.Link}.items():
+    for title, kind in {**config._SECTIONS, "links": config.Link, "contacts": config.Contact}.items():
         assert f"[{title}]" in text
         for key in fields(kind):
             assert key.metadata["help"], f"[{title}] {key.name} has no help"
@@ -54,7 +54,14 @@ def test_the_examples_and_defaults_of_the_description_are_values_that_are_taken(
         ("[http]\ncertificate = 'a.pem'\n", ["certificate_key", "both"]),
         ("[http]\nbehind_proxy = 'yes'\n", ["behind_proxy", "true or false"]),
         ("[accounts]\nregistration = 'maybe'\n", ["registration", "maybe", "closed, token, open"]),
-        ("[accounts]\nregistration = 'token'\n", ["registration_tokens"]),
+        ("[turn]\nuris = ['turn:a.test']\n", ["[turn]", "shared_secret"]),
+        ("[turn]\nuris = ['a.test']\nshared_secret = 'x'\n", ["[turn] uris", "a.test"]),
+        ("[turn]\nuris = ['turn:a.test']\nshared_secret = 'x'\nlifetime = 1\n", ["[turn] lifetime", "seconds"]),
+        ("[notices]\nuser = 'Not A Name'\n", ["[notices] user", "Not A Name"]),
+        ("[[contacts]]\nrole = 'm.role.admin'\n", ["[[contacts]]", "matrix_id", "email_address"]),
+        ("[[contacts]]\nmatrix_id = 'admin'\n", ["[[contacts]]", "admin"]),
+        ("[[contacts]]\nphone = '1'\n", ["[[contacts]]", "phone"]),
+        ("contacts = 1\n", ["[[contacts]]"]),
         ("[smtp]\nhost = 'mail.test'\n", ["[smtp] sender", "host"]),
         ("[smtp]\nhost = 'mail.test'\nsender = 'a@b.test'\n", ["[smtp] host", "public_url"]),
         ("[smtp]\ntls = 'maybe'\n", ["tls", "maybe", "starttls, implicit, none"]),

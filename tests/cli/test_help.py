@@ -41,7 +41,7 @@ def test_every_verb_explains_itself_with_examples_that_are_right(words: tuple[st
 
 
 def test_these_are_the_verbs() -> None:
-    wanted = "serve quickstart check config version person status peers link pair unpair proxy demo"
+    wanted = "serve quickstart check config version person token notice status peers link pair unpair proxy demo"
     assert {words[0] for words in VERBS} == set(wanted.split())
 
 
@@ -64,7 +64,13 @@ def test_a_wrong_command_line_exits_with_two(run: Terminal, words: list[str]) ->
     assert "Traceback" not in run.error
 
 
-@pytest.mark.parametrize("words", [["status"], ["peers"], ["link", "status"], ["link", "test", "x"], ["pair"], ["unpair", "x"]])
+ASKING = [
+    *(["status"], ["peers"], ["link", "status"], ["link", "test", "x"], ["pair"], ["unpair", "x"]),
+    *(["token", "list"], ["token", "add"], ["token", "remove", "x"], ["notice", "x", "y"]),
+]
+
+
+@pytest.mark.parametrize("words", ASKING)
 def test_verbs_of_the_running_box_say_how_to_start_it_when_it_does_not_run(run: Terminal, words: list[str]) -> None:
     assert run(*words) == 1
     assert run.error == "edgeserver: no box runs on data: start it with edgeserver serve, or name its folder with --data.\n"

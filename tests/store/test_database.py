@@ -203,3 +203,27 @@ async def test_a_block_that_is_cancelled_closes_its_connections_and_ends_their_t
     for thread in workers:
         thread.join(5)
     assert not any(thread.is_alive() for thread in workers)
+
+
+async def test_an_unchecked_write_is_alone_in_its_commit_and_foreign_keys_are_looked_after_again(db: Database) -> None:
+    def orphan(tx: Transaction) -> None:
+        tx.execute("INSERT INTO gaps (room, missing, event) VALUES (77, 'x', 77)")
+
+    before = db.commits
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(db.write, put("a"))
+        nursery.start_soon(db.write_unchecked, orphan)
+        nursery.start_soon(db.write, put("b"))
+    assert db.commits - before >= 2  # the two others may share one
+    assert await db.read(names) == ["a", "b"]
+    assert await db.read(lambda tx: tx.one("SELECT count(*) FROM gaps")) == (1,)
+    with pytest.raises(sqlite3.IntegrityError):
+        await db.write(lambda tx: tx.execute("INSERT INTO gaps (room, missing, event) VALUES (78, 'x', 78)"))
+
+    def fails(tx: Transaction) -> None:
+        raise LookupError("no such thing")
+
+    with pytest.raises(LookupError, match="no such thing"):
+        await db.write_unchecked(fails)
+    with pytest.raises(sqlite3.IntegrityError):
+        await db.write(orphan)

@@ -72,18 +72,6 @@ async def test_a_deactivated_account_leaves_nothing_but_its_name(place: Place) -
     assert place.heard == [("deleted", ALICE, ["PHONE"]), ("deactivated", ALICE)]
 
 
-async def test_a_registration_token_lets_in_as_many_as_it_says_until_it_expires(place: Place) -> None:
-    token = await place.accounts.create_registration_token(uses=1, expires_at=place.clock.now + 10)
-    await place.accounts.create_person("alice", "correct horse", registration_token=token)
-    with pytest.raises(errors.Forbidden):
-        await place.accounts.create_person("bob", "correct horse", registration_token=token)
-    assert await place.accounts.account("@bob:test") is None
-    lasting = await place.accounts.create_registration_token("again", expires_at=place.clock.now + 10)
-    assert await place.accounts.registration_token_is_valid(lasting)
-    place.clock.now += 11
-    assert not await place.accounts.registration_token_is_valid(lasting)
-
-
 async def test_device_ids_and_names_are_bounded(place: Place) -> None:
     await place.accounts.create_person("alice", "correct horse")
     for wish in (DeviceWish(""), DeviceWish("x" * 256), DeviceWish("D", "x" * 257)):

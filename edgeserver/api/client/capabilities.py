@@ -24,6 +24,7 @@ def routes(room_versions: Iterable[str], default_room_version: str, extra: Mappi
             "m.profile_fields": enabled,
             "m.3pid_changes": disabled,
             "m.get_login_token": disabled,
+            "m.forget_forced_upon_leave": disabled,
             **(extra or {}),
         }
     }

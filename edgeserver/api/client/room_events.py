@@ -108,6 +108,8 @@ class RoomEventsSection:
         if is_guest and not (target == sender and membership in ("join", "leave")):
             raise errors.GuestForbidden("Guests may join and leave, and nothing else of membership.")
         content.pop("join_authorised_via_users_server", None)  # this server decides who authorises a join
+        if target == sender and membership in ("leave", "knock"):
+            await self._memberships.check_may_leave(sender, room_id)
         now = await self._db.read(lambda tx: rooms.membership_in(tx, sender, room_id))
         reason = content.get("reason") if isinstance(content.get("reason"), str) else None
         ts = _timestamp(call)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from edgeserver.api.endpoint import Call, Route
 
-VERSIONS: Final = ("r0.6.1", *(f"v1.{minor}" for minor in range(1, 17)))
+VERSIONS: Final = ("r0.6.1", *(f"v1.{minor}" for minor in range(1, 20)))
 """Old versions stay beside the new ones: some clients look for one that they know by name."""
 
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 LIFETIME_S: Final = 24 * 60 * 60
 
 
-def routes(now_ms: Callable[[], int], uris: Sequence[str] = (), secret: str = "") -> list[Route]:
-    """Without `uris` there is no TURN server, and the answer is an empty object."""
+def routes(now_ms: Callable[[], int], uris: Sequence[str] = (), secret: str = "", lifetime: int = LIFETIME_S) -> list[Route]:
+    """Without `uris` there is no TURN server, and the answer is an empty object. `lifetime`: of the credentials, in seconds."""
 
     async def turn_server(call: Call) -> dict[str, Any]:
         if not uris:
             return {}
-        username = f"{now_ms() // 1000 + LIFETIME_S}:{call.user_id}"
+        username = f"{now_ms() // 1000 + lifetime}:{call.user_id}"
         password = b64encode(hmac.digest(secret.encode(), username.encode(), "sha1")).decode()
-        return {"username": username, "password": password, "uris": list(uris), "ttl": LIFETIME_S}
+        return {"username": username, "password": password, "uris": list(uris), "ttl": lifetime}
 
     return endpoint("GET", "/_matrix/client/v3/voip/turnServer", turn_server, rate="account")

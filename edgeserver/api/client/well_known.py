@@ -8,7 +8,7 @@ from edgeserver.api.endpoint import Auth, endpoint
 from edgeserver.matrix import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from edgeserver.api.endpoint import Call, Handler, Route
 
@@ -30,6 +30,17 @@ def routes(
         for name, document in documents.items()
         for route in endpoint("GET", f"/.well-known/matrix/{name}", _teller_of(document), auth=Auth.NONE)
     ]
+
+
+def support_document(page: str, contacts: Iterable[Mapping[str, str]]) -> dict[str, Any] | None:
+    """/.well-known/matrix/support (MSC1929): None if there is nothing to tell. What is empty in a contact is left out."""
+    told: dict[str, Any] = {}
+    listed = [{key: value for key, value in contact.items() if value} for contact in contacts]
+    if listed:
+        told["contacts"] = listed
+    if page:
+        told["support_page"] = page
+    return told or None
 
 
 def _teller_of(document: Mapping[str, Any] | None) -> Handler:
