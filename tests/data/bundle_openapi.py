@@ -145,4 +145,5 @@ def bundle(spec: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    OUTPUT.write_text(json.dumps(bundle(Path(sys.argv[1])), separators=(",", ":"), ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(bundle(Path(sys.argv[1])), separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+    OUTPUT.write_text(text + "\n", encoding="utf-8")
