@@ -30,6 +30,7 @@ RATES: Final[Mapping[str, Rate]] = {
     "login_account": Rate(0.05, 10),
     "registration": Rate(0.05, 5),
     "message": Rate(10, 100),
+    "ephemeral": Rate(10, 100),
     "join": Rate(0.5, 20),
     "invite": Rate(0.5, 20),
     "create_room": Rate(0.1, 10),

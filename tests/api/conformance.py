@@ -33,6 +33,7 @@ _NO_THREEPIDS = {(403, "M_THREEPID_DENIED")}
 IN_PROSE: dict[str, set[tuple[int, str]]] = {
     f"POST {V3}/register": {(400, "M_WEAK_PASSWORD")},
     f"POST {V3}/account/password": {(400, "M_WEAK_PASSWORD")},
+    **{f"{method} {V3}/profile/{{userId}}/{{keyName}}": {(400, "M_KEY_TOO_LARGE")} for method in ("PUT", "DELETE")},
     f"POST {V3}/account/3pid": _NO_THREEPIDS,
     f"POST {V3}/account/3pid/add": _NO_THREEPIDS,
     f"POST {V3}/account/3pid/bind": _NO_THREEPIDS,

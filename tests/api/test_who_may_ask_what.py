@@ -345,3 +345,23 @@ async def test_servers_must_sign_what_they_ask(tmp_path, autojump_clock):
                 if (answer.status == 401) == (asked.name in SERVERS_UNSIGNED) and "openid" not in asked.path:
                     wrong.append(f"{asked.name}: {answer.status} {answer.body[:100]!r}")
         assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(("standing", "refusal"), [("locked", "401 M_USER_LOCKED"), ("suspended", "403 M_USER_SUSPENDED")])
+async def test_locked_and_suspended_accounts_do_what_is_left_to_them(tmp_path, autojump_clock, standing, refusal):
+    moderated = pytest.importorskip("edgeserver.api.moderated", reason="this box neither locks nor suspends")
+    may = {"locked": moderated.locked_may, "suspended": moderated.suspended_may}[standing]
+    async with place(tmp_path) as here:
+        verb = {"locked": "lock", "suspended": "suspend"}[standing]
+        admin = AsgiClient(here.box.box.app, token=here.admin.token)
+        answer = await admin.put(f"{V1}/admin/{verb}/{quote(here.bob.user_id)}", {standing: True})
+        assert answer.status == 200, answer.body
+        wrong = []
+        last = ("/logout", "/logout/all")  # what ends the session is asked last
+        for asked in sorted(endpoints(here.box), key=lambda one: one.path.endswith(last)):
+            if asked.name not in ANYBODY and not asked.path.startswith(ADMINS) and not asked.path.endswith(last):
+                answer = await here.ask(asked, here.bob.token, userId=here.bob.user_id)
+                if (answer.status in (401, 403) and code(answer) == refusal) == may(asked.method, asked.path):
+                    wrong.append(f"{asked.name}: {answer.status} {answer.body[:80]!r}")
+        assert not wrong, "\n".join(wrong)
+        assert (await here.bob.request("POST", "/logout")).status == 200

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
 from tests.api import openapi
-from tests.fuzz.household import Household, Identity, household
+from tests.fuzz.household import PASSWORD, Household, Identity, household
 
 schemathesis = pytest.importorskip("schemathesis", reason="the extra `test` brings Schemathesis")
 
@@ -95,7 +95,10 @@ class Maker:
         return raw, headers
 
     def _season(self, value: Any, name: str) -> Any:
-        """Ids that the box knows in the place of made-up ones."""
+        """Ids that the box knows, and proof of who asks, in the place of made-up ones."""
+        if name == "auth" and self._chance.random() < 0.5:
+            person = {"type": "m.id.user", "user": self._who.user_id}
+            return {"type": "m.login.password", "identifier": person, "password": PASSWORD}
         if isinstance(value, dict):
             return {self._key(key, name): self._season(one, key) for key, one in value.items()}
         if isinstance(value, list):
