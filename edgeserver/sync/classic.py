@@ -144,7 +144,7 @@ class ClassicSync:
         since, user_id, upto = request.since, request.user_id, tx.position
         if since is not None and since.stream > upto:
             since = None  # a token of a later life of this store, which has been restored: begin anew
-        items = account_data.changed(tx, user_id, 0 if since is None else since.stream, upto)
+        items = account_data.changed(tx, user_id, -1 if since is None else since.stream, upto)
         news = News(typing=typing, ignored=ignored_users(tx, user_id))
         for item in items:
             news.account_data.setdefault(item.room_id, []).append(item)
