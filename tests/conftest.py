@@ -16,6 +16,7 @@ _conformance = Conformance()
 def conformance() -> Iterator[Conformance]:
     """The check that runs behind `AsgiClient`, begun anew with each module."""
     _conformance.answered.clear()
+    _conformance.refused.clear()
     asgi.observers.append(_conformance.observe)
     yield _conformance
     asgi.observers.remove(_conformance.observe)

@@ -75,11 +75,12 @@ the client's affair, newer algorithms included (MSC3270).
 
 @dataclass
 class Conformance:
-    """`answered`: the operations that succeeded in the module that runs. `provoked`: statuses, and operations that are asked wrongly,
-    which a test means to provoke.
+    """`answered`: the operations that succeeded in the module that runs; `refused`: (operation, status, errcode) of the others.
+    `provoked`: statuses, and operations that are asked wrongly, which a test means to provoke.
     """
 
     answered: set[str] = field(default_factory=set)
+    refused: set[tuple[str, int, str]] = field(default_factory=set)
     provoked: set[int | str] = field(default_factory=set)
 
     def observe(self, asked: Asked, answer: Answer) -> None:
@@ -91,6 +92,8 @@ class Conformance:
         if 200 <= answer.status < 300 and not found:
             self.answered.add(operation)
             found = [] if operation in self.provoked else faults_of_request(operation, asked)
+        elif answer.status >= 400 and asked.method != "HEAD" and not found:
+            self.refused.add((operation, answer.status, answer.json.get("errcode", "")))
         assert not found, "\n".join([f"{asked.method} {asked.path}: {answer.status}", *found])
 
 

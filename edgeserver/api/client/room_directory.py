@@ -48,6 +48,8 @@ class RoomDirectorySection:
 
     async def aliases(self, call: Call) -> dict[str, Any]:
         """GET /rooms/{roomId}/aliases"""
+        if not is_room_id(call.path["roomId"]):
+            raise errors.InvalidParam("That is not a room id.")
         return {"aliases": await self._directory.aliases(call.user_id, call.path["roomId"])}
 
     async def is_published(self, call: Call) -> dict[str, Any]:
