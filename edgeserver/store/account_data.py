@@ -62,15 +62,15 @@ def put(tx: Transaction, user_id: str, room_id: str, kind: str, content: dict[st
 
 
 def changed(tx: Transaction, user_id: str, after: int, upto: int) -> list[Item]:
-    """What changed at positions in (after, upto], in that order. From the beginning (`after` -1: 0 is where a new box stands) push
-    rules are always among it.
+    """What changed at positions in (after, upto], in that order. From the beginning (`after` 0) push rules are always
+    among it.
     """
     rows = tx.all(
         "SELECT room_id, type, content, stream FROM account_data WHERE user_id = ? AND stream > ? AND stream <= ? ORDER BY stream",
         (user_id, after, upto),
     )
     items = [_item(user_id, *row) for row in rows]
-    if after < 0 and not any(item.type == PUSH_RULES and item.room_id == "" for item in items):
+    if after == 0 and not any(item.type == PUSH_RULES and item.room_id == "" for item in items):
         items.insert(0, _item(user_id, "", PUSH_RULES, b"{}", 0))
     return items
 

@@ -144,7 +144,7 @@ class ClassicSync:
         since, user_id, upto = request.since, request.user_id, tx.position
         if since is not None and since.stream > upto:
             since = None  # a token of a later life of this store, which has been restored: begin anew
-        items = account_data.changed(tx, user_id, -1 if since is None else since.stream, upto)
+        items = account_data.changed(tx, user_id, 0 if since is None else since.stream, upto)
         news = News(typing=typing, ignored=ignored_users(tx, user_id))
         for item in items:
             news.account_data.setdefault(item.room_id, []).append(item)
@@ -242,6 +242,8 @@ class ClassicSync:
         presence: Mapping[str, Mapping[str, Any]],
     ) -> None:
         answer.body["next_batch"] = str(answer.token)
+        if request.since is not None and request.since.stream == 0:  # of a box where nothing had happened: it has them
+            items = [item for item in items if item.stream > 0]
         data = kept(request.filter.account_data, [{"type": item.type, "content": item.content} for item in items])
         if data:
             answer.body["account_data"] = {"events": data}

@@ -135,12 +135,12 @@ async def test_tags_are_room_account_data(place: Place) -> None:
 
 async def test_push_rules_are_whole_when_read_and_small_when_stored(place: Place) -> None:
     defaults = await place.account_data.get(ALICE, "", "m.push_rules")
-    items = await place.db.read(lambda tx: table.changed(tx, ALICE, -1, 100))
+    items = await place.db.read(lambda tx: table.changed(tx, ALICE, 0, 100))
     assert [(item.type, item.content) for item in items] == [("m.push_rules", defaults)]
     await place.account_data.change_ruleset(ALICE, lambda rules: push_rules.set_enabled(rules, "override", ".m.rule.master", True))
     rules = await place.account_data.ruleset(ALICE)
     assert push_rules.find_rule(rules, "override", ".m.rule.master")["enabled"]
-    (item,) = await place.db.read(lambda tx: table.changed(tx, ALICE, -1, place.db.position))
+    (item,) = await place.db.read(lambda tx: table.changed(tx, ALICE, 0, place.db.position))
     assert item.content == {"global": rules}
     (row,) = await place.db.read(lambda tx: tx.all("SELECT length(content) FROM account_data"))
     assert row[0] < 200
