@@ -102,6 +102,8 @@ def faults_of_answer(operation: str, asked: Asked, answer: Answer) -> list[str]:
     declared = openapi.OPERATIONS[operation]["responses"].get(str(answer.status))
     if answer.status in HTTP_ITSELF and "{mediaId}" in operation:
         return []
+    if answer.status == 201 and "/media/v3/upload" in operation and answer.headers.get("location"):
+        return []  # an upload that is begun, to be gone on with (the HTTP working group's resumable uploads)
     if 200 <= answer.status < 300:
         if declared is None:
             return [f"{operation} may not answer {answer.status}"]

@@ -16,7 +16,6 @@ from edgeserver.api import user_interactive
 from edgeserver.api.client import devices as device_section
 from edgeserver.api.client import user_directory
 from edgeserver.api.ratelimit import RATES
-from edgeserver.media import repository
 from edgeserver.rooms import create
 from edgeserver.users import account_data, accounts, cross_signing, device_keys, filters, key_backup, passwords, presence, profiles
 from edgeserver.users import devices as users_devices
@@ -129,7 +128,8 @@ async def test_no_body_is_read_beyond_what_its_endpoint_takes(tmp_path, autojump
                 target = f"{filled(route.path)}?version=1"
                 answer = await client.request(route.methods[0], target, body=body, headers=headers)
                 if answer.status == 200:
-                    assert route.path.endswith(("/forget", "/3pid")), route.path  # which read no body
+                    operation = openapi.operation_of(route.methods[0], route.path)
+                    assert operation is None or "requestBody" not in openapi.OPERATIONS[operation], route.path
                     continue
                 told = (answer.status, answer.json["errcode"])
                 unread = answer.status in (403, 404) or told == (400, "M_INVALID_PARAM")  # what the path names is not there
@@ -290,10 +290,11 @@ async def test_quotas_of_one_person(tmp_path, autojump_clock):
         assert await upload(2001) == "413 M_TOO_LARGE"
         assert [await upload(2000 - number) for number in range(2)] == ["200 "] * 2
         assert await upload(1998) in ("403 M_FORBIDDEN", "403 M_RESOURCE_LIMIT_EXCEEDED", "413 M_TOO_LARGE")
-        for _ in range(repository.MAX_PENDING):
-            assert (await client.post("/_matrix/media/v1/create")).status == 200
-        answer = await client.post("/_matrix/media/v1/create")
-        assert (answer.status, answer.json["errcode"]) == (429, "M_LIMIT_EXCEEDED")
+        made = 0
+        while (answer := await client.post("/_matrix/media/v1/create")).status == 200:
+            made += 1
+            assert made < 100
+        assert (answer.status, answer.json["errcode"], made > 5) == (429, "M_LIMIT_EXCEEDED", True)
 
         for number in range(users_pushers.MAX_PUSHERS):
             await alice.ok("POST", "/pushers/set", pusher(pushkey=f"k{number}"))
