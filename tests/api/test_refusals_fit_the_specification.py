@@ -268,6 +268,10 @@ NOT_MET: dict[tuple[str, int, str], str] = {
     (f"GET {V1}/rooms/{{roomId}}/threads", 403, "M_FORBIDDEN"):
         "tests/api/test_relations.py::test_threads_are_refused_to_who_is_not_in_the_room",
     (f"GET {V1}/rooms/{{roomId}}/threads", 400, "M_INVALID_PARAM"): "tests/api/test_relations.py::test_tokens_of_others_are_refused",
+    **{(f"{method} {V1}/admin/{what}/{{userId}}", status, code):
+       "tests/flows/test_moderated_accounts.py::test_only_an_administrator_locks_and_suspends_and_nobody_their_like"
+       for method in ("GET", "PUT") for what in ("lock", "suspend")
+       for status, code in ((400, "M_INVALID_PARAM"), (403, "M_FORBIDDEN"), (404, "M_NOT_FOUND"))},
     **{(operation, 403, "M_INVITE_BLOCKED"): _OF_THE_CAUSE for operation in (
         f"POST {V3}/createRoom", f"POST {V3}/rooms/{{roomId}}/invite",
         f"PUT {V3}/rooms/{{roomId}}/state/{{eventType}}/{{stateKey}}")},
