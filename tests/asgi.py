@@ -8,7 +8,7 @@ assert (answer.status, answer.json) == (200, {})
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlencode
@@ -23,6 +23,16 @@ from edgeserver.users.requester import Requester
 from transports.exchange import LinkProfile
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A request: `path` is percent-encoded, `query` its part behind the question mark, `body` as it was sent."""
+
+    method: str
+    path: str
+    query: str
+    body: bytes
+
+
 @dataclass
 class Answer:
     """A whole response. `headers` has lower-case names."""
@@ -34,6 +44,10 @@ class Answer:
     @property
     def json(self) -> Any:
         return orjson.loads(self.body)
+
+
+observers: list[Callable[[Asked, Answer], None]] = []
+"""Who sees every request and its answer; `tests/conftest.py` holds them against the specification."""
 
 
 class AsgiClient:
@@ -80,7 +94,10 @@ class AsgiClient:
             "server": ("test", 8008),
             "extensions": {} if self.link is None else {"link": self.link},
         }
-        return await _run(self.app, scope, body or b"")
+        answer = await _run(self.app, scope, body or b"")
+        for observe in observers:
+            observe(Asked(method, path, query_string, body or b""), answer)
+        return answer
 
     async def get(self, target: str, **options: Any) -> Answer:
         return await self.request("GET", target, **options)

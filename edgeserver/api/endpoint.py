@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 MAX_BODY = 1024 * 1024
 """Bytes of a JSON body that an endpoint reads unless it says otherwise."""
+BODY_SECONDS = 120.0
+"""So long a client may be silent in the middle of its request."""
 DISCARDED = 64 * 1024 * 1024
 DISCARD_SECONDS = 10.0
 _UNREAD: Final = object()
@@ -139,13 +141,16 @@ class Call:
         return self._body
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives, once; for uploads. Raises M_TOO_LARGE beyond the endpoint's bound."""
+        """The body as it arrives, once; for uploads. Raises M_TOO_LARGE beyond the endpoint's bound, and 408 if it does not go on."""
         announced = self.headers.get("content-length", "")
         if announced.isdecimal() and int(announced[:20]) > self._max_body:
             raise errors.TooLarge
         size, more = 0, True
         while more:
-            message = await self._receive()
+            with trio.move_on_after(BODY_SECONDS) as patience:
+                message = await self._receive()
+            if patience.cancelled_caught:
+                raise errors.Unknown("The rest of the request did not come.", status=408)
             if message["type"] == "http.disconnect":
                 raise Disconnected
             chunk = cast("bytes", message.get("body", b""))

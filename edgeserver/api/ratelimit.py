@@ -33,6 +33,7 @@ RATES: Final[Mapping[str, Rate]] = {
     "email_address": Rate(1 / 120, 3),
     "registration": Rate(0.05, 5),
     "message": Rate(10, 100),
+    "ephemeral": Rate(10, 100),
     "join": Rate(0.5, 20),
     "invite": Rate(0.5, 20),
     "create_room": Rate(0.1, 10),

@@ -53,14 +53,14 @@ async def serve(
     Raises `ListenerError`.
     """
     from hypercorn.config import Config
-    from hypercorn.trio import serve as hypercorn_serve
+
+    from edgeserver.app import connections
 
     config = Config()
     config.bind = list(addresses)
     config.backlog = BACKLOG
     config.keep_alive_max_requests = 1_000_000_000  # a client that stays connected for weeks is welcome
     config.keep_alive_timeout = 120.0
-    config.graceful_timeout = 1.0
     config.websocket_ping_interval = PING_SECONDS
     config.websocket_max_message_size = 64 * 1024  # phones listen, they do not talk
     config.include_server_header = False
@@ -85,7 +85,7 @@ async def serve(
             config.create_ssl_context = lambda: context  # type: ignore[method-assign]
             nursery.start_soon(_reload, context, tls)
         try:
-            urls = await nursery.start(lambda task_status: hypercorn_serve(served, config, task_status=task_status))
+            urls = await nursery.start(lambda task_status: connections.serve(served, config, task_status=task_status))
         except* OSError as group:
             reason = _first_reason(group)
             raise ListenerError(f"cannot listen on {', '.join(addresses)}: {reason}") from group

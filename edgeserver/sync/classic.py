@@ -244,6 +244,8 @@ class ClassicSync:
         presence: Mapping[str, Mapping[str, Any]],
     ) -> None:
         answer.body["next_batch"] = str(answer.token)
+        if request.since is not None and request.since.stream == 0:  # of a box where nothing had happened: it has them
+            items = [item for item in items if item.stream > 0]
         data = kept(request.filter.account_data, [{"type": item.type, "content": item.content} for item in items])
         if data:
             answer.body["account_data"] = {"events": data}

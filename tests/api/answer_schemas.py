@@ -1,16 +1,18 @@
-"""The specification's schemas of answers (see tests/data/README.md), and as much of JSON Schema as they use.
+"""The schemas of a 200 of the client-server API, and as much of JSON Schema as the specification uses.
 
 faults = faults_of("GET", "/_matrix/client/v3/sync", answer)
 """
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from typing import Any
 
-SCHEMAS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent.parent / "data" / "client_server_answers.json").read_text())
+from tests.api import openapi
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    name: schema for name, operation in openapi.OPERATIONS.items() if (schema := openapi.json_schema(operation["responses"].get("200", {})))
+}
 TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
@@ -23,10 +25,9 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 
 def operation_of(method: str, path: str) -> str | None:
-    """The operation that a path (without its query) belongs to, as `SCHEMAS` names it: with the fewest parameters."""
-    segments = path.split("/")
-    fitting = [name for name in SCHEMAS if name.startswith(f"{method} ") and fits(name.split(" ", 1)[1].split("/"), segments)]
-    return min(fitting, key=lambda name: name.count("{"), default=None)
+    """The operation that a path (without its query) belongs to, as `SCHEMAS` names it."""
+    operation = openapi.operation_of(method, path)
+    return operation if operation in SCHEMAS else None
 
 
 def faults_of(method: str, path: str, answer: Any) -> list[str]:

@@ -10,7 +10,7 @@ import trio
 
 from edgeserver.api.application import Application
 from edgeserver.api.authentication import AccessTokens, FixedTokens
-from edgeserver.api.endpoint import Auth, Call, Gate, endpoint
+from edgeserver.api.endpoint import BODY_SECONDS, Auth, Call, Gate, endpoint
 from edgeserver.matrix import errors
 from edgeserver.users.requester import Requester
 from tests.asgi import AsgiClient, section_application
@@ -112,6 +112,24 @@ async def test_bodies_are_bounded_and_must_be_json_objects() -> None:
         assert (await c.request("PUT", "/j", body=body)).json["errcode"] == errcode
     assert (await c.request("PUT", "/j", body=b"{}", headers={"Content-Length": "9" * 50})).status == 413
     assert (await c.put("/j", {"a": 1})).json == {"a": 1}
+
+
+async def test_a_client_that_falls_silent_in_the_middle_of_its_request_is_let_go(autojump_clock: Any) -> None:
+    app = section_application(endpoint("PUT", "/j", echo_json, auth=Auth.NONE))
+    messages, sent = [{"type": "http.request", "body": b'{"a":', "more_body": True}], []
+
+    async def receive() -> Any:
+        return messages.pop() if messages else await trio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "PUT", "path": "/j", "raw_path": b"/j", "query_string": b"", "headers": [], "client": None}
+    began = trio.current_time()
+    await app(scope, receive, send)
+    assert sent[0]["status"] == 408
+    assert b"M_UNKNOWN" in sent[1]["body"]
+    assert trio.current_time() - began == BODY_SECONDS
 
 
 async def test_a_failure_is_m_unknown_to_the_client_and_a_traceback_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -210,6 +210,7 @@ async def test_claimed_keys_are_not_remembered_for_ever(site: Site) -> None:
 # Changes
 
 
+@pytest.mark.provokes("GET /_matrix/client/v3/keys/changes")
 async def test_key_changes_are_told_since_a_token(site: Site) -> None:
     before = site.db.position
     await site.post("alice", "upload", {"device_keys": device(ALICE, "A")[0]})
@@ -313,6 +314,7 @@ async def test_signatures_are_seen_by_those_whom_they_concern(site: Site) -> Non
     assert set(seen["master_keys"][ALICE]["signatures"]) == {ALICE}
 
 
+@pytest.mark.provokes("POST /_matrix/client/v3/keys/signatures/upload")
 async def test_signatures_that_are_wrong_fail_one_by_one(site: Site) -> None:
     identity, _ = device(ALICE, "A")
     await site.post("alice", "upload", {"device_keys": identity})

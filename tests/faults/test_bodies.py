@@ -10,8 +10,12 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.api import openapi
 from tests.asgi import AsgiClient
 from tests.flows.world import World
+
+pytestmark = pytest.mark.provokes(*openapi.OPERATIONS)
+"""What is asked here is nonsense, so only the answers are held against the specification."""
 
 PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
 UNLIMITED = "[limits]\nrate_limits = false\nupload_bytes = 100000\n"

@@ -31,6 +31,7 @@ def tracebacks(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.provokes(500)
 async def test_sends_fail_plainly_on_a_full_disk_and_work_again_when_there_is_room(tmp_path, caplog, autojump_clock):
     async with World(tmp_path) as world:
         box = await world.box("a", "[limits]\nrate_limits = false\n")
@@ -59,6 +60,7 @@ async def test_sends_fail_plainly_on_a_full_disk_and_work_again_when_there_is_ro
         assert len(await alice.texts(room_id)) == 60
 
 
+@pytest.mark.provokes(500)
 async def test_many_who_send_at_once_each_learn_the_truth(tmp_path, autojump_clock):
     async with World(tmp_path) as world:
         box = await world.box("a", "[limits]\nrate_limits = false\n")
@@ -99,6 +101,7 @@ async def test_a_transaction_that_cannot_be_kept_is_not_acknowledged_and_taken_w
         assert tracebacks(caplog) == []
 
 
+@pytest.mark.provokes(500)
 async def test_the_outbox_of_a_full_disk_is_emptied_and_nobody_hears_twice(tmp_path, caplog, autojump_clock):
     async with World(tmp_path) as world:
         a, b = await world.box("a"), await world.box("b")

@@ -226,6 +226,7 @@ async def test_nobody_else_on_a_line_has_anything_carried(rig, db):
     assert rig.out.carried == []
 
 
+@pytest.mark.provokes(404)
 async def test_requests_of_a_paired_box_to_the_gateway_itself_are_its_own(rig):
     for host in (GATEWAY, ""):
         assert (await rig.ask(host, target="/_matrix/client/versions", peer=rig.a.name)).body == b"own"

@@ -56,6 +56,14 @@ async def test_the_next_sync_gives_only_what_is_new(world: World) -> None:
     assert "rooms" not in await world.sync(ALICE, answer)
 
 
+async def test_on_a_box_where_nothing_has_happened_yet_a_sync_waits_like_any_other(world: World, autojump_clock: Any) -> None:
+    first = await world.sync(ALICE)
+    assert [one["type"] for one in first["account_data"]["events"]] == ["m.push_rules"]
+    began = trio.current_time()
+    assert "account_data" not in await world.sync(ALICE, first, timeout_ms=30_000)
+    assert trio.current_time() - began == 30
+
+
 async def test_a_gap_is_limited_and_its_state_is_told(world: World) -> None:
     room = await world.room(ALICE, BOB)
     first = await world.sync(ALICE)

@@ -123,6 +123,11 @@ async def refuse_third_party_id(call: Call) -> dict[str, Any]:
 
 async def unbind_third_party_id(call: Call) -> dict[str, Any]:
     """POST /account/3pid/{delete,unbind}"""
+    body = await call.json()
+    if type(body.get("medium")) is not str or type(body.get("address")) is not str:
+        raise errors.MissingParam("medium and address are needed.")
+    if body["medium"] not in ("email", "msisdn"):
+        raise errors.InvalidParam("medium is email or msisdn.")
     return {"id_server_unbind_result": "no-support"}
 
 

@@ -21,7 +21,7 @@ def routes(markers: ReadMarkers) -> list[Route]:
         await markers.set(call.user_id, call.path["roomId"], fully_read=fully_read, read=read, read_private=private)
         return {}
 
-    return endpoint("POST", "/_matrix/client/v3/rooms/{roomId}/read_markers", mark, max_body=4096)
+    return endpoint("POST", "/_matrix/client/v3/rooms/{roomId}/read_markers", mark, rate="ephemeral", max_body=4096)
 
 
 def _event_id(body: dict[str, Any], name: str) -> str | None:

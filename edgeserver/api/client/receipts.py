@@ -28,4 +28,5 @@ def routes(receipts: Receipts, markers: ReadMarkers) -> list[Route]:
             await receipts.send(call.user_id, room_id, kind, event_id, thread_id)
         return {}
 
-    return endpoint("POST", "/_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}", send, max_body=4096)
+    path = "/_matrix/client/v3/rooms/{roomId}/receipt/{receiptType}/{eventId}"
+    return endpoint("POST", path, send, rate="ephemeral", max_body=4096)

@@ -57,6 +57,8 @@ class RoomDirectorySection:
 
     async def aliases(self, call: Call) -> dict[str, Any]:
         """GET /rooms/{roomId}/aliases"""
+        if not is_room_id(call.path["roomId"]):
+            raise errors.InvalidParam("That is not a room id.")
         return {"aliases": await self._directory.aliases(call.user_id, call.path["roomId"])}
 
     async def is_published(self, call: Call) -> dict[str, Any]:
@@ -110,12 +112,12 @@ def routes(
     section = RoomDirectorySection(directory, public_rooms, server_name, appservices)
     alias, listed = V3 + "/directory/room/{roomAlias}", V3 + "/directory/list/room/{roomId}"
     return [
-        *endpoint("GET", alias, section.resolve, auth=Auth.OPTIONAL),
-        *endpoint("PUT", alias, section.add),
-        *endpoint("DELETE", alias, section.remove),
+        *endpoint("GET", alias, section.resolve, auth=Auth.OPTIONAL, rate="other"),
+        *endpoint("PUT", alias, section.add, rate="account"),
+        *endpoint("DELETE", alias, section.remove, rate="account"),
         *endpoint("GET", V3 + "/rooms/{roomId}/aliases", section.aliases),
         *endpoint("GET", listed, section.is_published, auth=Auth.OPTIONAL),
-        *endpoint("PUT", listed, section.publish),
-        *endpoint("GET", V3 + "/publicRooms", section.list, auth=Auth.OPTIONAL),
+        *endpoint("PUT", listed, section.publish, rate="account"),
+        *endpoint("GET", V3 + "/publicRooms", section.list, auth=Auth.OPTIONAL, rate="search"),
         *endpoint("POST", V3 + "/publicRooms", section.search, rate="search"),
     ]

@@ -75,6 +75,9 @@ class RoomMembershipSection:
 
     async def invite(self, call: Call) -> dict[str, Any]:
         """POST /rooms/{roomId}/invite"""
+        body = await call.json()
+        if body.get("user_id") is None and ("medium" in body or "address" in body):
+            raise errors.ThreepidDenied("This server cannot invite by third-party identifiers.")
         target, reason = await _target(call)
         await self._memberships.invite(call.user_id, call.path["roomId"], target, reason=reason)
         return {}
@@ -122,8 +125,6 @@ async def _target(call: Call) -> tuple[str, str | None]:
     body = await call.json()
     target = body.get("user_id")
     if target is None:
-        if "medium" in body or "address" in body:
-            raise errors.ThreepidDenied("This server cannot invite by third-party identifiers.")
         raise errors.MissingParam("user_id is missing.")
     if not is_user_id(target):
         raise errors.InvalidParam("user_id is not a user id.")
@@ -136,11 +137,11 @@ def routes(db: Database, memberships: Memberships, directory: Directory) -> list
         *endpoint("POST", V3 + "/join/{roomIdOrAlias}", section.join_any, rate="join"),
         *endpoint("POST", V3 + "/knock/{roomIdOrAlias}", section.knock, rate="join"),
         *endpoint("POST", ROOMS + "/join", section.join, rate="join"),
-        *endpoint("POST", ROOMS + "/leave", section.leave),
-        *endpoint("POST", ROOMS + "/forget", section.forget),
+        *endpoint("POST", ROOMS + "/leave", section.leave, rate="message"),
+        *endpoint("POST", ROOMS + "/forget", section.forget, rate="account"),
         *endpoint("POST", ROOMS + "/invite", section.invite, rate="invite"),
-        *endpoint("POST", ROOMS + "/kick", section.kick),
-        *endpoint("POST", ROOMS + "/ban", section.ban),
-        *endpoint("POST", ROOMS + "/unban", section.unban),
+        *endpoint("POST", ROOMS + "/kick", section.kick, rate="message"),
+        *endpoint("POST", ROOMS + "/ban", section.ban, rate="message"),
+        *endpoint("POST", ROOMS + "/unban", section.unban, rate="message"),
         *endpoint("GET", V3 + "/joined_rooms", section.joined_rooms),
     ]

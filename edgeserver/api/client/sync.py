@@ -41,7 +41,7 @@ def routes(sync: ClassicSync, filters: FilterReader, seen: Callable[[str, str], 
             seen(call.user_id, presence)
         return await sync.sync(request)
 
-    return endpoint("GET", "/_matrix/client/v3/sync", answer, long_poll=True)
+    return endpoint("GET", "/_matrix/client/v3/sync", answer, rate="sync", long_poll=True)
 
 
 def _flag(call: Call, name: str) -> bool:

@@ -26,4 +26,4 @@ def routes(typing: Typing) -> list[Route]:
         await typing.set(call.user_id, call.path["roomId"], is_typing, timeout)
         return {}
 
-    return endpoint("PUT", "/_matrix/client/v3/rooms/{roomId}/typing/{userId}", put, max_body=4096)
+    return endpoint("PUT", "/_matrix/client/v3/rooms/{roomId}/typing/{userId}", put, rate="ephemeral", max_body=4096)

@@ -1,0 +1,32 @@
+"""What holds for every test of the suite: each answer that a client gets is held against the specification (`tests/api/conformance.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import asgi
+from tests.api.conformance import Conformance
+
+_conformance = Conformance()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def conformance() -> Iterator[Conformance]:
+    """The check that runs behind `AsgiClient`, begun anew with each module."""
+    _conformance.answered.clear()
+    _conformance.refused.clear()
+    asgi.observers.append(_conformance.observe)
+    yield _conformance
+    asgi.observers.remove(_conformance.observe)
+
+
+@pytest.fixture(autouse=True)
+def _provoked(request: pytest.FixtureRequest, conformance: Conformance) -> Iterator[None]:
+    """`@pytest.mark.provokes(500, "POST /…")`: the test makes the server answer so, though the specification knows no such answer, or
+    asks for that operation in a way that the specification does not know.
+    """
+    conformance.provoked = {one for mark in request.node.iter_markers("provokes") for one in mark.args}
+    yield
+    conformance.provoked = set()
