@@ -127,6 +127,7 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
                 ("typing notifications", box.users.typing.run),
                 ("the lines", box.links.run),
                 ("the completion of rooms", box.rooms.completer.run),
+                ("the index of the search", box.rooms.indexer.run),
                 ("the note of the time", _note_time, ground),
             ):
                 nursery.start_soon(lasting, what, *task)

@@ -31,6 +31,7 @@ from edgeserver.api.client import (
     room_membership,
     room_reading,
     room_upgrade,
+    search,
     spaces,
     sync,
     third_party,
@@ -50,6 +51,7 @@ from edgeserver.api.server import users as server_users
 from edgeserver.api.user_interactive import UserInteractive, standard_stages
 from edgeserver.matrix.room_versions import DEFAULT, SUPPORTED
 from edgeserver.sync.filters import FilterReader
+from edgeserver.users.push import ignored_users
 
 if TYPE_CHECKING:
     from edgeserver.api.endpoint import Route
@@ -104,6 +106,7 @@ def client_routes(
         *room_membership.routes(ground.db, rooms.memberships, rooms.directory),
         *room_reading.routes(ground.db, rooms.history, ground.now_ms, rooms.completer.until_whole),
         *timestamps.routes(rooms.timestamps),
+        *search.routes(ground.db, rooms.indexer, ignored_users, ground.now_ms),
         *spaces.routes(rooms.hierarchy, rooms.summaries, rooms.directory),
         *typing.routes(users.typing),
         *receipts.routes(users.receipts, users.read_markers),

@@ -43,6 +43,7 @@ from edgeserver.rooms.policy import PolicyGate
 from edgeserver.rooms.receive import Receiver
 from edgeserver.rooms.remote_state import RemoteState
 from edgeserver.rooms.remote_summaries import RemoteSummaries
+from edgeserver.rooms.search import Indexer
 from edgeserver.rooms.send import Composer
 from edgeserver.rooms.succession import move_names, succession
 from edgeserver.rooms.timestamps import Timestamps
@@ -236,6 +237,7 @@ class Rooms:
     completer: Completer
     hierarchy: Hierarchy
     summaries: RoomSummaries
+    indexer: Indexer
 
 
 def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metered: bool) -> Rooms:
@@ -312,6 +314,7 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
         ),
         Hierarchy(ground.db, elsewhere, lambda: urlsafe_b64encode(ground.random_bytes(12)).decode()),
         RoomSummaries(ground.db, elsewhere),
+        Indexer(ground.db),
     )
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from edgeserver.api.client import create_room, room_directory, room_events, room_membership, room_reading, room_upgrade
+from edgeserver.api.client import create_room, room_directory, room_events, room_membership, room_reading, room_upgrade, search
+from edgeserver.rooms.search import Indexer
+from edgeserver.users.push import ignored_users
 from edgeserver.users.requester import Requester
 from tests.asgi import Answer, AsgiClient, section_application
 from tests.rooms.house import ALICE, BOB, CAROL, House, Street, open_house
@@ -57,11 +59,13 @@ class Place:
 
     def __init__(self, house: House) -> None:
         self.house = house
+        self.indexer = Indexer(house.db)
         routes = [
             *create_room.routes(house.creator, house.memberships, house.name),
             *room_events.routes(house.db, house.composer, house.memberships, house.directory),
             *room_membership.routes(house.db, house.memberships, house.directory),
             *room_reading.routes(house.db, house.history, house.now_ms, house.completer.until_whole),
+            *search.routes(house.db, self.indexer, ignored_users, house.now_ms),
             *room_upgrade.routes(house.upgrader),
             *room_directory.routes(house.directory, house.public_rooms, house.name),
         ]

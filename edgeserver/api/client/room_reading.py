@@ -5,13 +5,13 @@ Spec: client-server API, "Getting events for a room", "Syncing" (pagination), "E
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.api.endpoint import endpoint
 from edgeserver.api.responses import JsonResponse
 from edgeserver.matrix import canonical_json, errors
 from edgeserver.rooms import client_view, history
+from edgeserver.rooms.around import around as around_event
 from edgeserver.rooms.client_view import Viewer
 from edgeserver.rooms.event_filter import EventFilter
 from edgeserver.rooms.tokens import write_place
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgeserver.api.endpoint import Call, Route
     from edgeserver.rooms.history import History, View
     from edgeserver.store.database import Database, Transaction
-    from edgeserver.store.events import Place, StoredEvent
+    from edgeserver.store.events import StoredEvent
 
 ROOMS = "/_matrix/client/v3/rooms/{roomId}"
 MEMBER = "m.room.member"
@@ -205,34 +205,11 @@ def _visible_event(tx: Transaction, room_id: str, event_id: str, user_id: str) -
     return at, stored
 
 
-@dataclass(frozen=True, slots=True)
-class _Around:
-    """The events before another (newest first) and after it (oldest first), and where to page on from."""
-
-    before: list[StoredEvent]
-    after: list[StoredEvent]
-    start: Place
-    end: Place
-
-
-def _around(tx: Transaction, at: View, stored: StoredEvent, limit: int, user_id: str) -> _Around:
-    earlier, later = limit // 2, limit - limit // 2
-    start, end = history.before(stored), history.place(stored)
-    before = events.page_backwards(tx, at.room.number, start, earlier, at.upto)
-    after = events.page_forwards(tx, at.room.number, end, later, at.upto)
-    return _Around(
-        history.visible(tx, user_id, at.membership, before),
-        history.visible(tx, user_id, at.membership, after),
-        history.before(before[-1]) if before else start,
-        history.place(after[-1]) if after else end,
-    )
-
-
 def _context(
     tx: Transaction, room_id: str, event_id: str, limit: int, wanted: EventFilter, viewer: Viewer
 ) -> dict[str, Any]:
     at, stored = _visible_event(tx, room_id, event_id, viewer.user_id)
-    around = _around(tx, at, stored, limit, viewer.user_id)
+    around = around_event(tx, at, stored, limit // 2, limit - limit // 2, viewer.user_id)
     before = [one for one in around.before if wanted.takes(one.event)]
     after = [one for one in around.after if wanted.takes(one.event)]
     last = after[-1] if after else stored
