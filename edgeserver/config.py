@@ -86,6 +86,11 @@ class Accounts:
         "How many guests there may be at once: accounts without a password, for who reaches the box without a name or a token"
         " (visitors of a relief post, say). They read and join only what is open to guests. 0: none.",
     )
+    presence: bool = option(
+        False,
+        "Show people who is there (online, away, since when). It makes every app ask more often and servers talk more,"
+        " so a small box is better off without.",
+    )
     registration_shared_secret: str = option("", "Lab switch: lets tools register through /_synapse/admin/v1/register.")
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OUTBOX = "topic:outbox"
 PARTIAL_ROOMS = "topic:partial rooms"
+PRESENCE = "topic:presence"
 
 
 class Listener:

@@ -125,6 +125,8 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
                 ("what comes late", box.inward.late.run),
                 ("the notes of when devices were seen", box.users.tokens.run),
                 ("typing notifications", box.users.typing.run),
+                ("presence", box.users.presence.run),
+                ("telling servers who is there", box.inward.presence.run),
                 ("the lines", box.links.run),
                 ("the completion of rooms", box.rooms.completer.run),
                 ("the index of the search", box.rooms.indexer.run),
@@ -192,14 +194,14 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     async def profile_changed(user_id: str) -> None:
         await rooms.memberships.profile_changed(user_id)
 
-    users = services.users(ground, out, profile_changed, inline=wires.inline)
+    users = services.users(ground, out, profile_changed, inline=wires.inline, presence=config.accounts.presence)
     rooms = services.rooms(
         ground, out, users, partial_joins=config.federation.partial_joins, metered=config.federation.metered
     )
     peers.on_return(rooms.completer.route_returned)
     inward = services.inward(ground, out, users, rooms, peers)
     media = await open_repository(config, ground, out, inline=wires.inline)
-    syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms)
+    syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms, users.presence if users.presence.enabled else None)
     gateway = GatewayRoutes(ground.db, identity.server_name, identity.signing_key, ground.now_ms)
     limiter = RateLimiter(ground.now_ms, enabled=config.limits.rate_limits)
     routes = [

@@ -16,7 +16,9 @@ from edgeserver.api.client import (
     key_backup,
     keys,
     login,
+    mutual_rooms,
     notifications,
+    old_sync,
     openid,
     presence,
     profile,
@@ -51,6 +53,7 @@ from edgeserver.api.server import users as server_users
 from edgeserver.api.user_interactive import UserInteractive, standard_stages
 from edgeserver.matrix.room_versions import DEFAULT, SUPPORTED
 from edgeserver.sync.filters import FilterReader
+from edgeserver.sync.old_stream import OldStream
 from edgeserver.users.push import ignored_users
 
 if TYPE_CHECKING:
@@ -63,7 +66,12 @@ if TYPE_CHECKING:
     from edgeserver.media.repository import MediaRepository
     from edgeserver.sync.classic import ClassicSync
 
-UNSTABLE_FEATURES = {"org.matrix.msc3916.stable": True, "uk.tcpip.msc4133.stable": True}
+UNSTABLE_FEATURES = {
+    "org.matrix.msc3916.stable": True,
+    "uk.half-shot.msc2666.query_mutual_rooms": True,
+    "uk.half-shot.msc2666.query_mutual_rooms.stable": True,
+    "uk.tcpip.msc4133.stable": True,
+}
 
 
 def client_routes(
@@ -106,13 +114,19 @@ def client_routes(
         *room_membership.routes(ground.db, rooms.memberships, rooms.directory),
         *room_reading.routes(ground.db, rooms.history, ground.now_ms, rooms.completer.until_whole),
         *timestamps.routes(rooms.timestamps),
+        *mutual_rooms.routes(ground.db),
+        *old_sync.routes(
+            OldStream(ground.db, ground.wakeups, users.typing, users.presence if users.presence.enabled else None),
+            ground.now_ms,
+            rooms.completer.until_whole,
+        ),
         *search.routes(ground.db, rooms.indexer, ignored_users, ground.now_ms),
         *spaces.routes(rooms.hierarchy, rooms.summaries, rooms.directory),
         *typing.routes(users.typing),
         *receipts.routes(users.receipts, users.read_markers),
         *read_markers.routes(users.read_markers),
         *notifications.routes(users.notifications),
-        *sync.routes(syncing, FilterReader(users.filters)),
+        *sync.routes(syncing, FilterReader(users.filters), users.presence.syncing),
         *client_media.routes(media),
     ]
     if config.accounts.registration_shared_secret:

@@ -22,11 +22,13 @@ from edgeserver.federation.keyring import Keyring
 from edgeserver.federation.notary import Notary
 from edgeserver.federation.peer_keys import PeerKeyRoutes
 from edgeserver.federation.policy import FederationPolicy
+from edgeserver.federation.presence import PresenceSender
 from edgeserver.federation.resident import Resident
 from edgeserver.federation.sender import Sender
 from edgeserver.federation.source import FederationKeys, FederationMedia, FederationQueries, FederationSource, FederationSummaries
 from edgeserver.federation.third_party_invites import KeyValidity, ThirdPartyInvites
 from edgeserver.matrix import errors
+from edgeserver.matrix.identifiers import domain_of
 from edgeserver.rooms.completing import Completer
 from edgeserver.rooms.create import RoomCreator
 from edgeserver.rooms.directory import Directory, PublicRooms
@@ -174,7 +176,7 @@ class Users:
     notifications: Notifications
 
 
-def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool) -> Users:
+def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool, presence: bool = False) -> Users:
     """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer."""
     tokens = Tokens(ground.db, ground.now_ms)
     device_lists = DeviceLists(ground.db, ground.server_name, ground.wakeups)
@@ -192,6 +194,8 @@ def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, 
     unread = UnreadCounts(ground.server_name)
     receipts = Receipts(ground.db, ground.wakeups, unread, ground.server_name, ground.now_ms)
 
+    typing = Typing(ground.db, ground.wakeups, ground.server_name, ground.now_ms)
+
     async def profile_changed(user_id: str) -> None:
         ground.nursery.start_soon(contained, "telling rooms of a new profile", on_profile_change, user_id)
 
@@ -203,14 +207,14 @@ def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, 
         AccountData(ground.db, ground.wakeups),
         Filters(ground.db),
         Pushers(ground.db),
-        Presence(ground.now_ms),
+        Presence(ground.db, ground.wakeups, ground.server_name, typing.next_version, enabled=presence),
         OpenIdTokens(ground.server_name, ground.now_ms),
         device_lists,
         device_keys,
         CrossSigning(ground.db, ground.server_name, device_lists, device_keys),
         KeyBackup(ground.db),
         ToDevice(ground.db, ground.server_name, ground.wakeups, ground.now_ms),
-        Typing(ground.db, ground.wakeups, ground.server_name, ground.now_ms),
+        typing,
         unread,
         receipts,
         ReadMarkers(ground.db, ground.wakeups, receipts),
@@ -257,7 +261,16 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
     def follow_guest_access(tx: Transaction, written: Any) -> None:
         leave_where_unwanted(tx, composer, written)
 
+    def follow_presence(tx: Transaction, written: Any) -> None:
+        event = written.event
+        if written.is_news and domain_of(event.sender) == ground.server_name:
+            tx.on_commit(lambda: users.presence.active(event.sender))
+        if written.is_news and event.type == "m.room.member" and event.content.get("membership") == "join":
+            tx.on_commit(lambda: users.presence.joined(event.state_key, written.room.number))
+
     hooks = [users.unread.persisted, follow_members, follow_upgrades, follow_guest_access]
+    if users.presence.enabled:
+        hooks.append(follow_presence)
     persister = Persister(ground.server_name, ground.wakeups, hooks)
     placer = Placer(ground.db, persister)
     policy = PolicyGate(ground.db, placer, FederationPolicy(out.calls), ground.server_name, Turns())
@@ -330,6 +343,7 @@ class In:
     invites: Invites
     third_party_invites: ThirdPartyInvites
     sender: Sender
+    presence: PresenceSender
 
 
 def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -> In:
@@ -342,6 +356,7 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -
     handlers = EduHandlers(
         typing=users.typing.received,
         receipts=users.receipts.received,
+        presence=users.presence.received if users.presence.enabled else None,
         device_list_update=users.device_lists.receive_update,
         signing_key_update=users.device_lists.receive_signing_keys,
         direct_to_device=users.to_device.receive,
@@ -381,4 +396,13 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -
             profile=profile_table.member_fields,
         ),
         sender,
+        PresenceSender(
+            ground.db,
+            ground.wakeups,
+            out.calls,
+            users.presence,
+            server_name=ground.server_name,
+            now_ms=ground.now_ms,
+            ways_to=peers.ways_to,
+        ),
     )

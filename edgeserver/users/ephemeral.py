@@ -77,6 +77,11 @@ class Typing:
         if self._note(room_id, user_id, REMOTE_MS if typing else None):
             await self._wake(room_id)
 
+    def next_version(self) -> int:
+        """A version for a change beside typing that is kept in memory only (presence)."""
+        self.version += 1
+        return self.version
+
     def in_room(self, room_id: str) -> list[str]:
         """Who is typing, in order of user id."""
         known = self._rooms.get(room_id)

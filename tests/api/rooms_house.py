@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from edgeserver.api.client import create_room, room_directory, room_events, room_membership, room_reading, room_upgrade, search
+from edgeserver.api.client import (
+    create_room,
+    mutual_rooms,
+    room_directory,
+    room_events,
+    room_membership,
+    room_reading,
+    room_upgrade,
+    search,
+)
 from edgeserver.rooms.search import Indexer
 from edgeserver.users.push import ignored_users
 from edgeserver.users.requester import Requester
@@ -65,6 +74,7 @@ class Place:
             *room_events.routes(house.db, house.composer, house.memberships, house.directory),
             *room_membership.routes(house.db, house.memberships, house.directory),
             *room_reading.routes(house.db, house.history, house.now_ms, house.completer.until_whole),
+            *mutual_rooms.routes(house.db),
             *search.routes(house.db, self.indexer, ignored_users, house.now_ms),
             *room_upgrade.routes(house.upgrader),
             *room_directory.routes(house.directory, house.public_rooms, house.name),

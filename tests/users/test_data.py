@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from edgeserver.matrix import canonical_json, errors, push_rules
 from edgeserver.matrix.errors import MatrixError
@@ -203,16 +205,16 @@ async def test_pushers_that_cannot_be(place: Place, changes: dict[str, Any]) -> 
         await place.pushers.set(ALICE, None, pusher(**changes), append=False)
 
 
-async def test_presence_is_what_was_said_last(place: Place) -> None:
+async def test_presence_is_what_was_said_last(place: Place, autojump_clock: MockClock) -> None:
     assert place.presence.get(ALICE) == {"presence": "offline"}
-    place.presence.set(ALICE, "online", "here")
-    place.clock.now += 5000
+    place.presence.set(ALICE, "A", "online", "here")
+    await trio.sleep(5)
     assert place.presence.get(ALICE) == {
         "presence": "online", "status_msg": "here", "last_active_ago": 5000, "currently_active": True,
     }  # fmt: skip
     for state in ("away", None, []):
         with pytest.raises(errors.InvalidParam):
-            place.presence.set(ALICE, state)
+            place.presence.set(ALICE, "A", state)
 
 
 async def test_an_openid_token_tells_who_it_is_for_an_hour(place: Place) -> None:
