@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from edgeserver.api.client import search
+from edgeserver.api.ratelimit import RATES, RateLimiter
 from edgeserver.matrix import canonical_json
 from edgeserver.rooms import search as rooms_search
 from edgeserver.store import account_data, search_index
+from edgeserver.users.push import ignored_users
 from tests.api.rooms_house import Client, Place, open_place
+from tests.asgi import section_application
 from tests.rooms.house import ALICE, BOB, Street
 
 
@@ -357,3 +361,14 @@ async def test_however_many_match_one_request_looks_at_so_many(tmp_path: Path, m
         assert first["results"] == []
         rest = await find(place.bob, "tide", token=first["next_batch"])
         assert [one["result"]["content"]["body"] for one in rest["results"]] == ["tide mine"]
+
+
+async def test_searches_are_rate_limited(tmp_path: Path) -> None:
+    async with open_place(tmp_path) as place:
+        limiter = RateLimiter(lambda: 0)
+        routes = search.routes(place.house.db, place.indexer, ignored_users, place.house.now_ms)
+        client = Client(section_application(routes, {"alice": ALICE}, limiter), token="alice")
+        body = {"search_categories": {"room_events": ROOM_EVENTS}}
+        answers = [await client.call("POST", "search", json=body) for _ in range(RATES["search"].burst + 1)]
+        assert [answer.status for answer in answers] == [200] * RATES["search"].burst + [429]
+        assert answers[-1].json["errcode"] == "M_LIMIT_EXCEEDED"

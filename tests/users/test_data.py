@@ -72,6 +72,12 @@ async def test_the_directory_finds_people_by_name_without_regard_to_case(place: 
     assert (await place.profiles.search(ALICE, "alice", 10))[0] == []
 
 
+async def test_guests_are_not_in_the_directory(place: Place) -> None:
+    await place.accounts.create_person("bob", "correct horse")
+    await place.db.write(lambda tx: tx.execute("UPDATE accounts SET guest = 1 WHERE user_id = '@bob:test'") and None)
+    assert await place.profiles.search(ALICE, "bob", 10) == ([], False)
+
+
 async def test_people_in_a_common_room_are_found_and_seen_and_others_are_not(place: Place) -> None:
     await place.accounts.create_person("alice", "correct horse")
 

@@ -246,11 +246,15 @@ def _members_of(tx: Transaction, snapshot: int | None, user_ids: Sequence[str], 
 
 
 def _snapshot_at(tx: Transaction, at: View, token: str) -> int:
-    """The state at a pagination token."""
+    """The state at a pagination token; before all that is held, the state before the first event of that."""
     place = history.place_of(tx, at.room.number, token, at.upto, backwards=True)
     newest = events.page_backwards(tx, at.room.number, place, 1, at.upto)
-    after = newest[0].after if newest else None
-    return at.snapshot if after is None else after
+    if newest:
+        known = newest[0].after
+    else:
+        oldest = events.page_forwards(tx, at.room.number, place, 1, at.upto)
+        known = oldest[0].before if oldest else None
+    return at.snapshot if known is None else known
 
 
 def _membership(call: Call, name: str) -> str | None:
