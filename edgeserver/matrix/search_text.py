@@ -4,8 +4,9 @@ The index splits texts where Unicode says that a letter ends (SQLite, FTS5, unic
 would be one long word, so each of their characters is set apart, and what is looked for is then a run of characters. Signs that
 writers leave out at will (Arabic vowels, Hebrew points, the Arabic tatweel) are left out; capitals and accents make no difference.
 
-What people type is never a query of SQLite's: it becomes quoted texts here. Words are the beginnings of words, all of which must be
-there; what stands between double quotes must be there as it stands.
+What people type is never a query of SQLite's: it becomes quoted texts here. Words of three letters and more are the beginnings of words
+(to gather all words that begin with one letter takes long), all of which must be there; what stands between double quotes must be there
+as it stands.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ FORM: Final = f"1/{unicodedata.unidata_version}"
 MAX_TEXT: Final = 16_384
 """Characters of one text that are indexed."""
 MAX_TERMS: Final = 16
+MIN_BEGINNING: Final = 3
 COLUMNS: Final[Mapping[str, tuple[str, str]]] = {
     "content.body": ("m.room.message", "body"),
     "content.name": ("m.room.name", "name"),
@@ -98,7 +100,7 @@ def phrases(term: str) -> list[Phrase]:
     for number, part in enumerate(term.split('"')):
         is_quoted = number % 2 == 1
         chunks = [part] if is_quoted else part.split()
-        found += [Phrase(chunk, tuple(own), not is_quoted) for chunk in chunks if (own := words(chunk))]
+        found += [Phrase(chunk, tuple(own), not is_quoted and len(own[-1]) >= MIN_BEGINNING) for chunk in chunks if (own := words(chunk))]
     if len(found) > MAX_TERMS:
         raise ValueError(f"more than {MAX_TERMS} words")
     return found
