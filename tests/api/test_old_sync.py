@@ -159,7 +159,7 @@ async def test_a_world_readable_room_is_peeked_into_by_users_and_guests(tmp_path
             assert texts(heard["chunk"]) == ["live"]
             assert await served.refused(who, "/events", room_id=shut) == (403, "M_FORBIDDEN")
             assert await served.refused(who, f"/rooms/{quote(shut)}/initialSync") == (403, "M_FORBIDDEN")
-        assert await served.refused("guest", "/events") == (403, "M_GUEST_ACCESS_FORBIDDEN")
+        assert (await served.get("guest", "/events", timeout="0"))["chunk"] == []
         assert await served.refused("guest", "/initialSync") == (403, "M_GUEST_ACCESS_FORBIDDEN")
 
 

@@ -35,8 +35,6 @@ def routes(stream: OldStream, now_ms: Callable[[], int], until_whole: Callable[[
         timeout = _number(call, "timeout", DEFAULT_TIMEOUT_MS)
         if room_id is not None:
             return await stream.peek(viewer_of(call), room_id, start, timeout)
-        if call.requester.is_guest:
-            raise errors.GuestForbidden("Guests listen to a room, whose room_id they give.")
         return await stream.listen(viewer_of(call), start, timeout)
 
     async def one(call: Call) -> dict[str, Any]:
