@@ -95,6 +95,11 @@ class Accounts:
         True,
         "Whether somebody who is logged in may, with their password, get a token that logs one further device in within two minutes.",
     )
+    presence: bool = option(
+        False,
+        "Show people who is there (online, away, since when). It makes every app ask more often and servers talk more,"
+        " so a small box is better off without.",
+    )
     registration_shared_secret: str = option("", "Lab switch: lets tools register through /_synapse/admin/v1/register.")
 
 

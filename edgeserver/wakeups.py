@@ -19,6 +19,7 @@ PARTIAL_ROOMS = "topic:partial rooms"
 ANYTHING = "topic:anything"
 """For who follows everything (application services): woken whenever anybody is, and for news that concerns nobody here."""
 DEPARTURES = "topic:departures"
+PRESENCE = "topic:presence"
 
 
 class Listener:

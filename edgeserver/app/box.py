@@ -138,11 +138,14 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
                 ("what comes late", box.inward.late.run),
                 ("the notes of when devices were seen", box.users.tokens.run),
                 ("typing notifications", box.users.typing.run),
+                ("presence", box.users.presence.run),
+                ("telling servers who is there", box.inward.presence.run),
                 ("the lines", box.links.run),
                 ("the completion of rooms", box.rooms.completer.run),
                 ("push notifications", box.push.follower.run),
                 ("the removal of rooms", box.rooms.removals.run),
                 ("the leaving of deactivated accounts", box.rooms.departures.run),
+                ("the index of the search", box.rooms.indexer.run),
                 ("the note of the time", _note_time, ground),
             ):
                 nursery.start_soon(lasting, what, *task)
@@ -241,6 +244,7 @@ async def _build(
         inline=wires.inline,
         emails=_emails(config, ground),
         registration_tokens=config.accounts.registration_tokens,
+        presence=config.accounts.presence,
         bridging=bridging,
     )
     said = config.notices
@@ -260,7 +264,7 @@ async def _build(
     inward = services.inward(ground, out, users, rooms, peers, bridging)
     media = await open_repository(config, ground, out, inline=wires.inline)
     previews = await open_previews(config, ground, media)
-    syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms)
+    syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms, users.presence if users.presence.enabled else None)
     gateway = GatewayRoutes(ground.db, identity.server_name, identity.signing_key, ground.now_ms)
     limiter = RateLimiter(ground.now_ms, enabled=config.limits.rate_limits)
 

@@ -51,6 +51,7 @@ class Bridging:
             users.typing,
             now_ms=ground.now_ms,
             random=random.Random(ground.random_bytes(16)).random,
+            presence=users.presence if users.presence.enabled else None,
         )
         self.services.heard = found.heard_from
         return found

@@ -30,7 +30,9 @@ from edgeserver.api.client import (
     keys,
     login,
     moderation,
+    mutual_rooms,
     notifications,
+    old_sync,
     openid,
     presence,
     profile,
@@ -47,6 +49,7 @@ from edgeserver.api.client import (
     room_membership,
     room_reading,
     room_upgrade,
+    search,
     spaces,
     sync,
     third_party,
@@ -67,7 +70,9 @@ from edgeserver.api.server import media as server_media
 from edgeserver.api.server import users as server_users
 from edgeserver.api.user_interactive import UserInteractive, standard_stages
 from edgeserver.matrix.room_versions import DEFAULT, SUPPORTED
+from edgeserver.store.account_data import ignored_users
 from edgeserver.sync.filters import FilterReader
+from edgeserver.sync.old_stream import OldStream
 from edgeserver.users.login_tokens import LoginTokens
 
 if TYPE_CHECKING:
@@ -90,6 +95,8 @@ UNSTABLE_FEATURES = {
     "org.matrix.msc3881": True,
     "org.matrix.msc3916.stable": True,
     "org.matrix.msc4380.stable": True,
+    "uk.half-shot.msc2666.query_mutual_rooms": True,
+    "uk.half-shot.msc2666.query_mutual_rooms.stable": True,
     "uk.tcpip.msc4133.stable": True,
 }
 
@@ -160,13 +167,20 @@ def client_routes(
         *room_reading.routes(ground.db, rooms.history, ground.now_ms, rooms.completer.until_whole),
         *relations.routes(ground.db, ground.now_ms),
         *timestamps.routes(rooms.timestamps),
+        *mutual_rooms.routes(ground.db),
+        *old_sync.routes(
+            OldStream(ground.db, ground.wakeups, users.typing, users.presence if users.presence.enabled else None),
+            ground.now_ms,
+            rooms.completer.until_whole,
+        ),
+        *search.routes(ground.db, rooms.indexer, ignored_users, ground.now_ms),
         *spaces.routes(rooms.hierarchy, rooms.summaries, rooms.directory),
         *typing.routes(users.typing),
         *receipts.routes(users.receipts, users.read_markers),
         *read_markers.routes(users.read_markers),
         *notifications.routes(users.notifications),
         *report.routes(rooms.reports),
-        *sync.routes(syncing, FilterReader(users.filters)),
+        *sync.routes(syncing, FilterReader(users.filters), users.presence.syncing),
         *client_media.routes(media),
     ]
     if config.features.thread_subscriptions:

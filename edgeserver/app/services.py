@@ -24,11 +24,13 @@ from edgeserver.federation.keyring import Keyring
 from edgeserver.federation.notary import Notary
 from edgeserver.federation.peer_keys import PeerKeyRoutes
 from edgeserver.federation.policy import FederationPolicy
+from edgeserver.federation.presence import PresenceSender
 from edgeserver.federation.resident import Resident
 from edgeserver.federation.sender import Sender
 from edgeserver.federation.source import FederationKeys, FederationMedia, FederationQueries, FederationSource, FederationSummaries
 from edgeserver.federation.third_party_invites import KeyValidity, ThirdPartyInvites
 from edgeserver.matrix import errors
+from edgeserver.matrix.identifiers import domain_of
 from edgeserver.rooms.completing import Completer
 from edgeserver.rooms.create import RoomCreator
 from edgeserver.rooms.departing import Departures
@@ -49,6 +51,7 @@ from edgeserver.rooms.remote_summaries import RemoteSummaries
 from edgeserver.rooms.removal import RoomRemovals
 from edgeserver.rooms.reports import Reports
 from edgeserver.rooms.room_admins import RoomAdmins
+from edgeserver.rooms.search import Indexer
 from edgeserver.rooms.send import Composer
 from edgeserver.rooms.server_notices import ServerNotices, Voice
 from edgeserver.rooms.succession import move_names, succession
@@ -61,6 +64,7 @@ from edgeserver.store import accounts as account_table
 from edgeserver.store import dehydrated_devices as dehydrated_table
 from edgeserver.store import profiles as profile_table
 from edgeserver.store import rooms as room_table
+from edgeserver.store import search_index
 from edgeserver.users.account_data import AccountData
 from edgeserver.users.accounts import Accounts
 from edgeserver.users.cross_signing import CrossSigning
@@ -199,10 +203,11 @@ def users(
     inline: bool,
     emails: Emails | None = None,
     registration_tokens: Collection[str] = (),
+    presence: bool = False,
     bridging: Bridging | None = None,
 ) -> Users:
     """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer. `emails`: where this box
-    can send mail. `registration_tokens`: those of the configuration.
+    can send mail. `registration_tokens`: those of the configuration. `presence`: people are shown who is there.
     """
     tokens = Tokens(ground.db, ground.now_ms)
     device_lists = DeviceLists(ground.db, ground.server_name, ground.wakeups)
@@ -226,6 +231,8 @@ def users(
     unread = UnreadCounts(ground.server_name)
     receipts = Receipts(ground.db, ground.wakeups, unread, ground.server_name, ground.now_ms)
 
+    typing = Typing(ground.db, ground.wakeups, ground.server_name, ground.now_ms)
+
     async def profile_changed(user_id: str) -> None:
         ground.nursery.start_soon(contained, "telling rooms of a new profile", on_profile_change, user_id)
 
@@ -243,7 +250,7 @@ def users(
         AccountData(ground.db, ground.wakeups),
         Filters(ground.db),
         Pushers(ground.db, ground.now_ms),
-        Presence(ground.now_ms),
+        Presence(ground.db, ground.wakeups, ground.server_name, typing.next_version, enabled=presence),
         OpenIdTokens(ground.server_name, ground.now_ms),
         device_lists,
         device_keys,
@@ -251,7 +258,7 @@ def users(
         CrossSigning(ground.db, ground.server_name, device_lists, device_keys),
         KeyBackup(ground.db),
         ToDevice(ground.db, ground.server_name, ground.wakeups, ground.now_ms),
-        Typing(ground.db, ground.wakeups, ground.server_name, ground.now_ms),
+        typing,
         unread,
         receipts,
         ReadMarkers(ground.db, ground.wakeups, receipts),
@@ -286,6 +293,7 @@ class Rooms:
     removals: RoomRemovals
     admins: RoomAdmins
     departures: Departures
+    indexer: Indexer
 
 
 def rooms(
@@ -326,7 +334,16 @@ def rooms(
             with suppress(errors.MatrixError):  # the invite waits for a service that is away
                 await bridging.names.user(target)
 
+    def follow_presence(tx: Transaction, written: Any) -> None:
+        event = written.event
+        if written.is_news and domain_of(event.sender) == ground.server_name:
+            tx.on_commit(lambda: users.presence.active(event.sender))
+        if written.is_news and event.type == "m.room.member" and event.content.get("membership") == "join":
+            tx.on_commit(lambda: users.presence.joined(event.state_key, written.room.number))
+
     hooks = [count_unread, follow_members, follow_upgrades, follow_guest_access]
+    if users.presence.enabled:
+        hooks.append(follow_presence)
     persister = Persister(ground.server_name, ground.wakeups, hooks)
     placer = Placer(ground.db, persister)
     policy = PolicyGate(ground.db, placer, FederationPolicy(out.calls), ground.server_name, Turns())
@@ -389,9 +406,17 @@ def rooms(
         ThreadSubscriptions(ground.db, ground.wakeups, thread_of),
         Reports(ground.db, ground.now_ms),
         ServerNotices(ground.db, ground.wakeups, creator, memberships, composer, voice, ground.server_name, ground.now_ms),
-        RoomRemovals(ground.db, creator, memberships, composer, ground.now_ms),
+        RoomRemovals(
+            ground.db,
+            creator,
+            memberships,
+            composer,
+            ground.now_ms,
+            before_purge=(lambda tx, room, room_id: search_index.remove_room(tx, room),),
+        ),
         RoomAdmins(ground.db, composer, memberships),
         Departures(ground.db, ground.wakeups, memberships),
+        Indexer(ground.db),
     )
 
 
@@ -407,6 +432,7 @@ class In:
     invites: Invites
     third_party_invites: ThirdPartyInvites
     sender: Sender
+    presence: PresenceSender
 
 
 def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers, bridging: Bridging | None = None) -> In:
@@ -425,6 +451,7 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers, b
     handlers = EduHandlers(
         typing=users.typing.received,
         receipts=users.receipts.received,
+        presence=users.presence.received if users.presence.enabled else None,
         device_list_update=users.device_lists.receive_update,
         signing_key_update=users.device_lists.receive_signing_keys,
         direct_to_device=users.to_device.receive,
@@ -464,4 +491,13 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers, b
             profile=profile_table.member_fields,
         ),
         sender,
+        PresenceSender(
+            ground.db,
+            ground.wakeups,
+            out.calls,
+            users.presence,
+            server_name=ground.server_name,
+            now_ms=ground.now_ms,
+            ways_to=peers.ways_to,
+        ),
     )

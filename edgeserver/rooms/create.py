@@ -106,7 +106,7 @@ def _alias(localpart: str | None, server_name: str) -> str | None:
     if localpart is None:
         return None
     alias = f"#{localpart}:{server_name}"
-    if ":" in localpart or not is_room_alias(alias):
+    if not localpart or ":" in localpart or not is_room_alias(alias):
         raise errors.InvalidParam("room_alias_name is not the local part of an alias.")
     return alias
 

@@ -13,6 +13,7 @@ import orjson
 from edgeserver.matrix import canonical_json
 from edgeserver.matrix.event import Event
 from edgeserver.matrix.room_versions import ROOM_VERSIONS
+from edgeserver.store import search_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -375,6 +376,22 @@ def at_stream(tx: Transaction, room: int, stream: int) -> StoredEvent | None:
     return None if row is None else _load(row)
 
 
+def rooms_at(tx: Transaction, streams: Iterable[int]) -> dict[int, int]:
+    """The rooms of the events with these stream positions."""
+    return dict(tx.all_in("SELECT stream, room FROM events WHERE stream IN", streams))
+
+
+def at_streams(tx: Transaction, streams: Iterable[int]) -> dict[int, StoredEvent]:
+    """The events with these stream positions, of whatever rooms."""
+    loaded = map(_load, tx.all_in(f"SELECT {_COLUMNS} WHERE e.stream IN", streams))
+    return {stored.stream: stored for stored in loaded if stored.stream is not None}
+
+
+def is_any_at_or_before(tx: Transaction, stream: int) -> bool:
+    """Whether there is an event at or before this stream position."""
+    return tx.one("SELECT 1 FROM events WHERE stream <= ? LIMIT 1", (stream,)) is not None
+
+
 def oldest_stream(tx: Transaction) -> int:
     """The lowest stream position in use (0 if nothing was backfilled yet): backfilled events go below it."""
     row = tx.one("SELECT min(stream) FROM events WHERE stream IS NOT NULL")
@@ -438,6 +455,8 @@ def redact(tx: Transaction, target: StoredEvent, by: str) -> None:
     )
     if not changed.rowcount:
         return  # redacted before
+    if target.stream is not None:
+        search_index.remove(tx, target.stream, target.event.pdu)
     content = target.event.content
     kept = {name: content[name] for name in _JUDGED_BY.get(target.event.type, ()) if name in content}
     if isinstance(invite := kept.get("third_party_invite"), dict):

@@ -49,12 +49,12 @@ def share_a_room(tx: Transaction, user_id: str, other: str) -> bool:
 
 
 def local_people(tx: Transaction) -> Iterator[tuple[str, str | None, str | None]]:
-    """(user_id, displayname, avatar_url) of our active users; the values are JSON."""
+    """(user_id, displayname, avatar_url) of our active users but guests; the values are JSON."""
     yield from tx.execute(
         "SELECT a.user_id, CAST(n.value AS TEXT), CAST(p.value AS TEXT) FROM accounts a"
         " LEFT JOIN profiles n ON n.user_id = a.user_id AND n.field = 'displayname'"
         " LEFT JOIN profiles p ON p.user_id = a.user_id AND p.field = 'avatar_url'"
-        " WHERE a.deactivated_at IS NULL"
+        " WHERE a.deactivated_at IS NULL AND a.guest = 0"
     )
 
 

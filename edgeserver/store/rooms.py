@@ -225,6 +225,38 @@ def share_a_room(tx: Transaction, one: str, other: str) -> bool:
     return row is not None
 
 
+def local_users_near(tx: Transaction, user_id: str) -> list[str]:
+    """Our users who share a room with this one, who is among them if they are ours and in any room."""
+    rows = tx.all(
+        "SELECT DISTINCT o.user_id FROM memberships m JOIN memberships o ON o.room = m.room"
+        " WHERE m.user_id = ? AND m.membership = 'join' AND o.local = 1 AND o.membership = 'join'",
+        (user_id,),
+    )
+    return [near for (near,) in rows]
+
+
+def is_joined(tx: Transaction, user_id: str, room: int) -> bool:
+    row = tx.one("SELECT 1 FROM memberships WHERE user_id = ? AND room = ? AND membership = 'join'", (user_id, room))
+    return row is not None
+
+
+_SHARED = (
+    " FROM memberships a JOIN memberships b ON b.room = a.room JOIN rooms r ON r.room = a.room"
+    " WHERE a.user_id = ? AND b.user_id = ? AND a.membership = 'join' AND b.membership = 'join'"
+)
+
+
+def shared_by(tx: Transaction, one: str, other: str, after: str, limit: int) -> list[str]:
+    """Rooms that both are joined to, in order of their ids, from the one after `after` on."""
+    rows = tx.all(f"SELECT r.room_id {_SHARED} AND r.room_id > ? ORDER BY r.room_id LIMIT ?", (one, other, after, limit))
+    return [room_id for (room_id,) in rows]
+
+
+def count_shared_by(tx: Transaction, one: str, other: str) -> int:
+    row = tx.one(f"SELECT count(*) {_SHARED}", (one, other))
+    return row[0] if row else 0
+
+
 # Servers
 
 

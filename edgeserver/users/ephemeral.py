@@ -77,6 +77,11 @@ class Typing:
         if self._note(room_id, user_id, REMOTE_MS if typing else None):
             await self._wake(room_id)
 
+    def next_version(self) -> int:
+        """A version for a change beside typing that is kept in memory only (presence)."""
+        self.version += 1
+        return self.version
+
     def in_room(self, room_id: str) -> list[str]:
         """Who is typing, in order of user id."""
         known = self._rooms.get(room_id)
@@ -116,8 +121,8 @@ class Typing:
         if room is None:
             if for_ms is None:
                 return False
-            room = self._rooms[room_id] = _Room(self.version)
             self._bound()
+            room = self._rooms[room_id] = _Room(self.version)
         was = user_id in room.until
         if for_ms is None:
             room.until.pop(user_id, None)
@@ -133,7 +138,7 @@ class Typing:
 
     def _bound(self) -> None:
         """Rooms where nobody types are kept, so that whoever waits learns of the end; but not too many."""
-        if len(self._rooms) > MAX_ROOMS:
+        if len(self._rooms) >= MAX_ROOMS:
             oldest = next((room_id for room_id, room in self._rooms.items() if not room.until), next(iter(self._rooms)))
             del self._rooms[oldest]
 

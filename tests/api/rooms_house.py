@@ -10,15 +10,19 @@ from urllib.parse import quote
 
 from edgeserver.api.client import (
     create_room,
+    mutual_rooms,
     relations,
     room_directory,
     room_events,
     room_membership,
     room_reading,
     room_upgrade,
+    search,
     thread_subscriptions,
 )
+from edgeserver.rooms.search import Indexer
 from edgeserver.rooms.thread_subscriptions import ThreadSubscriptions
+from edgeserver.store.account_data import ignored_users
 from edgeserver.users.requester import Requester
 from edgeserver.users.threads import thread_of
 from tests.asgi import Answer, AsgiClient, section_application
@@ -68,6 +72,7 @@ class Place:
 
     def __init__(self, house: House) -> None:
         self.house = house
+        self.indexer = Indexer(house.db)
         routes = [
             *create_room.routes(house.creator, house.memberships, house.name),
             *room_events.routes(house.db, house.composer, house.memberships, house.directory),
@@ -75,6 +80,8 @@ class Place:
             *room_reading.routes(house.db, house.history, house.now_ms, house.completer.until_whole),
             *relations.routes(house.db, house.now_ms),
             *thread_subscriptions.routes(ThreadSubscriptions(house.db, house.wakeups, thread_of)),
+            *mutual_rooms.routes(house.db),
+            *search.routes(house.db, self.indexer, ignored_users, house.now_ms),
             *room_upgrade.routes(house.upgrader),
             *room_directory.routes(house.directory, house.public_rooms, house.name),
         ]

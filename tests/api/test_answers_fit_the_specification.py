@@ -169,6 +169,17 @@ async def test_of_rooms(day):
     await alice("GET", f"{room}/state")
     await alice("GET", f"{room}/state/m.room.topic/")
     await alice("GET", f"{room}/event/{event_id}")
+    wanted = {
+        "search_term": "ahoy", "event_context": {"include_profile": True}, "include_state": True,
+        "groupings": {"group_by": [{"key": "room_id"}, {"key": "sender"}]},
+    }  # fmt: skip
+    found = await alice("POST", "/search", {"search_categories": {"room_events": wanted}})
+    assert len(found["search_categories"]["room_events"]["results"]) == 1
+    begun = await alice("GET", "/initialSync", query={"archived": "true"})
+    await alice("GET", f"{room}/initialSync")
+    await alice("GET", "/events", query={"from": begun["end"], "timeout": "0"})
+    await alice("GET", f"/events/{event_id}")
+    await alice("GET", "/_matrix/client/v1/mutual_rooms", query={"user_id": bob.user_id})
     await alice("GET", f"{room}/context/{event_id}")
     await alice("GET", f"{room}/messages", query={"dir": "b", "limit": "5"})
     await alice("GET", f"{room}/members")

@@ -166,8 +166,9 @@ async def test_presence_is_seen_only_by_those_who_share_a_room(client: AsgiClien
 async def test_the_directory(client: AsgiClient) -> None:
     answer = await client.post(f"{V3}/user_directory/search", {"search_term": "BO"})
     assert answer.json == {"results": [{"user_id": "@bob:test", "display_name": "Bob"}], "limited": False}
-    for body in ({}, {"search_term": "x", "limit": "1"}, {"search_term": "x", "limit": 0}):
+    for body in ({}, {"search_term": "x", "limit": "1"}, {"search_term": "x", "limit": 0}, {"search_term": "x" * 257}):
         assert (await client.post(f"{V3}/user_directory/search", body)).status == 400
+    assert (await client.post(f"{V3}/user_directory/search", {"search_term": "x", "more": "x" * 5000})).status == 413
 
 
 async def test_what_the_server_says_of_itself(client: AsgiClient) -> None:

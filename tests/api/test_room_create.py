@@ -110,6 +110,11 @@ async def test_an_invitee_whose_server_is_down_does_not_fail_the_room_nor_the_ot
         ({"creation_content": {"additional_creators": BOB}, "preset": "trusted_private_chat"}, "M_BAD_JSON"),
         ({"creation_content": {"additional_creators": {}}}, "M_INVALID_ROOM_STATE"),
         ({"room_version": 12}, "M_BAD_JSON"),
+        ({"invite": [f"@u{number}:one" for number in range(101)]}, "M_INVALID_PARAM"),
+        ({"initial_state": [{"type": "x", "state_key": str(number), "content": {}} for number in range(201)]}, "M_BAD_JSON"),
+        ({"power_level_content_override": []}, "M_BAD_JSON"),
+        ({"room_alias_name": ""}, "M_INVALID_PARAM"),
+        ({"room_alias_name": "x" * 255}, "M_INVALID_PARAM"),
         ({"creation_content": []}, "M_BAD_JSON"),
     ],
 )  # fmt: skip
@@ -171,3 +176,45 @@ async def test_a_ban_may_be_part_of_the_beginning(tmp_path: Path) -> None:
     async with open_place(tmp_path) as place:
         ban = {"type": "m.room.member", "state_key": CAROL, "content": {"membership": "ban"}}
         assert (await contents(place, await place.alice.create(initial_state=[ban])))["m.room.member", CAROL] == {"membership": "ban"}
+
+
+PRESETS = {
+    "private_chat": ("invite", "shared", "can_join"),
+    "trusted_private_chat": ("invite", "shared", "can_join"),
+    "public_chat": ("public", "shared", "forbidden"),
+}
+
+
+@pytest.mark.parametrize("version", ["10", "11", "12"])
+@pytest.mark.parametrize("override", [{}, {"invite": 75}, {"users_default": 10, "events": {"m.room.name": 0}}, {"ban": 100, "x.y": 1}])
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+async def test_every_preset_with_every_override(tmp_path: Path, preset: str, override: dict[str, Any], version: str) -> None:
+    async with open_place(tmp_path) as place:
+        plain = await contents(place, await place.alice.create(preset=preset, room_version=version, invite=[BOB]))
+        changed = await contents(
+            place,
+            await place.alice.create(preset=preset, room_version=version, invite=[BOB], power_level_content_override=override),
+        )
+        for state in (plain, changed):
+            found = (
+                state["m.room.join_rules", ""]["join_rule"],
+                state["m.room.history_visibility", ""]["history_visibility"],
+                state["m.room.guest_access", ""]["guest_access"],
+            )
+            assert found == PRESETS[preset]
+            trusted = preset == "trusted_private_chat"
+            creators = state["m.room.create", ""].get("additional_creators", [])
+            assert creators == ([BOB] if trusted and version == "12" else [])
+            powerful = {} if version == "12" else {ALICE: 100, **({BOB: 100} if trusted else {})}
+            assert state["m.room.power_levels", ""]["users"] == powerful
+        expected = {**plain["m.room.power_levels", ""], **override}
+        if version == "12" and "events" in override:
+            expected["events"] = {**override["events"], "m.room.tombstone": 150}
+        assert changed["m.room.power_levels", ""] == expected
+
+
+@pytest.mark.parametrize(("visibility", "preset"), [("public", "public_chat"), ("private", "private_chat"), (None, "private_chat")])
+async def test_without_a_preset_the_visibility_chooses_one(tmp_path: Path, visibility: str | None, preset: str) -> None:
+    async with open_place(tmp_path) as place:
+        state = await contents(place, await place.alice.create(**({} if visibility is None else {"visibility": visibility})))
+        assert state["m.room.join_rules", ""]["join_rule"] == PRESETS[preset][0]

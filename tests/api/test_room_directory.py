@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.api.rooms_house import open_place
 from tests.rooms.house import ALICE, Street
@@ -127,3 +128,23 @@ async def test_a_room_that_nobody_here_is_in_any_more_is_not_shown(tmp_path: Pat
         await place.alice.ok("POST", "rooms", room_id, "leave")
         assert (await place.bob.ok("GET", "publicRooms"))["chunk"] == []
         assert await place.house.membership(room_id, ALICE) == "leave"
+
+
+async def test_the_directory_of_another_server_is_paged_both_ways_and_searched(tmp_path: Path) -> None:
+    street = Street()
+    async with open_place(tmp_path, "one", street) as one, open_place(tmp_path, "two", street) as two:
+        for number in range(3):
+            await one.alice.create(visibility="public", name=f"Pier {number}")
+        await one.alice.create(visibility="public", name="Pier space", creation_content={"type": "m.space"})
+        wanted = {"generic_search_term": "pier", "room_types": [None]}
+
+        async def page(**more: object) -> dict[str, Any]:
+            found: dict[str, Any] = await two.carol.ok("POST", "publicRooms", json={"limit": 2, "filter": wanted, **more}, server="one")
+            return found
+
+        first = await page()
+        second = await page(since=first["next_batch"])
+        assert sorted(room["name"] for shown in (first, second) for room in shown["chunk"]) == ["Pier 0", "Pier 1", "Pier 2"]
+        assert ("prev_batch" in first, "next_batch" in second) == (False, False)
+        assert await page(since=second["prev_batch"]) == first
+        assert first["total_room_count_estimate"] == 3

@@ -199,6 +199,7 @@ async def test_members_are_filtered_by_membership_and_by_point_in_time(tmp_path:
         assert await members(membership="join") == {ALICE: "join"}
         assert await members(not_membership="join") == {BOB: "ban"}
         assert await members(at=token) == {ALICE: "join", BOB: "join"}
+        assert await members(at="s0") == {}
         assert await place.alice.refused("GET", "rooms", room_id, "members", membership="x") == (400, "M_INVALID_PARAM")
         assert await place.alice.refused("GET", "rooms", room_id, "members", at="x") == (400, "M_INVALID_PARAM")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,9 +24,9 @@ class Served:
     def __init__(self, world: World) -> None:
         self.world = world
         self.filters = Filters(world.db)
-        self.seen: list[tuple[str, str]] = []
+        self.seen: list[tuple[str, str | None, str]] = []
         routes = [
-            *sync.routes(world.classic, FilterReader(self.filters), lambda *seen: self.seen.append(seen)),
+            *sync.routes(world.classic, FilterReader(self.filters), self.syncing),
             *receipts.routes(world.receipts, world.markers),
             *read_markers.routes(world.markers),
             *typing.routes(world.typing),
@@ -33,6 +34,11 @@ class Served:
         ]
         app = section_application(routes, {"alice": ALICE, "bob": BOB})
         self.alice, self.bob = AsgiClient(app, token="alice"), AsgiClient(app, token="bob")
+
+    @contextmanager
+    def syncing(self, user_id: str, device_id: str | None, presence: str) -> Iterator[None]:
+        self.seen.append((user_id, device_id, presence))
+        yield
 
 
 @pytest.fixture
@@ -48,7 +54,7 @@ async def test_a_client_follows_a_room(served: Served) -> None:
     await served.world.say(room, BOB, "hello")
     answer = await served.alice.get(f"{BASE}/sync", query={"since": first.json["next_batch"], "timeout": "30000"})
     assert bodies(joined(answer.json, room)) == ["hello"]
-    assert served.seen == [(ALICE, "online")] * 2
+    assert [(user_id, presence) for user_id, _, presence in served.seen] == [(ALICE, "online")] * 2
 
 
 async def test_filters_are_given_whole_or_by_id(served: Served) -> None:

@@ -77,7 +77,7 @@ async def test_every_endpoint_that_is_not_for_guests_refuses_them_as_such(tmp_pa
         served = {(route.methods[0], re.sub(r"\{[^}]*\}", "{}", route.path)) for route in a.box.app._app.routes}
         profile = {("PUT", f"{V3}/profile/{{}}/{{}}"), ("DELETE", f"{V3}/profile/{{}}/{{}}")}
         assert let_in - profile == (GUESTS_MAY & served) - profile
-        assert served >= GUESTS_MAY - {("GET", f"{V3}/rooms/{{}}/initialSync"), ("GET", f"{V3}/events")}  # deprecated, and served to nobody
+        assert served >= GUESTS_MAY
         for method, path in (("POST", "/createRoom"), ("POST", "/rooms/!x:a.test/invite"), ("GET", "/joined_rooms"),
                              ("POST", "/account/deactivate"), ("GET", "/pushrules/"), ("POST", "/user_directory/search")):  # fmt: skip
             assert await refused(guest, method, path) == "M_GUEST_ACCESS_FORBIDDEN"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from edgeserver.matrix import canonical_json, errors, push_rules
 from edgeserver.matrix.errors import MatrixError
@@ -69,6 +71,12 @@ async def test_the_directory_finds_people_by_name_without_regard_to_case(place: 
     found, limited = await place.profiles.search(ALICE, "test", 1)
     assert (len(found), limited) == (1, True)
     assert (await place.profiles.search(ALICE, "alice", 10))[0] == []
+
+
+async def test_guests_are_not_in_the_directory(place: Place) -> None:
+    await place.accounts.create_person("bob", "correct horse")
+    await place.db.write(lambda tx: tx.execute("UPDATE accounts SET guest = 1 WHERE user_id = '@bob:test'") and None)
+    assert await place.profiles.search(ALICE, "bob", 10) == ([], False)
 
 
 async def test_people_in_a_common_room_are_found_and_seen_and_others_are_not(place: Place) -> None:
@@ -227,16 +235,16 @@ async def test_pushers_that_cannot_be(place: Place, changes: dict[str, Any]) -> 
         await place.pushers.set(ALICE, None, pusher(**changes), append=False)
 
 
-async def test_presence_is_what_was_said_last(place: Place) -> None:
+async def test_presence_is_what_was_said_last(place: Place, autojump_clock: MockClock) -> None:
     assert place.presence.get(ALICE) == {"presence": "offline"}
-    place.presence.set(ALICE, "online", "here")
-    place.clock.now += 5000
+    place.presence.set(ALICE, "A", "online", "here")
+    await trio.sleep(5)
     assert place.presence.get(ALICE) == {
         "presence": "online", "status_msg": "here", "last_active_ago": 5000, "currently_active": True,
     }  # fmt: skip
     for state in ("away", None, []):
         with pytest.raises(errors.InvalidParam):
-            place.presence.set(ALICE, state)
+            place.presence.set(ALICE, "A", state)
 
 
 async def test_an_openid_token_tells_who_it_is_for_an_hour(place: Place) -> None:

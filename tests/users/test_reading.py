@@ -12,6 +12,7 @@ import trio
 from edgeserver.matrix import errors
 from edgeserver.store import outbox, room_views, rooms, unread
 from edgeserver.store.database import Transaction
+from edgeserver.users import ephemeral
 from edgeserver.users.notifications import Notifications
 from tests.sync.world import ALICE, BOB, CAROL, World, joined, open_world
 
@@ -342,6 +343,26 @@ async def test_typing_is_seen_and_ends_by_itself(world: World, autojump_clock: t
         nursery.cancel_scope.cancel()
     assert [users for _, users in seen] == [[BOB], []]
     assert seen[1][0] - started == pytest.approx(20, abs=0.1)
+
+
+async def test_typing_ends_after_two_minutes_at_most_and_so_many_type_at_once(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    room_id = await world.room(ALICE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.typing.run)
+        await world.typing.set(ALICE, room_id, True, 10**9)
+        for number in range(ephemeral.MAX_TYPING + 5):
+            await world.typing.received(room_id, f"@u{number}:b.example", True)
+        assert len(world.typing.in_room(room_id)) == ephemeral.MAX_TYPING
+        await trio.sleep(119)
+        assert world.typing.in_room(room_id) == [ALICE]
+        await trio.sleep(2)
+        assert world.typing.in_room(room_id) == []
+        nursery.cancel_scope.cancel()
+    for number in range(ephemeral.MAX_ROOMS + 5):
+        await world.typing.received(f"!{number}:b.example", "@u:b.example", True)
+    assert len(world.typing.changed(0)) == ephemeral.MAX_ROOMS
 
 
 async def test_typing_again_wakes_nobody_and_stopping_does(world: World) -> None:

@@ -26,7 +26,7 @@ def routes(presence: Presence, profiles: Profiles) -> list[Route]:
     async def put_status(call: Call) -> dict[str, Any]:
         check_own(call)
         body = await call.json()
-        presence.set(call.user_id, body.get("presence"), body.get("status_msg"))
+        presence.set(call.user_id, call.requester.device_id, body.get("presence"), body.get("status_msg"))
         return {}
 
     path = "/_matrix/client/v3/presence/{userId}/status"

@@ -5,13 +5,13 @@ Spec: client-server API, "Getting events for a room", "Syncing" (pagination), "E
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.api.endpoint import endpoint
 from edgeserver.api.responses import JsonResponse
 from edgeserver.matrix import canonical_json, errors
 from edgeserver.rooms import client_view, history
+from edgeserver.rooms.around import around as around_event
 from edgeserver.rooms.client_view import Viewer
 from edgeserver.rooms.event_filter import EventFilter
 from edgeserver.rooms.tokens import write_place
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgeserver.api.endpoint import Call, Route
     from edgeserver.rooms.history import History, View
     from edgeserver.store.database import Database, Transaction
-    from edgeserver.store.events import Place, StoredEvent
+    from edgeserver.store.events import StoredEvent
 
 ROOMS = "/_matrix/client/v3/rooms/{roomId}"
 MEMBER = "m.room.member"
@@ -190,34 +190,13 @@ def _profile(stored: StoredEvent) -> dict[str, str]:
     return {key: value for key, value in shown.items() if isinstance(value, str)}
 
 
-@dataclass(frozen=True, slots=True)
-class _Around:
-    """The events before another (newest first) and after it (oldest first), and where to page on from."""
-
-    before: list[StoredEvent]
-    after: list[StoredEvent]
-    start: Place
-    end: Place
-
-
-def _around(tx: Transaction, at: View, stored: StoredEvent, limit: int, user_id: str) -> _Around:
-    earlier, later = limit // 2, limit - limit // 2
-    start, end = history.before(stored), history.place(stored)
-    before = events.page_backwards(tx, at.room.number, start, earlier, at.upto)
-    after = events.page_forwards(tx, at.room.number, end, later, at.upto)
-    return _Around(
-        history.visible(tx, user_id, at.membership, before),
-        history.visible(tx, user_id, at.membership, after),
-        history.before(before[-1]) if before else start,
-        history.place(after[-1]) if after else end,
-    )
 
 
 def _context(
     tx: Transaction, room_id: str, event_id: str, limit: int, wanted: EventFilter, viewer: Viewer
 ) -> dict[str, Any]:
     at, stored = history.visible_event(tx, room_id, event_id, viewer.user_id)
-    around = _around(tx, at, stored, limit, viewer.user_id)
+    around = around_event(tx, at, stored, limit // 2, limit - limit // 2, viewer.user_id)
     before = [one for one in around.before if wanted.takes(one.event)]
     after = [one for one in around.after if wanted.takes(one.event)]
     last = after[-1] if after else stored
@@ -254,11 +233,15 @@ def _members_of(tx: Transaction, snapshot: int | None, user_ids: Sequence[str], 
 
 
 def _snapshot_at(tx: Transaction, at: View, token: str) -> int:
-    """The state at a pagination token."""
+    """The state at a pagination token; before all that is held, the state before the first event of that."""
     place = history.place_of(tx, at.room.number, token, at.upto, backwards=True)
     newest = events.page_backwards(tx, at.room.number, place, 1, at.upto)
-    after = newest[0].after if newest else None
-    return at.snapshot if after is None else after
+    if newest:
+        known = newest[0].after
+    else:
+        oldest = events.page_forwards(tx, at.room.number, place, 1, at.upto)
+        known = oldest[0].before if oldest else None
+    return at.snapshot if known is None else known
 
 
 def _membership(call: Call, name: str) -> str | None:

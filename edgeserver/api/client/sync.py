@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.api.endpoint import endpoint
@@ -11,6 +12,7 @@ from edgeserver.sync.classic import SyncRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from edgeserver.api.endpoint import Call, Route
     from edgeserver.sync.classic import ClassicSync
@@ -20,8 +22,12 @@ PRESENCE = frozenset({"online", "unavailable", "offline"})
 _UNSTABLE_STATE_AFTER = "org.matrix.msc4222.use_state_after"
 
 
-def routes(sync: ClassicSync, filters: FilterReader, seen: Callable[[str, str], None] | None = None) -> list[Route]:
-    """`seen(user_id, presence)` hears of each sync that is to mark the user as online or unavailable."""
+def routes(
+    sync: ClassicSync,
+    filters: FilterReader,
+    syncing: Callable[[str, str | None, str], AbstractContextManager[None]] | None = None,
+) -> list[Route]:
+    """`syncing(user_id, device_id, set_presence)` is entered for as long as a sync takes."""
 
     async def answer(call: Call) -> dict[str, Any]:
         token = call.query.get("since")
@@ -37,9 +43,8 @@ def routes(sync: ClassicSync, filters: FilterReader, seen: Callable[[str, str], 
             _flag(call, "use_state_after") or _flag(call, _UNSTABLE_STATE_AFTER),
             _milliseconds(call.query.get("timeout")),
         )
-        if seen is not None and presence != "offline":
-            seen(call.user_id, presence)
-        return await sync.sync(request)
+        with nullcontext() if syncing is None else syncing(call.user_id, call.requester.device_id, presence):
+            return await sync.sync(request)
 
     return endpoint("GET", "/_matrix/client/v3/sync", answer, rate="sync", long_poll=True)
 
