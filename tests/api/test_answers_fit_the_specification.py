@@ -328,6 +328,9 @@ ELSEWHERE: dict[str, str] = {
        "tests/api/test_relations.py::test_relations_are_narrowed_by_type_of_relation_and_of_event"
        for rest in ("", "/{relType}", "/{relType}/{eventType}")},
     f"GET {V1}/rooms/{{roomId}}/threads": "tests/api/test_relations.py::test_threads_are_listed_by_their_latest_event_and_paged",
+    f"POST {V3}/rooms/{{roomId}}/report/{{eventId}}": "tests/api/test_reports.py::test_an_event_is_reported_by_who_is_in_its_room",
+    f"POST {V3}/rooms/{{roomId}}/report": "tests/api/test_reports.py::test_a_room_is_reported_by_who_can_know_of_it",
+    f"POST {V3}/users/{{userId}}/report": "tests/api/test_reports.py::test_whether_a_user_exists_is_not_told_by_a_report",
 }  # fmt: skip
 """Operations that are asked for with success in another file; the test is named."""
 

@@ -236,6 +236,11 @@ async def test_a_transaction_that_is_sent_again_is_the_same_event(tmp_path, auto
 _OF_THE_CAUSE = "tested with what brings it about, where there is such a thing"
 _MEDIA = ("/_matrix/client/v1/media", "/_matrix/media/v3")
 NOT_MET: dict[tuple[str, int, str], str] = {
+    ("GET /_matrix/client/v1/mutual_rooms", 400, "M_INVALID_PARAM"): "tests/api/test_mutual_rooms.py::test_what_cannot_be_asked_is_refused",
+    (f"POST {V3}/rooms/{{roomId}}/report/{{eventId}}", 404, "M_NOT_FOUND"):
+        "tests/api/test_reports.py::test_an_event_is_reported_by_who_is_in_its_room",
+    (f"POST {V3}/rooms/{{roomId}}/report", 404, "M_NOT_FOUND"): "tests/api/test_reports.py::test_a_room_is_reported_by_who_can_know_of_it",
+    (f"POST {V3}/users/{{userId}}/report", 404, "M_NOT_FOUND"): "whether a user exists is not told by a report",
     (f"DELETE {V3}/profile/{{userId}}/{{keyName}}", 400, "M_BAD_JSON"): "the request has no body",
     (f"PUT {V3}/pushrules/global/{{kind}}/{{ruleId}}", 404, "M_NOT_FOUND"): "a rule that is not there is created",
     (f"GET {V3}/login", 404, "M_UNRECOGNIZED"): "this box has log-ins of its own",

@@ -12,7 +12,7 @@ from edgeserver.api.ratelimit import RATES, RateLimiter
 from edgeserver.matrix import canonical_json
 from edgeserver.rooms import search as rooms_search
 from edgeserver.store import account_data, search_index
-from edgeserver.users.push import ignored_users
+from edgeserver.store.account_data import ignored_users
 from tests.api.rooms_house import Client, Place, open_place
 from tests.asgi import section_application
 from tests.rooms.house import ALICE, BOB, Street

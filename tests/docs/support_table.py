@@ -46,28 +46,26 @@ page = "https://a.test/help"
 [turn]
 uris = ["turn:a.test:3478"]
 shared_secret = "secret"
+[bridges]
+registrations = ["bridge.yaml"]
 """
 """A configuration that switches on whatever brings routes with it."""
 
+BRIDGE = """
+id: irc
+url: null
+as_token: a
+hs_token: h
+sender_localpart: irc
+namespaces: {}
+"""
+
 NO_ASSOCIATIONS = "there is no identity server behind this one, and no telephone numbers are kept"
 REASONS: dict[str, str] = {
-    "old_sync getEvents": "deprecated since r0; `/sync` has taken its place",
-    "old_sync getOneEvent": "deprecated since r0; `/rooms/{roomId}/event/{eventId}` has taken its place",
-    "old_sync initialSync": "deprecated since r0; `/sync` has taken its place",
-    "peeking_events peekEvents": "it polls the event stream of before `/sync`; rooms that anybody may read are read by `/messages`",
-    "room_initial_sync roomInitialSync": "no client in use asks for it; `/messages` and `/state` tell the same",
     "oauth_server_metadata getAuthMetadata": "there is no OAuth 2.0 server here: people log in with a password",
     "sso_login_redirect redirectToSSO": "no identity provider is asked: people log in with a password",
     "sso_login_redirect redirectToIdP": "no identity provider is asked: people log in with a password",
     "policy_server getWellknownPolicy": "this server is no policy server; those of rooms are asked",
-    "appservice_ping pingAppservice": "there are no application services",
-    "appservice_room_directory updateAppserviceRoomDirectoryVisibility": "there are no application services",
-    "mutual_rooms getMutualRooms": "it is not built",
-    "relations getRelatingEvents": "it is not built",
-    "relations getRelatingEventsWithRelType": "it is not built",
-    "relations getRelatingEventsWithRelTypeAndEventType": "it is not built",
-    "search search": "it is not built",
-    "threads_list getThreadRoots": "it is not built",
 }
 """`file operation` of what has no route: why."""
 
@@ -140,6 +138,7 @@ def _pattern(path: str) -> str:
 async def served_keys() -> set[str]:
     """The keys of what a box with every setting on has routes for."""
     with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "bridge.yaml").write_text(BRIDGE)
         async with open_box(parse(EVERYTHING, Path(folder)), Wires(inline=True)) as box:
             return with_routes(operations(), routes_of(box))
 

@@ -87,7 +87,7 @@ def routes(media: MediaRepository) -> list[Route]:
     return [
         *endpoint("GET", place, look),
         *endpoint("PATCH", place, append, rate="upload_part", max_body=media.limits.upload),
-        *endpoint("DELETE", place, cancel),
+        *endpoint("DELETE", place, cancel, rate="upload_part"),
     ]
 
 
