@@ -52,7 +52,7 @@ IN_PROSE: dict[str, set[tuple[int, str]]] = {
     f"PUT {V3}/rooms/{{roomId}}/state/{{eventType}}/{{stateKey}}": _POLICED | {(403, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM")},
     f"PUT {V3}/rooms/{{roomId}}/redact/{{eventId}}/{{txnId}}": _POLICED,
     f"POST {V3}/rooms/{{roomId}}/leave": {(403, "M_CANNOT_LEAVE_SERVER_NOTICE_ROOM")},
-    f"PUT {V3}/directory/room/{{roomAlias}}": {(400, "M_EXCLUSIVE")},
+    **{f"{method} {V3}/directory/room/{{roomAlias}}": {(400, "M_EXCLUSIVE")} for method in ("PUT", "DELETE")},
     f"POST {V3}/login": {(400, "M_EXCLUSIVE")},
     **dict.fromkeys(
         (

@@ -92,5 +92,5 @@ def routes(db: Database, now_ms: Callable[[], int]) -> list[Route]:
         *endpoint("GET", of_event, section.children),
         *endpoint("GET", of_event + "/{relType}", section.children),
         *endpoint("GET", of_event + "/{relType}/{eventType}", section.children),
-        *endpoint("GET", f"{ROOM}/threads", section.threads, rate="search"),
+        *endpoint("GET", f"{ROOM}/threads", section.threads, rate="other"),
     ]

@@ -47,6 +47,7 @@ export const encryptionCalls = (lab, until) => {
     // Takes the person's identity and backup on, on a device that has neither.
     async recover({ recovery_key: key }) {
       lab.recovery = decodeRecoveryKey(key);
+      await until("the person's identity", () => crypto().userHasCrossSigningKeys(lab.client.getUserId(), true), 30);
       await crypto().bootstrapCrossSigning({});
       await crypto().loadSessionBackupPrivateKeyFromSecretStorage();
       await crypto().checkKeyBackupAndEnable();

@@ -57,7 +57,7 @@ export const sectionCalls = (lab, until) => ({
   },
 
   async download({ uri, width, height }) {
-    const url = lab.client.mxcUrlToHttp(uri, width, height, "scale", false, true, true);
+    const url = lab.client.mxcUrlToHttp(uri, width, height, width && "scale", false, true, true);
     const response = await fetch(url, { headers: { Authorization: `Bearer ${lab.client.getAccessToken()}` } });
     const bytes = Buffer.from(await response.arrayBuffer());
     return { status: response.status, type: response.headers.get("content-type"), data: bytes.toString("base64") };
