@@ -1,12 +1,12 @@
 // Calls about what a client shows beside the timeline: threads, edits, reactions, spaces, search, media, pushers.
 
 export const sectionCalls = (lab, until) => ({
-  async thread({ room_id: roomId, root }) {
+  async thread({ room_id: roomId, root, length }) {
     const room = lab.client.getRoom(roomId);
     const thread = await until("the thread", () => room.getThread(root), 30);
-    await until("its events", () => thread.initialEventsFetched, 30);
-    const texts = thread.events.filter((event) => event.getId() !== root).map((event) => event.getContent().body);
-    return { length: thread.length, texts };
+    const replies = () => thread.events.filter((event) => event.getId() !== root);
+    await until("its events", () => thread.initialEventsFetched && thread.length === length && replies().length === length, 30);
+    return replies().map((event) => event.getContent().body);
   },
 
   async threads({ room_id: roomId }) {
