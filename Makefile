@@ -33,11 +33,11 @@ story: $(TEST_STAMP)
 
 # Tests marked `alone` measure time or memory, so nothing else may run beside them; 5 is pytest's word for none selected.
 test: $(TEST_STAMP)
-	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not full and not alone" $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not full and not alone" $(ARGS)
 	$(PYTEST) -m "alone and not full" $(ARGS) || test $$? = 5
 
 test-all: $(TEST_STAMP)
-	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not alone" $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS)
 	$(PYTEST) -m alone $(ARGS) || test $$? = 5
 
 lint: $(TEST_STAMP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,16 @@ from tests import asgi
 from tests.api.conformance import Conformance
 
 _conformance = Conformance()
+LONG = [
+    "story/test_story.py", "flows/test_partitions.py", "story/test_nat.py", "convergence/test_servers_agree.py",
+    "interop/test_synapse.py", "interop/test_synapse_policy_and_keys.py", "architecture/test_house_rules.py",
+]  # fmt: skip
+"""Files that take long, or wait for lines, begin first: so `make test` does not end with one of its workers alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {Path(__file__).parent / name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(autouse=True, scope="module")
