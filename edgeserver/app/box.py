@@ -34,10 +34,12 @@ from edgeserver.config import Config, host_and_port
 from edgeserver.federation.peers import Peers
 from edgeserver.gateway.front import GatewayFront
 from edgeserver.gateway.routes import GatewayRoutes
-from edgeserver.matrix import server_names
+from edgeserver.matrix import canonical_json, server_names
 from edgeserver.store import clock_floor, database
 from edgeserver.store.database import StoreError
 from edgeserver.sync.classic import ClassicSync
+from edgeserver.sync.sliding import deployed
+from edgeserver.sync.sliding.engine import SlidingSync
 from edgeserver.wakeups import Wakeups
 from transports.identity import Identity
 
@@ -199,10 +201,13 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     inward = services.inward(ground, out, users, rooms, peers)
     media = await open_repository(config, ground, out, inline=wires.inline)
     syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms)
+    sliding = SlidingSync(
+        ground.db, ground.wakeups, users.typing, ground.now_ms, lambda result: len(canonical_json.encode_loose(deployed.room(result)))
+    )
     gateway = GatewayRoutes(ground.db, identity.server_name, identity.signing_key, ground.now_ms)
     limiter = RateLimiter(ground.now_ms, enabled=config.limits.rate_limits)
     routes = [
-        *client_routes(config, ground, users, rooms, media, syncing, limiter),
+        *client_routes(config, ground, users, rooms, media, syncing, sliding, limiter),
         *server_routes(ground, out, users, rooms, inward, media, gateway, peers),
     ]
     tokens = AccessTokens(users.tokens, in_query=config.lab.query_access_token)

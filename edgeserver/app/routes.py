@@ -32,6 +32,7 @@ from edgeserver.api.client import (
     room_membership,
     room_reading,
     room_upgrade,
+    sliding_sync,
     spaces,
     sync,
     third_party,
@@ -61,12 +62,14 @@ if TYPE_CHECKING:
     from edgeserver.gateway.routes import GatewayRoutes
     from edgeserver.media.repository import MediaRepository
     from edgeserver.sync.classic import ClassicSync
+    from edgeserver.sync.sliding.engine import SlidingSync
 
-UNSTABLE_FEATURES = {"org.matrix.msc3814": True, "org.matrix.msc3916.stable": True, "uk.tcpip.msc4133.stable": True}
+UNSTABLE_FEATURES = {"org.matrix.simplified_msc3575": True, "org.matrix.msc3814": True, "org.matrix.msc3916.stable": True, "uk.tcpip.msc4133.stable": True}
 
 
 def client_routes(
-    config: Config, ground: Ground, users: Users, rooms: Rooms, media: MediaRepository, syncing: ClassicSync, limiter: RateLimiter
+    config: Config, ground: Ground, users: Users, rooms: Rooms, media: MediaRepository, syncing: ClassicSync,
+    sliding: SlidingSync, limiter: RateLimiter,
 ) -> list[Route]:
     """The client-server API."""
     interactive = UserInteractive(
@@ -112,6 +115,7 @@ def client_routes(
         *read_markers.routes(users.read_markers),
         *notifications.routes(users.notifications),
         *sync.routes(syncing, FilterReader(users.filters)),
+        *sliding_sync.routes(sliding),
         *client_media.routes(media),
     ]
     if config.accounts.registration_shared_secret:

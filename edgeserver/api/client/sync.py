@@ -35,7 +35,7 @@ def routes(sync: ClassicSync, filters: FilterReader, seen: Callable[[str, str], 
             await filters.read(call.user_id, call.query.get("filter")),
             _flag(call, "full_state"),
             _flag(call, "use_state_after") or _flag(call, _UNSTABLE_STATE_AFTER),
-            _milliseconds(call.query.get("timeout")),
+            milliseconds(call.query.get("timeout")),
         )
         if seen is not None and presence != "offline":
             seen(call.user_id, presence)
@@ -51,7 +51,8 @@ def _flag(call: Call, name: str) -> bool:
     return value == "true"
 
 
-def _milliseconds(value: str | None) -> int:
+def milliseconds(value: str | None) -> int:
+    """The `timeout` of a query. Raises M_INVALID_PARAM."""
     if not value:
         return 0
     if not (value.isascii() and value.isdecimal()) or len(value) > 12:
