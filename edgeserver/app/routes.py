@@ -64,7 +64,12 @@ if TYPE_CHECKING:
     from edgeserver.sync.classic import ClassicSync
     from edgeserver.sync.sliding.engine import SlidingSync
 
-UNSTABLE_FEATURES = {"org.matrix.simplified_msc3575": True, "org.matrix.msc3814": True, "org.matrix.msc3916.stable": True, "uk.tcpip.msc4133.stable": True}
+UNSTABLE_FEATURES = {
+    "org.matrix.msc3814": True,
+    "org.matrix.msc3916.stable": True,
+    "org.matrix.simplified_msc3575": True,
+    "uk.tcpip.msc4133.stable": True,
+}
 
 
 def client_routes(

@@ -50,15 +50,14 @@ class Sent(NamedTuple):
 class Told:
     """All that a connection has been told. `receipts` and `data` (room account data): room → up to where, as in `Sent.upto`.
 
-    `extensions`: up to which position each extension has told what is of no room. `typing`: the version of what is typed where.
+    `extensions`: up to which position each extension has told. `typing`: room → who types there, as it was told last.
     """
 
     position: int = 0
-    typing: int = 0
     rooms: dict[int, Sent] = field(default_factory=dict)
     receipts: dict[int, int] = field(default_factory=dict)
     data: dict[int, int] = field(default_factory=dict)
-    typing_rooms: frozenset[int] = frozenset()
+    typing: dict[int, tuple[str, ...]] = field(default_factory=dict)
     extensions: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -72,20 +71,19 @@ class Changes:
     """What an answer adds to that."""
 
     position: int
-    typing: int
     rooms: dict[int, Sent] = field(default_factory=dict)
     receipts: dict[int, int] = field(default_factory=dict)
     data: dict[int, int] = field(default_factory=dict)
-    typing_rooms: frozenset[int] = frozenset()
+    typing: dict[int, tuple[str, ...]] = field(default_factory=dict)
     extensions: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
     def apply(self, told: Told) -> None:
-        told.position, told.typing = self.position, self.typing
+        told.position = self.position
         told.rooms.update(self.rooms)
         told.receipts.update(self.receipts)
         told.data.update(self.data)
-        told.typing_rooms = self.typing_rooms
+        told.typing.update(self.typing)
         told.extensions = self.extensions
         told.counts = self.counts
 

@@ -104,11 +104,10 @@ class SlidingSync:
         return found.answer
 
     async def _round(self, told: Told, request: SlidingRequest) -> _Round:
-        versions, typing = self._typing.version, self._typing.changed(told.typing)
-        return await self._db.read(lambda tx: self._read(tx, told, request, versions, typing))
+        return await self._db.read(lambda tx: self._read(tx, told, request))
 
-    def _read(self, tx: Transaction, told: Told, request: SlidingRequest, versions: int, typing: Mapping[str, list[str]]) -> _Round:
-        changes = Changes(tx.position, versions, typing_rooms=told.typing_rooms, extensions=dict(told.extensions))
+    def _read(self, tx: Transaction, told: Told, request: SlidingRequest) -> _Round:
+        changes = Changes(tx.position, extensions=dict(told.extensions))
         found = _Round(SlidingAnswer(), changes)
         listed = self._lists.of(tx, request.user_id)
         windows = Windows(tx, request.user_id, listed, told.rooms)
@@ -118,7 +117,7 @@ class SlidingSync:
         self._rooms(tx, told, request, windows, matched, found)
         extensions = ExtensionsOfAnswer(tx, request, told, changes, found.answer, self._typing.in_room)
         told_of = {number: one for number, one in matched.items() if number in changes.rooms or number in told.rooms}
-        extensions.compose(InScope({number: (one.room, one.lists, one.subscribed) for number, one in told_of.items()}), typing)
+        extensions.compose(InScope({number: (one.room, one.lists, one.subscribed) for number, one in told_of.items()}))
         found.is_news = found.is_news or extensions.is_news
         found.acknowledged = self._acknowledged(tx, request)
         return found

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgeserver.store.receipts import Receipt
     from edgeserver.store.room_list import ListedRoom
     from edgeserver.sync.sliding.connections import Changes, Told
-    from edgeserver.sync.sliding.wanted import Scope, SlidingAnswer, SlidingRequest
+    from edgeserver.sync.sliding.wanted import RoomResult, Scope, SlidingAnswer, SlidingRequest
 
 MAX_RECEIPTS: Final = 100
 """Receipts of others that a client is given for a room that is new to it."""
@@ -61,7 +61,7 @@ class ExtensionsOfAnswer:
         self._typing_in = typing_in
         self.is_news = False
 
-    def compose(self, scope: InScope, typing_changed: Mapping[str, list[str]]) -> None:
+    def compose(self, scope: InScope) -> None:
         wanted = self._request.extensions
         self._to_device()
         self._e2ee()
@@ -70,7 +70,7 @@ class ExtensionsOfAnswer:
         if wanted.receipts is not None:
             self._receipts(scope.of(wanted.receipts))
         if wanted.typing is not None:
-            self._typing(scope.of(wanted.typing), typing_changed)
+            self._typing(scope.of(wanted.typing))
 
     def _tell(self, name: str, body: dict[str, Any], *, is_news: bool) -> None:
         if body:
@@ -143,31 +143,31 @@ class ExtensionsOfAnswer:
         found: dict[str, Any] = {}
         for number, room in rooms.items():
             told = self._told.receipts.get(number)
-            of_room = changed.get(number, []) if told == LIVE else self._receipts_of(number, room, told)
+            result = self._answer.rooms.get(room.room_id)
+            if told is None or (result is not None and (result.initial or result.expanded)):
+                of_room = list({*self._receipts_shown(number, result), *changed.get(number, ())})
+            else:
+                of_room = changed.get(number, []) if told == LIVE else receipts.changed_in(self._tx, number, user_id, told)
             if of_room:
                 found[room.room_id] = {"type": "m.receipt", "content": edu_content(of_room)}
         _follow(self._told.receipts, self._changes.receipts, rooms, since)
         self._tell("receipts", {"rooms": found} if found else {}, is_news=bool(found))
 
-    def _receipts_of(self, number: int, room: ListedRoom, told: int | None) -> list[Receipt]:
-        """Of a room that is new to the connection: those of the events that it is given, and the user's own."""
+    def _receipts_shown(self, number: int, result: RoomResult | None) -> list[Receipt]:
+        """Of a room that is new to the connection, or shows more than before: those of the events that it is given, and the user's own."""
         user_id = self._request.user_id
-        if told is not None:
-            return receipts.changed_in(self._tx, number, user_id, told)
-        result = self._answer.rooms.get(room.room_id)
         shown = {event["event_id"] for event in (() if result is None else result.timeline)}
         known = receipts.of_room(self._tx, number, user_id, MAX_RECEIPTS)
         return [one for one in known if one.user_id == user_id or one.event_id in shown]
 
-    def _typing(self, rooms: Mapping[int, ListedRoom], changed: Mapping[str, list[str]]) -> None:
-        went_on = self._since("typing") == self._told.position
-        before = self._told.typing_rooms if went_on else frozenset()
+    def _typing(self, rooms: Mapping[int, ListedRoom]) -> None:
+        """Who types in a room is told if it is not what the connection was told last, be that long ago."""
         found: dict[str, Any] = {}
         for number, room in rooms.items():
-            users = changed.get(room.room_id) if number in before else (self._typing_in(room.room_id) or None)
-            if users is not None:
-                found[room.room_id] = {"type": "m.typing", "content": {"user_ids": users}}
-        self._changes.typing_rooms = frozenset(rooms)
+            users = tuple(self._typing_in(room.room_id))
+            if users != self._told.typing.get(number, ()):
+                found[room.room_id] = {"type": "m.typing", "content": {"user_ids": list(users)}}
+                self._changes.typing[number] = users
         self._tell("typing", {"rooms": found} if found else {}, is_news=bool(found))
 
 
