@@ -90,6 +90,17 @@ class Accounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Features:
+    """What is not in the Matrix specification yet."""
+
+    thread_subscriptions: bool = option(
+        False,
+        "People follow threads one by one (MSC4306), as Element X lets them. A thread that somebody has not subscribed to notifies them"
+        " of mentions only, whatever app they use: switch it on when everybody's apps know of it.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds."""
 
@@ -153,6 +164,7 @@ class Config:
     server: Server = field(default_factory=Server)
     http: Http = field(default_factory=Http)
     accounts: Accounts = field(default_factory=Accounts)
+    features: Features = field(default_factory=Features)
     limits: Limits = field(default_factory=Limits)
     federation: Federation = field(default_factory=Federation)
     links: list[Link] = field(default_factory=list)
@@ -170,6 +182,7 @@ _SECTIONS: Mapping[str, type] = {
     "server": Server,
     "http": Http,
     "accounts": Accounts,
+    "features": Features,
     "limits": Limits,
     "federation": Federation,
     "discovery": Discovery,

@@ -35,7 +35,7 @@ from edgeserver.federation.peers import Peers
 from edgeserver.gateway.front import GatewayFront
 from edgeserver.gateway.routes import GatewayRoutes
 from edgeserver.matrix import canonical_json, server_names
-from edgeserver.store import clock_floor, database
+from edgeserver.store import clock_floor, database, thread_subscriptions
 from edgeserver.store.database import StoreError
 from edgeserver.sync.classic import ClassicSync
 from edgeserver.sync.sliding import deployed
@@ -193,6 +193,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     async def profile_changed(user_id: str) -> None:
         await rooms.memberships.profile_changed(user_id)
 
+    await ground.db.write(lambda tx: thread_subscriptions.switch(tx, on=config.features.thread_subscriptions))
     users = services.users(ground, out, profile_changed, inline=wires.inline)
     rooms = services.rooms(
         ground, out, users, partial_joins=config.federation.partial_joins, metered=config.federation.metered

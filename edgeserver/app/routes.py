@@ -27,6 +27,7 @@ from edgeserver.api.client import (
     receipts,
     register,
     register_by_secret,
+    relations,
     room_directory,
     room_events,
     room_membership,
@@ -36,6 +37,7 @@ from edgeserver.api.client import (
     spaces,
     sync,
     third_party,
+    thread_subscriptions,
     timestamps,
     to_device,
     typing,
@@ -86,7 +88,7 @@ def client_routes(
         guests=config.accounts.guests,
     )
     found = [
-        *versions.routes(UNSTABLE_FEATURES),
+        *versions.routes({**UNSTABLE_FEATURES, thread_subscriptions.FEATURE: config.features.thread_subscriptions}),
         *well_known.routes(base_url=config.http.public_url or None, server=config.http.well_known_server or None),
         *register.routes(users.accounts, interactive, policy, tokens=users.tokens),
         *login.routes(users.accounts, users.tokens, users.devices, limiter=limiter),
@@ -113,6 +115,7 @@ def client_routes(
         *room_events.routes(ground.db, rooms.composer, rooms.memberships, rooms.directory),
         *room_membership.routes(ground.db, rooms.memberships, rooms.directory),
         *room_reading.routes(ground.db, rooms.history, ground.now_ms, rooms.completer.until_whole),
+        *relations.routes(ground.db, ground.now_ms),
         *timestamps.routes(rooms.timestamps),
         *spaces.routes(rooms.hierarchy, rooms.summaries, rooms.directory),
         *typing.routes(users.typing),
@@ -123,6 +126,8 @@ def client_routes(
         *sliding_sync.routes(sliding),
         *client_media.routes(media),
     ]
+    if config.features.thread_subscriptions:
+        found += thread_subscriptions.routes(rooms.thread_subscriptions)
     if config.accounts.registration_shared_secret:
         found += register_by_secret.routes(users.accounts, config.accounts.registration_shared_secret, ground.now_ms)
     return found

@@ -45,6 +45,7 @@ from edgeserver.rooms.remote_state import RemoteState
 from edgeserver.rooms.remote_summaries import RemoteSummaries
 from edgeserver.rooms.send import Composer
 from edgeserver.rooms.succession import move_names, succession
+from edgeserver.rooms.thread_subscriptions import ThreadSubscriptions
 from edgeserver.rooms.timestamps import Timestamps
 from edgeserver.rooms.turns import Turns
 from edgeserver.rooms.upgrade import RoomUpgrader
@@ -71,6 +72,7 @@ from edgeserver.users.push import UnreadCounts
 from edgeserver.users.pushers import Pushers
 from edgeserver.users.read_markers import ReadMarkers
 from edgeserver.users.receipts import Receipts
+from edgeserver.users.threads import thread_of
 from edgeserver.users.to_device import ToDevice
 from edgeserver.users.tokens import Tokens
 from edgeserver.users.upgraded_rooms import carry_over
@@ -240,6 +242,7 @@ class Rooms:
     completer: Completer
     hierarchy: Hierarchy
     summaries: RoomSummaries
+    thread_subscriptions: ThreadSubscriptions
 
 
 def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metered: bool) -> Rooms:
@@ -316,6 +319,7 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
         ),
         Hierarchy(ground.db, elsewhere, lambda: urlsafe_b64encode(ground.random_bytes(12)).decode()),
         RoomSummaries(ground.db, elsewhere),
+        ThreadSubscriptions(ground.db, ground.wakeups, thread_of),
     )
 
 

@@ -206,7 +206,7 @@ class MaxDelayExceeded(CodedError):
 class NotInThread(CodedError):
     """The event does not belong to the thread (MSC4306)."""
 
-    CODE, ERROR = "M_NOT_IN_THREAD", "The event is not in the thread."
+    CODE, ERROR = "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD", "The event is not in the thread."
 
 
 class InvalidSignature(CodedError):
@@ -346,7 +346,7 @@ class CannotOverwriteMedia(CodedError):
 class ConflictingUnsubscription(CodedError):
     """An automatic subscription came after the user unsubscribed (MSC4306)."""
 
-    CODE, STATUS, ERROR = "M_CONFLICTING_UNSUBSCRIPTION", 409, "You unsubscribed from the thread after that event."
+    CODE, STATUS, ERROR = "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION", 409, "You unsubscribed from the thread after that event."
 
 
 class TooLarge(CodedError):

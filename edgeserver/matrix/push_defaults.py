@@ -6,20 +6,29 @@ of a message are gone since v1.17).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 Rule = dict[str, Any]
 Ruleset = dict[str, list[Rule]]
+
+MSC4306: Final = "io.element.msc4306"
+POSTCONTENT: Final = "postcontent"
+"""A kind of rules between `content` and `room`, to which users cannot add (MSC4306)."""
+THREAD_SUBSCRIPTION: Final = f"{MSC4306}.thread_subscription"
 
 _NOTIFY_SOUND = ["notify", {"set_tweak": "sound", "value": "default"}]
 _HIGHLIGHT = {"set_tweak": "highlight"}
 
 
-def default_ruleset(user_id: str) -> Ruleset:
-    """The `global` ruleset of a user who never changed a rule. A new value at each call."""
+def default_ruleset(user_id: str, *, thread_subscriptions: bool = False) -> Ruleset:
+    """The `global` ruleset of a user who never changed a rule. A new value at each call.
+
+    `thread_subscriptions`: with the kind `postcontent` and its rules (MSC4306).
+    """
     return {
         "override": _override_rules(user_id),
         "content": [],
+        **({POSTCONTENT: _thread_rules()} if thread_subscriptions else {}),
         "room": [],
         "sender": [],
         "underride": _underride_rules(),
@@ -70,6 +79,13 @@ def _underride_rules() -> list[Rule]:
         _rule("message", [_match("type", "m.room.message")], ["notify"]),
         _rule("encrypted", [_match("type", "m.room.encrypted")], ["notify"]),
     ]
+
+
+def _thread_rules() -> list[Rule]:
+    """Nothing of threads that the user has not subscribed to notifies, but for mentions; everything of those that they have does."""
+    unsubscribed, subscribed = ({"kind": THREAD_SUBSCRIPTION, "subscribed": is_so} for is_so in (False, True))
+    found = [_rule("unsubscribed_thread", [unsubscribed], []), _rule("subscribed_thread", [subscribed], _NOTIFY_SOUND)]
+    return [{**rule, "rule_id": rule["rule_id"].replace(".m.", f".{MSC4306}.")} for rule in found]
 
 
 def _rule(name: str, conditions: list[dict[str, Any]], actions: list[Any], *, enabled: bool = True) -> Rule:

@@ -13,7 +13,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.matrix import glob
-from edgeserver.matrix.push_rules import KINDS
+from edgeserver.matrix.push_defaults import THREAD_SUBSCRIPTION
+from edgeserver.matrix.push_rules import TRIED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,13 +54,15 @@ NOTHING: Final = Outcome(False, False, None, ())
 class PushContext:
     """An event with what the conditions ask of its room: the number of joined members and the power levels.
 
-    One context serves all users of a room: what was found out about the event is kept.
+    One context serves all users of a room: what was found out about the event is kept. `subscribed` is about some of them: whether
+    they have subscribed to the thread that the event is in; None if it is in none (MSC4306).
     """
 
-    __slots__ = ("_found", "_properties", "event", "member_count", "power")
+    __slots__ = ("_found", "_properties", "event", "member_count", "power", "subscribed")
 
-    def __init__(self, event: Event, member_count: int, power: PowerLevels) -> None:
+    def __init__(self, event: Event, member_count: int, power: PowerLevels, subscribed: bool | None = None) -> None:
         self.event = event
+        self.subscribed = subscribed
         self.member_count = member_count
         self.power = power
         self._properties: dict[str, Any] = {}
@@ -104,7 +107,7 @@ class CompiledRules:
     def __init__(self, ruleset: Ruleset, user_id: str) -> None:
         self.user_id = user_id
         self._rules: list[tuple[tuple[Condition, ...], Outcome]] = [
-            (_conditions_of(kind, rule), _outcome(rule["actions"])) for kind in KINDS for rule in ruleset[kind] if rule["enabled"]
+            (_conditions_of(kind, rule), _outcome(rule["actions"])) for kind in TRIED for rule in ruleset.get(kind, ()) if rule["enabled"]
         ]
 
     def actions_for(self, context: PushContext, display_name: str | None) -> Outcome:
@@ -233,6 +236,11 @@ def _sender_notification_permission(condition: Mapping[str, Any]) -> Condition:
     return lambda context, _: context.power.user(context.event.sender) >= context.power.notification(key)
 
 
+def _thread_subscription(condition: Mapping[str, Any]) -> Condition:
+    wanted = condition.get("subscribed")
+    return (lambda context, _: context.subscribed is wanted) if isinstance(wanted, bool) else _never
+
+
 def _is_simple(value: Any) -> bool:
     return value is None or isinstance(value, (str, bool, int))
 
@@ -249,4 +257,5 @@ _KINDS: Final[Mapping[Any, Callable[[Mapping[str, Any]], Condition]]] = {
     "contains_display_name": _contains_display_name,
     "room_member_count": _room_member_count,
     "sender_notification_permission": _sender_notification_permission,
+    THREAD_SUBSCRIPTION: _thread_subscription,
 }

@@ -13,13 +13,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.matrix.errors import InvalidParam, MissingParam, NotFound, Unknown
-from edgeserver.matrix.push_defaults import Rule, Ruleset, default_ruleset
+from edgeserver.matrix.push_defaults import POSTCONTENT, Rule, Ruleset, default_ruleset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 KINDS: Final = ("override", "content", "room", "sender", "underride")
-"""The kinds of rules, in the order in which they are tried."""
+"""The kinds of rules to which users may add, in the order in which they are tried."""
+
+TRIED: Final = ("override", "content", POSTCONTENT, "room", "sender", "underride")
+"""All kinds that a ruleset may have, in that order."""
 
 MAX_RULES: Final = 1000
 """Rules of their own that a user may have."""
@@ -59,6 +62,8 @@ def put_rule(
     rule of the user's own.
     """
     rules = _rules_of(ruleset, kind)
+    if kind not in KINDS:
+        raise InvalidParam("Users cannot add rules of this kind.")
     if not rule_id or len(rule_id) > MAX_TEXT or rule_id.startswith(".") or "/" in rule_id or "\\" in rule_id:
         raise InvalidParam("The rule id is not one that a user may choose.")
     position = next((i for i, rule in enumerate(rules) if rule["rule_id"] == rule_id), None)
@@ -103,7 +108,7 @@ def departures(ruleset: Ruleset, user_id: str) -> dict[str, Any]:
     `enabled` and `actions` of default rules by kind and id."""
     own: dict[str, Any] = {}
     changed: dict[str, Any] = {}
-    for kind, rules in default_ruleset(user_id).items():
+    for kind, rules in default_ruleset(user_id, thread_subscriptions=POSTCONTENT in ruleset).items():
         if mine := [rule for rule in ruleset[kind] if not rule["default"]]:
             own[kind] = mine
         now = {rule["rule_id"]: rule for rule in ruleset[kind]}
@@ -114,11 +119,11 @@ def departures(ruleset: Ruleset, user_id: str) -> dict[str, Any]:
     return {"rules": own, "defaults": changed}
 
 
-def with_departures(user_id: str, stored: Mapping[str, Any]) -> Ruleset:
-    """The ruleset that `departures` was taken of; an empty mapping gives the default one."""
+def with_departures(user_id: str, stored: Mapping[str, Any], *, thread_subscriptions: bool = False) -> Ruleset:
+    """The ruleset that `departures` was taken of; an empty mapping gives the default one (see there for `thread_subscriptions`)."""
     own, changed = stored.get("rules", {}), stored.get("defaults", {})
     ruleset = {}
-    for kind, rules in default_ruleset(user_id).items():
+    for kind, rules in default_ruleset(user_id, thread_subscriptions=thread_subscriptions).items():
         current = [{**rule, **changed.get(kind, {}).get(rule["rule_id"], {})} for rule in rules]
         first = 1 if current and current[0]["rule_id"] == _MASTER else 0
         ruleset[kind] = [*current[:first], *own.get(kind, []), *current[first:]]
@@ -126,7 +131,7 @@ def with_departures(user_id: str, stored: Mapping[str, Any]) -> Ruleset:
 
 
 def _rules_of(ruleset: Ruleset, kind: str) -> list[Rule]:
-    if kind not in KINDS:
+    if kind not in ruleset:
         raise InvalidParam("There is no such kind of push rule.")
     return ruleset[kind]
 

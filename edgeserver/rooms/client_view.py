@@ -1,7 +1,8 @@
 """Events as a client sees them: the event, and in `unsigned` what this server knows of it for whoever asks.
 
 Client-server API, "Room event format": `age` (ms), `transaction_id` for the device that sent the event, `redacted_because`, `prev_content`
-(with `replaces_state`), and `membership`, the asking user's own at that event (MSC4115).
+(with `replaces_state`), `membership`, the asking user's own at that event (MSC4115), and `m.relations`, what child events amount to
+("Aggregations of child events").
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix.event import client_event
+from edgeserver.matrix.relations import REFERENCE, REPLACE, THREAD
 from edgeserver.matrix.visibility import membership_of
+from edgeserver.rooms.aggregations import aggregated
 from edgeserver.store import events, state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from edgeserver.rooms.aggregations import Aggregation
     from edgeserver.store.database import Transaction
     from edgeserver.store.events import StoredEvent
 
@@ -29,11 +33,22 @@ class Viewer:
     now: int
 
 
-def timeline(tx: Transaction, found: Sequence[StoredEvent], viewer: Viewer, *, with_room_id: bool = True) -> list[dict[str, Any]]:
-    """Events of a timeline, with everything that `unsigned` may say. What the viewer may not see has been left out before.
+def timeline(
+    tx: Transaction, found: Sequence[StoredEvent], viewer: Viewer, *, with_room_id: bool = True, bundled: bool = True
+) -> list[dict[str, Any]]:
+    """Events of a timeline, with everything that `unsigned` may say; `bundled`: aggregations, too. What the viewer may not see has
+    been left out before.
 
     Costs one state lookup for each run of events without a state event between them, and one for each state event.
     """
+    notes = _timeline_notes(tx, found, viewer)
+    if bundled:
+        for number, bundle in _bundles(tx, found, viewer, with_room_id=with_room_id).items():
+            notes[number]["m.relations"] = bundle
+    return _shown(found, notes, with_room_id)
+
+
+def _timeline_notes(tx: Transaction, found: Sequence[StoredEvent], viewer: Viewer) -> dict[int, dict[str, Any]]:
     notes = _notes(tx, found, viewer)
     memberships: dict[int, str] = {}
     for stored in found:
@@ -44,7 +59,39 @@ def timeline(tx: Transaction, found: Sequence[StoredEvent], viewer: Viewer, *, w
                 memberships[stored.after] = membership_of(None if member is None else member.event)
             note["membership"] = memberships[stored.after]
         note.update(_replaced(tx, stored))
-    return _shown(found, notes, with_room_id)
+    return notes
+
+
+def _bundles(tx: Transaction, found: Sequence[StoredEvent], viewer: Viewer, *, with_room_id: bool) -> dict[int, dict[str, Any]]:
+    """`m.relations` of those of the events that have it. The latest event of a thread has its own; it is no root of another one."""
+    outer = aggregated(tx, found, viewer.user_id)
+    if not outer:
+        return {}
+    latest = [one.thread.latest for one in outer.values() if one.thread is not None]
+    inner = aggregated(tx, latest, viewer.user_id) if latest else {}
+    edits = {one.edit.number: one.edit for one in (*outer.values(), *inner.values()) if one.edit is not None}
+    notes = _timeline_notes(tx, list(({stored.number: stored for stored in latest} | edits).values()), viewer)
+
+    def shown(stored: StoredEvent) -> dict[str, Any]:
+        return client_event(stored.event, unsigned=notes[stored.number], with_room_id=with_room_id)
+
+    for number, one in inner.items():
+        notes[number]["m.relations"] = _bundle(one, shown)
+    return {number: _bundle(one, shown) for number, one in outer.items()}
+
+
+def _bundle(one: Aggregation, shown: Callable[[StoredEvent], dict[str, Any]]) -> dict[str, Any]:
+    bundle: dict[str, Any] = {}
+    if one.edit is not None:
+        bundle[REPLACE] = shown(one.edit)
+    if one.thread is not None:
+        thread = one.thread
+        bundle[THREAD] = {
+            "latest_event": shown(thread.latest), "count": thread.count, "current_user_participated": thread.participated
+        }  # fmt: skip
+    if one.references:
+        bundle[REFERENCE] = {"chunk": [{"event_id": event_id} for event_id in one.references]}
+    return bundle
 
 
 def cited_member(tx: Transaction, found: Iterable[StoredEvent], user_id: str) -> int | None:

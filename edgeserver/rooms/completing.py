@@ -27,7 +27,7 @@ from edgeserver.rooms import state_at
 from edgeserver.rooms.event_source import SourceFailed
 from edgeserver.rooms.placing import judge_by_auth_events
 from edgeserver.rooms.remote_state import ONE_BY_ONE
-from edgeserver.store import events, partial_rooms, rooms, state
+from edgeserver.store import events, partial_rooms, relations, rooms, state
 from edgeserver.store.database import StoreError
 from edgeserver.store.events import Standing
 
@@ -330,6 +330,7 @@ def _place_again(tx: Transaction, stored: StoredEvent, settled: _Settled) -> Non
     else:
         standing, stream = Standing.ACCEPTED, tx.stream() if stream is None else stream
     events.place(tx, stored.number, stream=stream, before=before, after=before, standing=standing, depth=stored.depth)
+    relations.follow(tx, stored.room, stored.number, event, stored.depth, shown=stream is not None)
     if event.state_key is not None and standing is not Standing.REJECTED:
         events.set_after(tx, stored.number, state.derive(tx, stored.room, before, {(event.type, event.state_key): stored.number}))
     if stored.standing is Standing.REJECTED and standing is Standing.ACCEPTED:

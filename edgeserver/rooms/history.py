@@ -116,6 +116,22 @@ def visible(tx: Transaction, user_id: str, membership: Membership | None, found:
     return kept
 
 
+def visible_event(tx: Transaction, room_id: str, event_id: str, user_id: str) -> tuple[View, StoredEvent]:
+    """The event, if the user may see it. Raises M_NOT_FOUND whether it does not exist or may not be seen."""
+    missing = errors.NotFound("There is no such event in this room, or you may not see it.")
+    try:
+        at = view(tx, room_id, user_id)
+    except errors.Forbidden as error:
+        raise missing from error
+    stored = events.get(tx, event_id)
+    if stored is None or stored.room != at.room.number or stored.stream is None:
+        raise missing
+    seen = visible(tx, user_id, at.membership, [stored]) if stored.stream <= at.upto else []
+    if not seen:
+        raise missing  # who left and is invited again reads on only when they have joined
+    return at, seen[0]
+
+
 def _departure(tx: Transaction, membership: Membership) -> StoredEvent | None:
     """The event that ended the last time that the user, who is not joined now, was: None if they never were."""
     stored = events.by_number(tx, membership.event)

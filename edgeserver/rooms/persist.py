@@ -1,4 +1,4 @@
-"""The one write path: an event, its state, the room's heads, memberships, redactions and outbox, in one transaction.
+"""The one write path: an event, its state, its relation, the room's heads, memberships, redactions and outbox, in one transaction.
 
 Whoever made or received the event has judged it and knows the state before it; nothing here decides. Hooks run inside the same
 transaction (unread counts, device lists) and are bound in `app.py`. After the commit exactly those are woken whom the event concerns.
@@ -13,7 +13,7 @@ from edgeserver import wakeups as topics
 from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.power_levels import PowerLevels
-from edgeserver.store import events, outbox, partial_rooms, rooms, state
+from edgeserver.store import events, outbox, partial_rooms, relations, rooms, state
 from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ class Persister:
                 standing=placement.standing,
                 depth=depth,
             )
+        relations.follow(tx, room.number, number, event, depth, shown=stream is not None)
         after = placement.before
         if takes_effect and key is not None:
             after = state.derive(tx, room.number, placement.before, {key: number})
@@ -176,7 +177,7 @@ class Persister:
             if older is not None
             else dict(state.of_type(tx, newer, "m.room.member").items())
         )
-        if older is None or ENCRYPTION in changes:
+        if older is None or CREATE in changes or ENCRYPTION in changes:
             found = state.lookup_events(tx, newer, [CREATE, ENCRYPTION])
             kind = found[CREATE].event.content.get("type") if CREATE in found else None
             rooms.describe(tx, room, kind if isinstance(kind, str) else None, encrypted=ENCRYPTION in found)
@@ -214,7 +215,7 @@ class Persister:
         for redaction in pending:
             target = events.get(tx, event.event_id)
             if target is not None and may_redact(tx, redaction.event, target):
-                events.redact(tx, target, redaction.event.event_id)
+                _redact(tx, target, redaction.event)
         if pending:
             events.forget_pending_redactions(tx, event.event_id)
         if event.redacts is not None:
@@ -222,7 +223,7 @@ class Persister:
             if target is None or target.is_outlier:
                 events.remember_redaction(tx, event.redacts, number)
             elif may_redact(tx, event, target):
-                events.redact(tx, target, event.event_id)
+                _redact(tx, target, event)
 
     def _queue(self, tx: Transaction, room: int, event: Event, stream: int, old_servers: Sequence[str]) -> None:
         """For whom it concerned before and for the room's servers after it, but not for the server that gave it to us to hand on.
@@ -263,6 +264,12 @@ def _concerned(tx: Transaction, room: int, event: Event) -> list[str]:
 def number_of(tx: Transaction, event: Event) -> int:
     """The numeric id of a held event."""
     return events.numbers_by_id(tx, [event.event_id])[event.event_id]
+
+
+def _redact(tx: Transaction, target: StoredEvent, redaction: Event) -> None:
+    """What an event says of another is removed with the rest of its content."""
+    events.redact(tx, target, redaction.event_id)
+    relations.follow(tx, target.room, target.number, target.event, target.depth, shown=False)
 
 
 def may_redact(tx: Transaction, redaction: Event, target: StoredEvent) -> bool:

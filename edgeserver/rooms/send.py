@@ -13,7 +13,7 @@ from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS, auth_types_for, 
 from edgeserver.matrix.draft import complete, depth_after, references, template
 from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.matrix.verdicts import Accepted
-from edgeserver.rooms import state_at
+from edgeserver.rooms import relating, state_at
 from edgeserver.rooms.persist import Placement
 from edgeserver.rooms.placing import auth_state
 from edgeserver.store import events, rooms, state
@@ -73,7 +73,8 @@ class Composer:
 
         With `device_id` and `txn_id` (`events.transaction_key`) a repeat returns the first id; state that would not change
         anything returns the id of the event that stands.
-        Raises `MatrixError`: M_FORBIDDEN (not allowed, or not in the room: whether there is one is not told), M_TOO_LARGE.
+        Raises `MatrixError`: M_FORBIDDEN (not allowed, or not in the room: whether there is one is not told), M_TOO_LARGE; see also
+        `relating.check`.
         """
 
         def run(tx: Transaction) -> str:
@@ -86,6 +87,7 @@ class Composer:
                 standing = unchanged(tx, room, sender, event_type, state_key, content)
                 if standing is not None:
                     return standing
+            relating.check(tx, room.number, sender, event_type, content)
             written = self.compose(
                 tx,
                 room,

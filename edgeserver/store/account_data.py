@@ -7,6 +7,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from edgeserver.matrix import canonical_json, push_rules
+from edgeserver.matrix.identifiers import is_user_id
+from edgeserver.store import thread_subscriptions
 
 if TYPE_CHECKING:
     from edgeserver.matrix.push_defaults import Ruleset
@@ -23,14 +25,22 @@ class Item(NamedTuple):
 
 
 PUSH_RULES = "m.push_rules"
+IGNORED_USERS = "m.ignored_user_list"
 
 
 def get(tx: Transaction, user_id: str, room_id: str, kind: str) -> dict[str, Any] | None:
     """The content, or None if nothing was ever set (push rules are always there)."""
     row = tx.one("SELECT content FROM account_data WHERE user_id = ? AND room_id = ? AND type = ?", (user_id, room_id, kind))
     if room_id == "" and kind == PUSH_RULES:
-        return _push_rules(user_id, b"{}" if row is None else row[0])
+        return _push_rules(tx, user_id, b"{}" if row is None else row[0])
     return None if row is None else canonical_json.decode_exact(row[0])
+
+
+def ignored_users(tx: Transaction, user_id: str) -> frozenset[str]:
+    """Whose events the user does not want to see. Spec: client-server API, "Ignoring Users"."""
+    content: Any = get(tx, user_id, "", IGNORED_USERS)
+    ignored = content.get("ignored_users") if content else None
+    return frozenset(filter(is_user_id, ignored)) - {user_id} if isinstance(ignored, dict) else frozenset()
 
 
 def ruleset(tx: Transaction, user_id: str) -> Ruleset:
@@ -44,8 +54,9 @@ def put_ruleset(tx: Transaction, user_id: str, rules: Ruleset) -> bool:
     return put(tx, user_id, "", PUSH_RULES, push_rules.departures(rules, user_id))
 
 
-def _push_rules(user_id: str, departures: bytes) -> dict[str, Any]:
-    return {"global": push_rules.with_departures(user_id, canonical_json.decode_exact(departures))}
+def _push_rules(tx: Transaction, user_id: str, departures: bytes) -> dict[str, Any]:
+    stored, threads = canonical_json.decode_exact(departures), thread_subscriptions.are_on(tx)
+    return {"global": push_rules.with_departures(user_id, stored, thread_subscriptions=threads)}
 
 
 def put(tx: Transaction, user_id: str, room_id: str, kind: str, content: dict[str, Any]) -> bool:
@@ -69,9 +80,9 @@ def changed(tx: Transaction, user_id: str, after: int, upto: int) -> list[Item]:
         "SELECT room_id, type, content, stream FROM account_data WHERE user_id = ? AND stream > ? AND stream <= ? ORDER BY stream",
         (user_id, after, upto),
     )
-    items = [_item(user_id, *row) for row in rows]
+    items = [_item(tx, user_id, *row) for row in rows]
     if after == 0 and not any(item.type == PUSH_RULES and item.room_id == "" for item in items):
-        items.insert(0, _item(user_id, "", PUSH_RULES, b"{}", 0))
+        items.insert(0, _item(tx, user_id, "", PUSH_RULES, b"{}", 0))
     return items
 
 
@@ -81,11 +92,11 @@ def of_room(tx: Transaction, user_id: str, room_id: str) -> list[Item]:
         "SELECT room_id, type, content, stream FROM account_data WHERE user_id = ? AND room_id = ? ORDER BY stream",
         (user_id, room_id),
     )
-    return [_item(user_id, *row) for row in rows]
+    return [_item(tx, user_id, *row) for row in rows]
 
 
-def _item(user_id: str, room_id: str, kind: str, content: bytes, stream: int) -> Item:
-    whole = _push_rules(user_id, content) if kind == PUSH_RULES and room_id == "" else canonical_json.decode_exact(content)
+def _item(tx: Transaction, user_id: str, room_id: str, kind: str, content: bytes, stream: int) -> Item:
+    whole = _push_rules(tx, user_id, content) if kind == PUSH_RULES and room_id == "" else canonical_json.decode_exact(content)
     return Item(room_id, kind, whole, stream)
 
 

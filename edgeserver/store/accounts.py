@@ -105,7 +105,7 @@ def deactivate(tx: Transaction, user_id: str, now: int) -> None:
         "UPDATE accounts SET deactivated_at = ?, password = NULL, admin = 0 WHERE user_id = ? AND deactivated_at IS NULL",
         (now, user_id),
     )
-    for table in ("profiles", "account_data", "filters", "pushers", "tokens", "devices"):
+    for table in ("profiles", "account_data", "filters", "pushers", "thread_subscriptions", "tokens", "devices"):
         tx.execute(f"DELETE FROM {table} WHERE user_id = ?", (user_id,))
 
 

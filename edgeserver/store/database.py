@@ -30,7 +30,7 @@ import trio
 from edgeserver.store import migrations
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import aiosqlite
@@ -72,7 +72,7 @@ class Transaction:
         self.position = position
         self.after_commit: list[Callable[[], None]] = []
 
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+    def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
         return sqlite3.Connection.execute(self._connection, sql, parameters)
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:

@@ -15,6 +15,7 @@ import orjson
 
 from edgeserver.matrix import canonical_json
 from edgeserver.matrix.identifiers import domain_of
+from edgeserver.matrix.relations import RELATES_TO, relation_of
 from edgeserver.matrix.room_versions import ROOM_VERSIONS
 from edgeserver.store import migrations, state
 from edgeserver.store.database import Transaction
@@ -92,6 +93,7 @@ def _inspect(inspection: Inspection, connection: sqlite3.Connection, server_name
     inspection.run("references", lambda: _references(tx))
     inspection.run("stream positions", lambda: _stream(tx))
     inspection.run("events", lambda: _events(tx))
+    inspection.run("relations", lambda: _relations(tx))
     inspection.run("rooms and their heads", lambda: _heads(tx))
     before = len(inspection.findings)
     inspection.run("snapshots", lambda: _snapshots(tx))
@@ -167,6 +169,37 @@ def _events(tx: Transaction) -> Iterator[str]:
     )
     for (event_id,) in closed:
         yield f"the event {event_id} is noted as missing, but is there"
+
+
+def _relations(tx: Transaction) -> Iterator[str]:
+    """There is a row for what each event of the timeline says of its relation to another, where the event has its place; and no other."""
+    told = tx.execute(
+        "SELECT event, event_id, room, depth, tie, pdu FROM events"
+        " WHERE stream IS NOT NULL AND redacted_by IS NULL AND instr(pdu, CAST(? AS BLOB))",
+        (f'"{RELATES_TO}"',),
+    )
+    for event, event_id, room, depth, tie, pdu in told:
+        stated = _stated_relation(pdu)
+        place = "room = ? AND parent = ? AND depth = ? AND tie = ? AND event = ?"
+        if stated and tx.one(f"SELECT 1 FROM relations WHERE {place}", (room, stated[0], depth, tie, event)) is None:
+            yield f"the relation of the event {event_id} is not filed"
+    filed = tx.execute(
+        "SELECT e.event_id, r.parent, r.rel_type, r.sender, e.pdu, e.stream IS NOT NULL AND e.redacted_by IS NULL AND"
+        " (e.room, e.depth, e.tie) = (r.room, r.depth, r.tie) FROM relations r JOIN events e ON e.event = r.event"
+    )
+    for event_id, parent, rel_type, sender, pdu, in_place in filed:
+        if not in_place or _stated_relation(pdu) != (parent, rel_type, sender):
+            yield f"a relation of the event {event_id} is filed that is not its own"
+
+
+def _stated_relation(pdu: bytes) -> tuple[str, str, str] | None:
+    """Parent, type and sender; None also for an event that is no JSON, which others find."""
+    try:
+        event = canonical_json.decode_exact(pdu)
+        relation = relation_of(event["content"])
+        return None if relation is None else (relation.event_id, relation.rel_type, event["sender"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _heads(tx: Transaction) -> Iterator[str]:

@@ -17,7 +17,6 @@ from edgeserver.sync.filters import kept, takes
 from edgeserver.sync.sections import News, Sections
 from edgeserver.sync.sent_members import SentMembers
 from edgeserver.sync.since import Since
-from edgeserver.users.push import ignored_users
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -145,7 +144,7 @@ class ClassicSync:
         if since is not None and since.stream > upto:
             since = None  # a token of a later life of this store, which has been restored: begin anew
         items = account_data.changed(tx, user_id, 0 if since is None else since.stream, upto)
-        news = News(typing=typing, ignored=ignored_users(tx, user_id))
+        news = News(typing=typing, ignored=account_data.ignored_users(tx, user_id))
         for item in items:
             news.account_data.setdefault(item.room_id, []).append(item)
         if since is not None:

@@ -200,7 +200,8 @@ class Sections:
 
     def _timeline(self, tx: Transaction, window: Window, shown: Timeline) -> dict[str, Any]:
         start = tokens.write_stream(window.upto) if shown.start is None else tokens.write_place(shown.start)
-        listed = client_view.timeline(tx, shown.events, self._viewer, with_room_id=False)
+        # With all that happened since, the client has the child events themselves
+        listed = client_view.timeline(tx, shown.events, self._viewer, with_room_id=False, bundled=shown.limited)
         return {"events": self._formatted(shown.events, listed), "limited": shown.limited, "prev_batch": start}
 
     def _state(self, tx: Transaction, changes: Mapping[StateKey, int]) -> list[dict[str, Any]]:

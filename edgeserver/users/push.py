@@ -7,14 +7,15 @@ receipt in the middle of the unread leaves over is counted anew from the events.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.matrix.push_defaults import default_ruleset
 from edgeserver.matrix.push_evaluation import NOTHING, CompiledRules, PushContext
-from edgeserver.store import account_data, events, receipts, state, unread
-from edgeserver.users.threads import thread_of
+from edgeserver.matrix.relations import relation_of
+from edgeserver.store import account_data, events, receipts, state, thread_subscriptions, unread
+from edgeserver.users.threads import MAIN, thread_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,8 +37,11 @@ _PERSONAL = (".m.rule.invite_for_me", ".m.rule.is_user_mention")
 
 
 def _shared_rules() -> CompiledRules:
-    """The default rules without those that are about one user: the same for all who are not named by the event."""
-    ruleset = default_ruleset("")
+    """The default rules without those that are about one user: the same for all who are not named by the event.
+
+    Without thread subscriptions on this box those about them are met by no event.
+    """
+    ruleset = default_ruleset("", thread_subscriptions=True)
     ruleset["override"] = [rule for rule in ruleset["override"] if rule["rule_id"] not in _PERSONAL]
     return CompiledRules(ruleset, "")
 
@@ -62,16 +66,21 @@ class PushRules:
             return {}
         changed = unread.preferences(tx, users)
         power = _power(tx, event, snapshot, bool(changed))
-        context = PushContext(event, unread.member_count(tx, room), power)
+        subscribers = _subscribers(tx, room, event)
+        contexts: dict[bool | None, tuple[PushContext, Outcome]] = {}
+        members = unread.member_count(tx, room)
         named = _named(event)
-        shared = self._shared.actions_for(context, None)
         found: dict[str, Outcome] = {}
         for user_id in users:
             streams = changed.get(user_id, {})
             if event.sender in self._ignored_by(tx, user_id, streams.get("m.ignored_user_list")):
                 continue
             rules_at = streams.get(account_data.PUSH_RULES, 0)
-            outcome = shared
+            subscribed = None if subscribers is None else user_id in subscribers
+            if subscribed not in contexts:
+                new = PushContext(event, members, power, subscribed)
+                contexts[subscribed] = new, self._shared.actions_for(new, None)
+            context, outcome = contexts[subscribed]
             if rules_at or user_id in named:
                 rules = self._rules_of(tx, user_id, rules_at)
                 name = _display_name(tx, snapshot, user_id) if rules_at else None
@@ -94,7 +103,7 @@ class PushRules:
             return frozenset()
         known = self._ignored.pop(user_id, None)
         if known is None or known[0] != stream:
-            known = stream, ignored_users(tx, user_id)
+            known = stream, account_data.ignored_users(tx, user_id)
         self._ignored[user_id] = known
         if len(self._ignored) > CACHED:
             self._ignored.popitem(last=False)
@@ -154,11 +163,12 @@ class UnreadCounts:
         unread.put(tx, room, user_id, {one: unread.Count(*numbers) for one, numbers in left.items()})
 
 
-def ignored_users(tx: Transaction, user_id: str) -> frozenset[str]:
-    """Whose events the user does not want to see. Spec: client-server API, "Ignoring Users"."""
-    content: Any = account_data.get(tx, user_id, "", "m.ignored_user_list")
-    ignored = content.get("ignored_users") if content else None
-    return frozenset(ignored) - {user_id} if isinstance(ignored, dict) else frozenset()
+def _subscribers(tx: Transaction, room: int, event: Event) -> frozenset[str] | None:
+    """Who has subscribed to the thread that the event is in; None if it is in none, or this box has no subscriptions."""
+    if relation_of(event.content) is None or not thread_subscriptions.are_on(tx):
+        return None
+    thread = thread_of(tx, event)
+    return None if thread == MAIN else thread_subscriptions.subscribers(tx, room, thread)
 
 
 def _named(event: Event) -> set[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from edgeserver import wakeups as topics
 from edgeserver.matrix import errors, identifiers
-from edgeserver.store import events, outbox, rooms
+from edgeserver.store import events, outbox, relations, rooms
 from edgeserver.store import receipts as table
 from edgeserver.store.receipts import MAIN, PRIVATE, READ, UNTHREADED, Receipt
 from edgeserver.users.threads import is_in_thread
@@ -73,7 +73,7 @@ class Receipts:
         if receipt_type not in TYPES:
             raise errors.InvalidParam("There is no such type of receipt.")
         membership, stored = event_of_member(tx, user_id, room_id, event_id)
-        if thread_id is not None and not is_in_thread(tx, stored.event, thread_id):
+        if thread_id is not None and not _may_be_read_in(tx, stored, thread_id):
             raise errors.InvalidParam("The event is not in that thread.")
         thread = UNTHREADED if thread_id is None else thread_id
         receipt = Receipt(membership.room, user_id, receipt_type, thread, event_id, stored.stream, self._now_ms())
@@ -97,7 +97,7 @@ class Receipts:
             thread = UNTHREADED if one.thread_id is None else one.thread_id
             if room is None or not identifiers.is_event_id(one.event_id):
                 continue
-            if thread not in (UNTHREADED, MAIN) and thread not in events.held(tx, [thread]):
+            if thread not in (UNTHREADED, MAIN) and not (relations.has_thread(tx, room.number, thread) or events.held(tx, [thread])):
                 continue
             stored = events.get(tx, one.event_id)
             if stored is not None and stored.room != room.number:
@@ -121,6 +121,14 @@ class Receipts:
         content = {room_id: {READ: {receipt.user_id: {"data": data, "event_ids": [receipt.event_id]}}}}
         outbox.queue_edu(tx, servers, "m.receipt", content, key=f"{room_id} {receipt.user_id} {receipt.thread}")
         tx.on_commit(lambda: self._wakeups.notify([topics.OUTBOX]))
+
+
+def _may_be_read_in(tx: Transaction, stored: StoredEvent, thread_id: str) -> bool:
+    """Whether a receipt for the thread may name the event; a redacted one does not tell any more which it was in."""
+    if stored.redacted_by is not None:
+        root = events.get(tx, thread_id)
+        return thread_id == MAIN or (root is not None and root.room == stored.room)
+    return is_in_thread(tx, stored.event, thread_id)
 
 
 def event_of_member(tx: Transaction, user_id: str, room_id: str, event_id: str) -> tuple[Membership, StoredEvent]:

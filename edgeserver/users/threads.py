@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from edgeserver.matrix.relations import THREAD, may_root_thread, relation_of
 from edgeserver.store import events
 
 if TYPE_CHECKING:
@@ -18,35 +19,25 @@ MAX_STEPS: Final = 3
 def thread_of(tx: Transaction, event: Event) -> str:
     """The event id of the thread's root, `main` if the event is in no thread.
 
-    A root that is not an event of the room, or is itself in a thread, makes none.
+    A root of another room, or one that relates to another event itself, makes none. One that is not here yet (the thread is older than
+    our part in the room) does.
     """
-    at: Event | None = event
+    at = event
     for _ in range(MAX_STEPS):
-        relation = _relation(at)
+        relation = relation_of(at.content)
         if relation is None:
             return MAIN
-        rel_type, event_id = relation
-        stored = events.get(tx, event_id)
-        related = None if stored is None or stored.event.room_id != event.room_id else stored.event
-        if rel_type == "m.thread":
-            return event_id if related is not None and _is_root(related) else MAIN
-        at = related
+        stored = events.get(tx, relation.event_id)
+        if stored is not None and stored.event.room_id != event.room_id:
+            return MAIN
+        if relation.rel_type == THREAD:
+            return relation.event_id if stored is None or may_root_thread(stored.event) else MAIN
+        if stored is None:
+            return MAIN
+        at = stored.event
     return MAIN
 
 
 def is_in_thread(tx: Transaction, event: Event, thread: str) -> bool:
     """Whether a receipt for this thread may name the event: a root belongs to its own thread and to the main one."""
     return event.event_id == thread or thread_of(tx, event) == thread
-
-
-def _is_root(event: Event) -> bool:
-    relation = _relation(event)
-    return relation is None or relation[0] != "m.thread"
-
-
-def _relation(event: Event | None) -> tuple[str, str] | None:
-    relation: Any = None if event is None else event.content.get("m.relates_to")
-    if not isinstance(relation, dict):
-        return None
-    rel_type, event_id = relation.get("rel_type"), relation.get("event_id")
-    return (rel_type, event_id) if isinstance(rel_type, str) and isinstance(event_id, str) else None

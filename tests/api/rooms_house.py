@@ -8,8 +8,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from edgeserver.api.client import create_room, room_directory, room_events, room_membership, room_reading, room_upgrade
+from edgeserver.api.client import (
+    create_room,
+    relations,
+    room_directory,
+    room_events,
+    room_membership,
+    room_reading,
+    room_upgrade,
+    thread_subscriptions,
+)
+from edgeserver.rooms.thread_subscriptions import ThreadSubscriptions
 from edgeserver.users.requester import Requester
+from edgeserver.users.threads import thread_of
 from tests.asgi import Answer, AsgiClient, section_application
 from tests.rooms.house import ALICE, BOB, CAROL, House, Street, open_house
 
@@ -62,6 +73,8 @@ class Place:
             *room_events.routes(house.db, house.composer, house.memberships, house.directory),
             *room_membership.routes(house.db, house.memberships, house.directory),
             *room_reading.routes(house.db, house.history, house.now_ms, house.completer.until_whole),
+            *relations.routes(house.db, house.now_ms),
+            *thread_subscriptions.routes(ThreadSubscriptions(house.db, house.wakeups, thread_of)),
             *room_upgrade.routes(house.upgrader),
             *room_directory.routes(house.directory, house.public_rooms, house.name),
         ]

@@ -33,6 +33,10 @@ async def _live(folder: Path) -> None:
         await one.memberships.invite(ALICE, room, CAROL)
         await two.memberships.join(CAROL, room)
         spoken = await one.say(room, ALICE, "hello")
+        related = {"m.relates_to": {"rel_type": "m.thread", "event_id": spoken}}
+        for _ in range(2):
+            answered = await one.composer.send(room, ALICE, "m.room.message", {"msgtype": "m.text", "body": "in a thread", **related})
+        await one.composer.send(room, ALICE, "m.room.redaction", {"redacts": answered}, redacts=answered)
         # Two heads at once: each server speaks before it hears the other.
         ours, theirs = await one.say(room, BOB, "from one"), await two.say(room, CAROL, "from two")
         await two.tell(one, theirs)
@@ -88,7 +92,7 @@ def test_a_box_can_be_checked_while_it_runs(data: Path) -> None:
 
 def test_the_box_that_is_damaged_below_has_everything_that_can_be(data: Path) -> None:
     connection = sqlite3.connect(data / "edgeserver.db")
-    for table in ("rooms", "events", "snapshots", "memberships", "room_servers", "outbox", "destinations", "accounts"):
+    for table in ("rooms", "events", "snapshots", "memberships", "relations", "room_servers", "outbox", "destinations", "accounts"):
         assert connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] > 0, table
     assert connection.execute("SELECT count(*) FROM memberships WHERE stripped IS NOT NULL").fetchone()[0] == 2
     connection.close()
@@ -113,6 +117,13 @@ DAMAGES: dict[str, tuple[list[str], str]] = {
     "a gap that is none": (
         ["INSERT INTO gaps (room, missing, event) SELECT room, event_id, event FROM events WHERE stream > 0 LIMIT 1"],
         "is noted as missing, but is there",
+    ),
+    "a relation that is lost": (["DELETE FROM relations"], "is not filed"),
+    "a relation to another event": (["UPDATE relations SET parent = '$other'"], "is filed that is not its own"),
+    "a relation of another kind": (["UPDATE relations SET rel_type = 'm.reference'"], "is filed that is not its own"),
+    "a relation of an event that is out of the timeline": (
+        ["UPDATE events SET stream = NULL WHERE event IN (SELECT event FROM relations)"],
+        "is filed that is not its own",
     ),
     "no heads": (["UPDATE rooms SET heads = '[]' WHERE snapshot IS NOT NULL"], "has no head"),
     "heads that are no JSON": (["UPDATE rooms SET heads = '[' WHERE snapshot IS NOT NULL"], "cannot be read"),

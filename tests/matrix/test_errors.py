@@ -17,7 +17,7 @@ ARGUMENTS = {
 def test_every_error_has_a_code_a_status_and_a_text_and_stands_in_the_tree_under_its_status(kind):
     error = kind(*ARGUMENTS.get(kind, ()))
     body = error.as_json()
-    assert re.fullmatch(r"(M_|ORG\.MATRIX\.MSC\d+_)[A-Z_]+", body["errcode"])
+    assert re.fullmatch(r"(M_|ORG\.MATRIX\.MSC\d+_|IO\.ELEMENT\.MSC\d+\.M_)[A-Z_]+", body["errcode"])
     assert body["error"].endswith(".")
     drawn = re.search(rf"── (\d+)  [^─]*\b{kind.__name__}\b", errors.__doc__)
     assert drawn is not None

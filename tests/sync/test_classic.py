@@ -387,3 +387,24 @@ async def test_where_history_is_missing_the_timeline_is_cut(world: World) -> Non
     found = joined(await world.sync(ALICE, first), room)
     assert bodies(found) == ["after"]
     assert found["timeline"]["limited"]
+
+
+async def test_only_a_limited_timeline_carries_aggregations(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    said = await world.say(room, ALICE, "old")
+    relation = {"m.relates_to": {"rel_type": "m.replace", "event_id": said}, "m.new_content": {"body": "new"}}
+    first = await world.sync(BOB)
+    other = await world.say(room, ALICE, "root")
+    edit = await world.say(room, ALICE, "* new", **relation)
+    inside = await world.say(room, ALICE, "in", **{"m.relates_to": {"rel_type": "m.thread", "event_id": other}})
+
+    def bundled(answer: dict[str, Any]) -> dict[str, Any]:
+        timeline = joined(answer, room)["timeline"]
+        return {one["event_id"]: one["unsigned"]["m.relations"] for one in timeline["events"] if "m.relations" in one["unsigned"]}
+
+    assert bundled(await world.sync(BOB, first)) == {}  # whoever has all of it counts for themselves
+    found = bundled(await world.sync(BOB, wanted={"room": {"timeline": {"limit": 4}}}))
+    assert found.keys() == {said, other}
+    assert found[said]["m.replace"]["event_id"] == edit
+    assert found[other]["m.thread"]["latest_event"]["event_id"] == inside
+    assert "room_id" not in found[other]["m.thread"]["latest_event"]

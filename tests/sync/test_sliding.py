@@ -131,7 +131,7 @@ async def test_an_invite_shows_what_it_came_with_and_leaving_shows_only_to_who_k
     answer = await told(bob, body, pos=start["pos"])
     assert {event["type"] for event in answer["rooms"][room]["invite_state"]} >= {"m.room.name", "m.room.member"}
     assert "timeline" not in answer["rooms"][room]
-    invited = await told(bob, {"lists": {"all": a_list(9, filters={"is_invite": True})}})
+    invited = await told(bob, {"conn_id": "other", "lists": {"all": a_list(9, filters={"is_invite": True})}})
     assert invited["lists"]["all"]["count"] == 1
     await bob.join(room)
     answer = await told(bob, body, pos=answer["pos"])
@@ -289,7 +289,7 @@ async def test_who_waits_is_woken_by_what_concerns_them_and_by_nothing_else(two)
         await trio.sleep(10)
         assert heard == []
         await bob.say(room, "to alice")
-    (answer, at), = heard
+    answer, at = heard[0]
     assert list(answer["rooms"]) == [room]
     assert at - began == pytest.approx(20, abs=1)
 
@@ -357,7 +357,10 @@ async def test_an_extension_may_be_for_some_rooms_only(two):
         }
         found = (await told(alice, body))["extensions"]["account_data"]
         assert set(found["rooms"]) == wanted, scope
-    v4 = {"room_subscriptions": {made[0]: {"timeline_limit": 1, "required_state": {}}}, "extensions": {"account_data": {"enabled": True, "rooms": []}}}
+    v4 = {
+        "room_subscriptions": {made[0]: {"timeline_limit": 1, "required_state": {}}},
+        "extensions": {"account_data": {"enabled": True, "rooms": []}},
+    }
     assert "rooms" not in (await told_v4(alice, v4))["extensions"]["account_data"]
 
 
@@ -378,6 +381,32 @@ async def test_device_lists_and_key_counts_wake_a_connection_that_wants_them(two
         await trio.sleep(1)
         await bob.ok("POST", "/keys/claim", {"one_time_keys": {alice.user_id: {device: "signed_curve25519"}}})
     assert heard[0]["extensions"]["e2ee"]["device_one_time_keys_count"] == {"signed_curve25519": 0}
+
+
+async def test_changes_of_thread_subscriptions_are_told_the_newest_first(tmp_path, autojump_clock):
+    async with World(tmp_path) as world:
+        box = await world.box("a", CONFIG + "[features]\nthread_subscriptions = true\n")
+        alice = await box.person("alice")
+        room = await alice.create_room()
+        roots = [await alice.say(room, str(number)) for number in range(3)]
+        for root in roots:
+            await _subscribe(alice, "PUT", room, root)
+        body = {"extensions": {"io.element.msc4308.thread_subscriptions": {"enabled": True, "limit": 2}}}
+        answer = await told(alice, body)
+        found = answer["extensions"]["io.element.msc4308.thread_subscriptions"]
+        assert set(found["subscribed"][room]) == {roots[1], roots[2]}
+        assert found["prev_batch"]
+        await _subscribe(alice, "DELETE", room, roots[2])
+        answer = await told(alice, body, pos=answer["pos"])
+        found = answer["extensions"]["io.element.msc4308.thread_subscriptions"]
+        assert (list(found), list(found["unsubscribed"][room])) == (["unsubscribed"], [roots[2]])
+        assert (await told(alice, body, pos=answer["pos"]))["extensions"] == {}
+
+
+async def _subscribe(person: Person, method: str, room: str, root: str) -> None:
+    path = f"/_matrix/client/unstable/io.element.msc4306/rooms/{quote(room)}/thread/{quote(root, safe='')}/subscription"
+    answer = await AsgiClient(person.box.box.app, token=person.token).request(method, path, json={} if method == "PUT" else None)
+    assert answer.status == 200, answer.body
 
 
 # Wires

@@ -99,6 +99,16 @@ class World:
     async def say(self, room_id: str, sender: str, body: str, **content: Any) -> str:
         return await self.composer.send(room_id, sender, "m.room.message", {"msgtype": "m.text", "body": body, **content})
 
+    async def compose(self, room_id: str, sender: str, event_type: str, content: dict[str, Any]) -> str:
+        """Sends what local users may not send, but those of other servers may."""
+
+        def write(tx: Any) -> str:
+            room = rooms.get(tx, room_id)
+            assert room is not None
+            return self.composer.compose(tx, room, sender, event_type, content).event.event_id
+
+        return await self.db.write(write)
+
     async def sync(
         self, user_id: str, since: str | dict[str, Any] | None = None, wanted: dict[str, Any] | None = None, **options: Any
     ) -> dict[str, Any]:

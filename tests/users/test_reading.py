@@ -163,6 +163,65 @@ async def test_a_receipt_for_everything_reads_threads_up_to_it(world: World) -> 
     assert await counts(world, room, BOB) == {root: (1, 0)}
 
 
+async def test_what_relates_to_a_message_in_a_thread_is_in_that_thread(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    root = await world.say(room, ALICE, "root")
+    inside = await world.say(room, ALICE, "in", **in_thread(root))
+    await world.receipts.send(BOB, room, "m.read", inside)
+    edit = {"m.new_content": {"body": "x"}, "m.relates_to": {"rel_type": "m.replace", "event_id": inside}}
+    edited = await world.say(room, ALICE, "* in", **edit, **mentioning(BOB))
+    assert await counts(world, room, BOB) == {root: (1, 1)}  # an edit notifies of nothing but whom it mentions anew
+    of_edit = await world.say(room, ALICE, "refers", **{"m.relates_to": {"rel_type": "m.reference", "event_id": edited}})
+    of_root = await world.say(room, ALICE, "of the root", **{"m.relates_to": {"rel_type": "m.reference", "event_id": root}})
+    fourth = await world.say(room, ALICE, "too far", **{"m.relates_to": {"rel_type": "m.reference", "event_id": of_edit}})
+    assert await counts(world, room, BOB) == {root: (2, 1), "main": (2, 0)}
+    await world.receipts.send(BOB, room, "m.read", of_edit, root)
+    assert await counts(world, room, BOB) == {"main": (2, 0)}
+    with pytest.raises(errors.InvalidParam):
+        await world.receipts.send(BOB, room, "m.read", of_root, root)
+    await world.receipts.send(BOB, room, "m.read", fourth, "main")
+    assert await counts(world, room, BOB) == {}
+
+
+async def test_a_thread_whose_root_is_not_here_is_one_and_one_that_hangs_on_a_reaction_is_none(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    gone = "$" + "x" * 43
+    inside = await world.say(room, ALICE, "in", **in_thread(gone))
+    assert await counts(world, room, BOB) == {gone: (1, 0)}
+    await world.receipts.send(BOB, room, "m.read", inside, gone)
+    assert await counts(world, room, BOB) == {}
+    await world.receipts.received([Received(room, inside, gone), Received(room, inside, "$" + "y" * 43)])
+    seen = joined(await world.sync(ALICE), room)["ephemeral"]["events"]
+    assert seen[-1]["content"][inside]["m.read"][DAVE]["thread_id"] == gone
+    said = await world.say(room, ALICE, "x")
+    reaction = await world.composer.send(
+        room, ALICE, "m.reaction", {"m.relates_to": {"rel_type": "m.annotation", "event_id": said, "key": "k"}}
+    )
+    await world.compose(room, ALICE, "m.room.message", {"body": "from elsewhere", **in_thread(reaction)})
+    assert await counts(world, room, BOB) == {"main": (2, 0)}
+
+
+async def test_a_redacted_message_can_still_be_what_one_has_read_last(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    root = await world.say(room, ALICE, "root")
+    await world.say(room, ALICE, "in", **in_thread(root))
+    last = await world.say(room, ALICE, "in again", **in_thread(root))
+    await world.composer.send(room, ALICE, "m.room.redaction", {}, redacts=last)
+    await world.receipts.send(BOB, room, "m.read", last, root)
+    assert root not in await counts(world, room, BOB)
+    with pytest.raises(errors.InvalidParam):
+        await world.receipts.send(BOB, room, "m.read", last, "$" + "x" * 43)
+
+
+async def test_a_room_marked_unread_is_told_to_ones_other_devices(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    first = await world.sync(BOB)
+    await world.account_data.put(BOB, room, "m.marked_unread", {"unread": True})
+    found = joined(await world.sync(BOB, first), room)
+    assert found["account_data"]["events"] == [{"type": "m.marked_unread", "content": {"unread": True}}]
+    assert found["unread_notifications"] == {"notification_count": 0, "highlight_count": 0}
+
+
 async def test_a_receipt_must_fit_its_thread_and_its_room(world: World) -> None:
     room, other = await world.room(ALICE, BOB), await world.room(ALICE, BOB)
     root = await world.say(room, ALICE, "root")

@@ -30,10 +30,10 @@ class PushRuleSection:
 
     async def of_kind(self, call: Call) -> dict[str, Any]:
         """GET /pushrules/global/{kind}: not of the spec, but asked for by older clients"""
-        kind = call.path["kind"]
-        if kind not in push_rules.KINDS:
+        kind, rules = call.path["kind"], await self._data.ruleset(call.user_id)
+        if kind not in rules:
             raise errors.InvalidParam("There is no such kind of push rule.")
-        return {kind: (await self._data.ruleset(call.user_id))[kind]}
+        return {kind: rules[kind]}
 
     async def get(self, call: Call) -> dict[str, Any]:
         """GET /pushrules/global/{kind}/{ruleId}"""

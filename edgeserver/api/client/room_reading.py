@@ -105,7 +105,7 @@ class RoomReadingSection:
         def read(tx: Transaction) -> dict[str, Any]:
             stored = events.get(tx, event_id)
             if stored is None or stored.stream is None or stored.event.room_id != room_id or not history.is_for_anybody(tx, stored):
-                _, stored = _visible_event(tx, room_id, event_id, viewer.user_id)
+                _, stored = history.visible_event(tx, room_id, event_id, viewer.user_id)
             return client_view.timeline(tx, [stored], viewer)[0]
 
         return await self._db.read(read)
@@ -190,21 +190,6 @@ def _profile(stored: StoredEvent) -> dict[str, str]:
     return {key: value for key, value in shown.items() if isinstance(value, str)}
 
 
-def _visible_event(tx: Transaction, room_id: str, event_id: str, user_id: str) -> tuple[View, StoredEvent]:
-    """The event, if the user may see it. Raises M_NOT_FOUND whether it does not exist or may not be seen."""
-    missing = errors.NotFound("There is no such event in this room, or you may not see it.")
-    try:
-        at = history.view(tx, room_id, user_id)
-    except errors.Forbidden as error:
-        raise missing from error
-    stored = events.get(tx, event_id)
-    if stored is None or stored.room != at.room.number or stored.stream is None:
-        raise missing
-    if stored.stream > at.upto or not history.visible(tx, user_id, at.membership, [stored]):
-        raise missing  # who left and is invited again reads on only when they have joined
-    return at, stored
-
-
 @dataclass(frozen=True, slots=True)
 class _Around:
     """The events before another (newest first) and after it (oldest first), and where to page on from."""
@@ -231,7 +216,7 @@ def _around(tx: Transaction, at: View, stored: StoredEvent, limit: int, user_id:
 def _context(
     tx: Transaction, room_id: str, event_id: str, limit: int, wanted: EventFilter, viewer: Viewer
 ) -> dict[str, Any]:
-    at, stored = _visible_event(tx, room_id, event_id, viewer.user_id)
+    at, stored = history.visible_event(tx, room_id, event_id, viewer.user_id)
     around = _around(tx, at, stored, limit, viewer.user_id)
     before = [one for one in around.before if wanted.takes(one.event)]
     after = [one for one in around.after if wanted.takes(one.event)]

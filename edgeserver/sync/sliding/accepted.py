@@ -6,18 +6,17 @@ today is `deployed.py`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix import errors
 from edgeserver.sync.sliding import reading
+from edgeserver.sync.sliding.extensions import THREADS
 from edgeserver.sync.sliding.wanted import Element, ListWish, RequiredState, RoomWish, SlidingRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgeserver.sync.sliding.wanted import RoomResult, SlidingAnswer
-
-THREADS: Final = "thread_subscriptions"
 
 
 def read(user_id: str, device_id: str, body: Mapping[str, Any]) -> SlidingRequest:

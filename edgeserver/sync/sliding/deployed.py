@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.matrix import errors
 from edgeserver.sync.sliding import reading
+from edgeserver.sync.sliding.extensions import THREADS
 from edgeserver.sync.sliding.wanted import MEMBER, Element, ListWish, RequiredState, RoomWish, SlidingRequest
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from edgeserver.sync.sliding.wanted import ListResult, RoomResult, SlidingAnswer
 
-THREADS: Final = "io.element.msc4308.thread_subscriptions"
+UNSTABLE_THREADS: Final = "io.element.msc4308.thread_subscriptions"
 ANY: Final = "*"
 
 
@@ -35,7 +36,7 @@ def read(user_id: str, device_id: str, pos: str | None, timeout_ms: int, body: M
             room_id: _wish(user_id, given)
             for room_id, given in reading.table(body, "room_subscriptions", reading.MAX_SUBSCRIPTIONS).items()
         },
-        reading.extensions(body, star=True, threads=THREADS),
+        reading.extensions(body, star=True, threads=UNSTABLE_THREADS),
         counts_reads=True,
     )
 
@@ -91,7 +92,7 @@ def write(answer: SlidingAnswer) -> dict[str, Any]:
         "pos": answer.pos,
         "lists": {name: _list_result(result) for name, result in answer.lists.items()},
         "rooms": {room_id: room(result) for room_id, result in answer.rooms.items()},
-        "extensions": {THREADS if name == "thread_subscriptions" else name: body for name, body in answer.extensions.items()},
+        "extensions": {UNSTABLE_THREADS if name == THREADS else name: body for name, body in answer.extensions.items()},
     }
 
 

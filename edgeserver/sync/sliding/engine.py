@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from edgeserver.rooms.client_view import Viewer
-from edgeserver.store import partial_rooms, receipts, to_device, unread
+from edgeserver.store import account_data, partial_rooms, receipts, to_device, unread
 from edgeserver.sync.sliding.connections import LIVE, Changes, Connections
 from edgeserver.sync.sliding.extensions import ExtensionsOfAnswer, InScope
 from edgeserver.sync.sliding.room_list import RoomLists, Windows
 from edgeserver.sync.sliding.room_result import Composer
 from edgeserver.sync.sliding.wanted import SlidingAnswer
-from edgeserver.users.push import ignored_users
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -157,7 +156,7 @@ class SlidingSync:
     ) -> None:
         composer = Composer(
             Viewer(request.user_id, request.device_id, self._now_ms()),
-            ignored_users(tx, request.user_id),
+            account_data.ignored_users(tx, request.user_id),
             windows.direct,
             upto=tx.position,
             live_since=tx.position if request.pos is None else told.position,

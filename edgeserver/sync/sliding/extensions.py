@@ -1,6 +1,7 @@
 """The extensions of sliding sync: what is told beside the rooms. Their answers are the same in both dialects.
 
-MSC3885 (to-device), MSC3884 (e2ee), MSC3959 (account data), MSC3960 (receipts), MSC3961 and MSC4508 (typing).
+MSC3885 (to-device), MSC3884 (e2ee), MSC3959 (account data), MSC3960 (receipts), MSC3961 and MSC4508 (typing),
+MSC4308 (thread subscriptions).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeserver.store import account_data, device_keys, device_lists, receipts, to_device
+from edgeserver.store import account_data, device_keys, device_lists, receipts, thread_subscriptions, to_device
 from edgeserver.sync.sliding.connections import LIVE
 from edgeserver.users.receipts import edu_content
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from edgeserver.sync.sliding.connections import Changes, Told
     from edgeserver.sync.sliding.wanted import RoomResult, Scope, SlidingAnswer, SlidingRequest
 
+THREADS: Final = "thread_subscriptions"
 MAX_RECEIPTS: Final = 100
 """Receipts of others that a client is given for a room that is new to it."""
 
@@ -71,6 +73,8 @@ class ExtensionsOfAnswer:
             self._receipts(scope.of(wanted.receipts))
         if wanted.typing is not None:
             self._typing(scope.of(wanted.typing))
+        if wanted.threads is not None and thread_subscriptions.are_on(self._tx):
+            self._threads(wanted.threads.limit)
 
     def _tell(self, name: str, body: dict[str, Any], *, is_news: bool) -> None:
         if body:
@@ -169,6 +173,23 @@ class ExtensionsOfAnswer:
                 found[room.room_id] = {"type": "m.typing", "content": {"user_ids": list(users)}}
                 self._changes.typing[number] = users
         self._tell("typing", {"rooms": found} if found else {}, is_news=bool(found))
+
+
+    def _threads(self, limit: int) -> None:
+        """The newest changes of thread subscriptions; older ones are paged for from `prev_batch` (MSC4308)."""
+        since = self._since(THREADS)
+        changes = thread_subscriptions.changes(self._tx, self._request.user_id, since or 0, self._changes.position, limit + 1)
+        body: dict[str, Any] = {}
+        for one in changes[:limit]:
+            if one.automatic is None:
+                of_room = body.setdefault("unsubscribed", {}).setdefault(one.room_id, {})
+                of_room[one.root] = {"bump_stamp": one.stream}
+            else:
+                of_room = body.setdefault("subscribed", {}).setdefault(one.room_id, {})
+                of_room[one.root] = {"automatic": one.automatic, "bump_stamp": one.stream}
+        if len(changes) > limit:
+            body["prev_batch"] = str(changes[limit].stream)
+        self._tell(THREADS, body, is_news=bool(body))
 
 
 def _follow(told: Mapping[int, int], changes: dict[int, int], rooms: Mapping[int, ListedRoom], since: int | None) -> None:
