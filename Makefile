@@ -61,4 +61,6 @@ $(RUN_STAMP): pyproject.toml | .venv/bin/python
 
 $(TEST_STAMP): pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,interop]'
+	@! command -v cmake >/dev/null || ! command -v c++ >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[olm]' \
+		|| echo "python-olm cannot be built here: the test of a bridge that encrypts is skipped"
 	@touch $@ $(RUN_STAMP)

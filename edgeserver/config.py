@@ -9,6 +9,7 @@ import tomllib
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 from edgeserver.matrix import server_names
 
@@ -151,6 +152,40 @@ class Discovery:
 
 
 @dataclass(frozen=True, slots=True)
+class Bridges:
+    """Application services: bridges to other networks, and bots, that run beside this box."""
+
+    registrations: list[str] = option(
+        [],
+        "Their registration files (YAML), as each bridge generates its own; relative to this file.",
+        example=["mautrix-telegram.yaml"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """Notifications to phones."""
+
+    unifiedpush: bool = option(
+        True,
+        "This box is a UnifiedPush server and push gateway for Android phones on its network (the ntfy app with this box as its default"
+        " server): they are notified without internet. Whoever reaches the box may use topics whose name begins with up.",
+    )
+    unifiedpush_urls: list[str] = option(
+        [],
+        "Base URLs by which phones reach this box, such as http://192.168.1.10:8008, beyond its server name, public_url and the machine's"
+        " own addresses and host name (needed in a container, say).",
+    )
+    internet_gateways: bool = option(
+        True, "Tell push gateways on the internet, which apps with Google's or Apple's push service need (if the box uses the internet)."
+    )
+    private_gateways: list[str] = option(
+        [],
+        "Base URLs of push gateways in private networks that may be called, such as http://192.168.1.20:2586. No other private address is.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Lab:
     """Switches for laboratories; none is for the field."""
 
@@ -169,8 +204,10 @@ class Config:
     federation: Federation = field(default_factory=Federation)
     links: list[Link] = field(default_factory=list)
     discovery: Discovery = field(default_factory=Discovery)
+    push: Push = field(default_factory=Push)
     lab: Lab = field(default_factory=Lab)
     folder: Path = field(default_factory=Path)
+    bridges: Bridges = field(default_factory=Bridges)
 
     @property
     def data(self) -> Path:
@@ -186,7 +223,9 @@ _SECTIONS: Mapping[str, type] = {
     "limits": Limits,
     "federation": Federation,
     "discovery": Discovery,
+    "push": Push,
     "lab": Lab,
+    "bridges": Bridges,
 }
 
 
@@ -267,6 +306,9 @@ def _check(config: Config) -> None:
         raise ConfigError("[http] certificate and certificate_key go together: give both or neither.")
     if config.accounts.registration == "token" and not config.accounts.registration_tokens:
         raise ConfigError('[accounts] registration = "token" needs at least one of registration_tokens.')
+    for key in ("unifiedpush_urls", "private_gateways"):
+        for url in getattr(config.push, key):
+            origin_of(url, f"[push] {key}")
     for link in config.links:
         if not link.uri:
             raise ConfigError("[[links]] needs a uri, such as serial:/dev/ttyUSB0,2400.")
@@ -278,6 +320,18 @@ def host_and_port(address: str, where: str) -> tuple[str, int]:
     if not host or not (port.isascii() and port.isdecimal()) or not 0 <= int(port) < 65536:
         raise ConfigError(f"{where} = {address!r} is not host:port, such as 0.0.0.0:8008.")
     return host.strip("[]"), int(port)
+
+
+def origin_of(url: str, where: str) -> tuple[str, str, int]:
+    """Scheme, host (in lower case) and port of a base URL. Raises `ConfigError`."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    if not port or not parts.hostname or parts.path not in ("", "/") or parts.query or "@" in parts.netloc:
+        raise ConfigError(f"{where} = {url!r} is not a base URL, such as http://192.168.1.10:8008.")
+    return parts.scheme, parts.hostname, port
 
 
 def describe() -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 OUTBOX = "topic:outbox"
 PARTIAL_ROOMS = "topic:partial rooms"
+ANYTHING = "topic:anything"
+"""For who follows everything (application services): woken whenever anybody is, and for news that concerns nobody here."""
 
 
 class Listener:
@@ -43,7 +45,7 @@ class Wakeups:
 
     def notify(self, keys: Iterable[str]) -> None:
         """Wakes the listeners of these keys."""
-        for key in keys:
+        for key in (*keys, ANYTHING):
             for listener in self._listeners.get(key, ()):
                 listener.wake()
 

@@ -111,9 +111,11 @@ class HttpPool:
         with trio.CancelScope(shield=True):
             await self._pool.aclose()
 
-    async def exchange(self, request: Request, route: Route, *, max_response: int | None = None) -> Response:
-        """Carries one request along a route. Raises ExchangeError; any status is a response."""
-        if isinstance(route.tls, Plaintext) and not self._allow_plaintext:
+    async def exchange(
+        self, request: Request, route: Route, *, max_response: int | None = None, allow_plaintext: bool = False
+    ) -> Response:
+        """Carries one request along a route. Raises ExchangeError; any status is a response. `allow_plaintext` vouches for this route."""
+        if isinstance(route.tls, Plaintext) and not (self._allow_plaintext or allow_plaintext):
             raise Unreachable(f"{route.host} would be spoken to without TLS")
         most = self._max_response if max_response is None else max_response
         if request.max_response is not None:

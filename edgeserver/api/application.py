@@ -11,6 +11,7 @@ of routes.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from edgeserver.api.endpoint import Gate, Message, Receive, Route, Scope, Send
 
 _PARAMETER = re.compile(r"\{([a-zA-Z_][a-zA-Z0-9_]*)(:path)?\}")
+
+WEBSOCKET = "WEBSOCKET"
+"""Stands for the method in routes of WebSockets."""
 
 CORS = [
     (b"access-control-allow-origin", b"*"),
@@ -102,6 +106,19 @@ class Application:
             await self._http(scope, receive, _with_cors(scope, send))
         elif scope["type"] == "lifespan":
             await _lifespan(receive, send)
+        else:
+            await self._websocket(scope, receive, send)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Routes whose method is `WEBSOCKET`; what is none of them is not let in (ASGI: a close before the accept is a 403)."""
+        scope["method"] = WEBSOCKET
+        found: tuple[Route, dict[str, str]] | Response | None = None
+        with suppress(UnicodeDecodeError):
+            found = self._route(scope)
+        if isinstance(found, tuple):
+            route, scope["path_params"] = found
+            scope["gate"] = self._gate
+            await route.app(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 

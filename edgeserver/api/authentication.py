@@ -5,7 +5,6 @@ Spec: client-server API, "Using access tokens"; application service API, "Identi
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from edgeserver.matrix import errors
@@ -26,11 +25,14 @@ class TokenTable(Protocol):
 class AppserviceTable(Protocol):
     """Where the tokens and the namespaces of application services are known."""
 
-    def requester(self, token: str, as_user: str | None) -> Requester | None:
-        """The application service's sender, or the user of its namespaces whom it asserts to be; None if the token is
-        none of theirs.
+    async def requester(
+        self, token: str, as_user: str | None, device_id: str | None = None, *, registering: bool = False
+    ) -> Requester | None:
+        """The application service's sender, or the user of its namespaces whom it asserts to be, from the device that it
+        names; None if the token is none of theirs.
 
-        Raises M_FORBIDDEN if `as_user` is outside its namespaces.
+        Raises M_FORBIDDEN if `as_user` is outside its namespaces or has no account (which one that is `registering` needs not
+        have), M_UNKNOWN_DEVICE if the user has no such device.
         """
         ...
 
@@ -38,9 +40,37 @@ class AppserviceTable(Protocol):
         """The id of the application service that alone may have this user id."""
         ...
 
+    def alias_exclusive_to(self, alias: str) -> str | None:
+        """The id of the application service that alone may make this alias."""
+        ...
+
+    def has_alias(self, appservice_id: str, alias: str) -> bool:
+        """Whether the alias is in one of that application service's namespaces."""
+        ...
+
     def may_have(self, appservice_id: str, user_id: str) -> bool:
         """Whether the user id is that application service's sender or in one of its namespaces."""
         ...
+
+
+def controls_alias(appservices: AppserviceTable | None, alias: str, requester: Requester) -> bool:
+    """Whether the requester is an application service and the alias in its namespaces, so that it may do with it what it likes.
+
+    Raises M_EXCLUSIVE for an alias that another application service alone may have.
+    """
+    if appservices is None:
+        return False
+    if appservices.alias_exclusive_to(alias) not in (None, requester.appservice_id):
+        raise errors.Exclusive("That alias is reserved by an application service.")
+    return requester.appservice_id is not None and appservices.has_alias(requester.appservice_id, alias)
+
+
+def check_new_alias(appservices: AppserviceTable | None, alias: str, requester: Requester) -> bool:
+    """As `controls_alias`. Raises M_EXCLUSIVE for an application service that makes one outside of its namespaces too."""
+    found = controls_alias(appservices, alias, requester)
+    if appservices is not None and requester.appservice_id is not None and not found:
+        raise errors.Exclusive("That alias is not in your namespaces.")
+    return found
 
 
 class AccessTokens:
@@ -59,10 +89,12 @@ class AccessTokens:
         if token is None:
             return None
         if self._appservices is not None:
-            found = self._appservices.requester(token, call.query.get("user_id"))
+            as_user = call.query.get("user_id")
+            device_id = call.query.get("device_id") or call.query.get("org.matrix.msc3202.device_id")
+            is_registering = call.scope["path"].endswith("/register")
+            found = await self._appservices.requester(token, as_user, device_id, registering=is_registering)
             if found is not None:
-                device_id = call.query.get("device_id") or call.query.get("org.matrix.msc3202.device_id")
-                return replace(found, device_id=device_id) if device_id else found
+                return found
         return await self._tokens.requester(token, call.address)
 
     def _token(self, call: Call) -> str | None:

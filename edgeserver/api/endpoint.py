@@ -276,7 +276,7 @@ class _Endpoint:
             call._requester = requester
         if self._rate is not None and gate is not None and gate.limiter is not None:
             who = call.requester_if_any
-            if who is None or who.appservice_id is None:
+            if who is None or who.appservice_id is None or who.is_rate_limited:
                 gate.limiter.check(self._rate, call.address if who is None else who.user_id)
 
     async def _poll(self, call: Call) -> Mapping[str, Any] | Response:

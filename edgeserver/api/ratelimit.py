@@ -39,6 +39,8 @@ RATES: Final[Mapping[str, Rate]] = {
     "search": Rate(1, 10),
     "sync": Rate(20, 100),
     "federation": Rate(50, 200),
+    "push_gateway": Rate(20, 200),
+    "topics": Rate(5, 60),
     "onbind": Rate(0.1, 10),
     OTHER: Rate(10, 100),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from edgeserver.app.links import LinkService
 from edgeserver.app.listeners import Tls
 from edgeserver.app.listeners import serve as serve_http
 from edgeserver.app.media import open_repository
+from edgeserver.app.push import exchange_post, push_services, web_post
 from edgeserver.app.routes import client_routes, server_routes
 from edgeserver.app.uplink import Uplink
 from edgeserver.clock import NEVER_AFTER_MS, Clock, TimeSource, system_time
@@ -34,12 +35,9 @@ from edgeserver.config import Config, host_and_port
 from edgeserver.federation.peers import Peers
 from edgeserver.gateway.front import GatewayFront
 from edgeserver.gateway.routes import GatewayRoutes
-from edgeserver.matrix import canonical_json, server_names
+from edgeserver.matrix import server_names
 from edgeserver.store import clock_floor, database, thread_subscriptions
 from edgeserver.store.database import StoreError
-from edgeserver.sync.classic import ClassicSync
-from edgeserver.sync.sliding import deployed
-from edgeserver.sync.sliding.engine import SlidingSync
 from edgeserver.wakeups import Wakeups
 from transports.identity import Identity
 
@@ -47,8 +45,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
+    from edgeserver.app.bridging import Bridging
     from edgeserver.app.identity import BoxIdentity
     from edgeserver.app.neighbours import Neighbours
+    from edgeserver.app.push import Post, Push
+    from edgeserver.bridges.registration import Registration
     from edgeserver.federation.internet import InternetWeb
     from edgeserver.federation.keyring import Keyring
     from edgeserver.store.pairings import Pairing
@@ -64,7 +65,8 @@ FLOOR_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """What a test or the demo puts in place of the world: an `Exchange` to the internet, drivers by line name, a source of time.
+    """What a test or the demo puts in place of the world: an `Exchange` to the internet, drivers by line name, a source of time,
+    what leads to the URL of an application service.
 
     `inline` runs the database in the caller, for virtual clocks; `random_bytes` gives what of a box's chance others can see (names of
     rooms, moments of repeats, keys of sessions on lines), so that a seeded run can be run again: nothing but a test may set it.
@@ -73,6 +75,7 @@ class Wires:
     internet: Exchange | None = None
     drivers: Mapping[str, Driver] = field(default_factory=dict)
     time: TimeSource | None = None
+    services: Callable[[str], Exchange] | None = None
     inline: bool = False
     random_bytes: Callable[[int], bytes] = os.urandom
 
@@ -90,6 +93,7 @@ class Box:
     peers: Peers
     gateway: GatewayRoutes
     links: LinkService
+    push: Push
     app: Any
     pool: HttpPool
     uplink: Uplink | None
@@ -110,18 +114,20 @@ class Ready:
 async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[Box]:
     """Opens the data folder and runs every task of the box until the block ends.
 
-    Raises `IdentityError`, `NewerFile`, `WireError`, `sqlite3.DatabaseError`.
+    Raises `IdentityError`, `NewerFile`, `WireError`, `RegistrationError`, `sqlite3.DatabaseError`.
     """
     wires = wires or Wires()
     identity = identities.load_or_make(config.data, config.server.name, config.server.suffix)
+    registrations = _registrations(config, identity)
     async with _loop(inline=wires.inline), database.open_database(config.data / "edgeserver.db", inline=wires.inline) as db:
         floor = await db.read(lambda tx: clock_floor.newest(tx, identity.server_name, before_ms=NEVER_AFTER_MS))
         clock = Clock(_time_source(config, wires), floor)
-        async with _pool(config) as pool, trio.open_nursery() as nursery:
+        async with _pool(config) as pool, AsyncExitStack() as stack, trio.open_nursery() as nursery:
             ground = services.Ground(
                 db, Wakeups(), clock, identity.server_name, identity.signing_key, nursery, wires.random_bytes
             )
-            box = await _build(config, identity, ground, wires, pool)
+            bridging = await stack.enter_async_context(_bridging(config, registrations, ground, wires))
+            box = await _build(config, identity, ground, wires, pool, bridging)
             for what, *task in (
                 ("the sender", box.inward.sender.run),
                 ("what comes late", box.inward.late.run),
@@ -129,9 +135,12 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
                 ("typing notifications", box.users.typing.run),
                 ("the lines", box.links.run),
                 ("the completion of rooms", box.rooms.completer.run),
+                ("push notifications", box.push.follower.run),
                 ("the note of the time", _note_time, ground),
             ):
                 nursery.start_soon(lasting, what, *task)
+            if bridging is not None:
+                nursery.start_soon(lasting, "the application services", bridging.deliveries(ground, box.users).run)
             if box.uplink is not None:
                 box.inward.sender.route_returned(None)  # others have paused for us while we were away: say at once that we are back
             try:
@@ -139,6 +148,28 @@ async def open_box(config: Config, wires: Wires | None = None) -> AsyncIterator[
             finally:
                 await _note_time_at_the_end(ground)
             nursery.cancel_scope.cancel()
+
+
+def _registrations(config: Config, identity: BoxIdentity) -> list[Registration]:
+    if not config.bridges.registrations:
+        return []
+    from edgeserver.bridges import registration
+
+    return registration.load([config.folder / name for name in config.bridges.registrations], identity.server_name)
+
+
+@asynccontextmanager
+async def _bridging(
+    config: Config, registrations: list[Registration], ground: services.Ground, wires: Wires
+) -> AsyncIterator[Bridging | None]:
+    """The application services; None, and nothing of theirs imported, where none is configured."""
+    if not registrations:
+        yield None
+        return
+    from edgeserver.app.bridging import open_bridging
+
+    async with open_bridging(registrations, ground, config.federation.extra_ca or None, wires.services) as bridging:
+        yield bridging
 
 
 def _time_source(config: Config, wires: Wires) -> TimeSource:
@@ -180,7 +211,9 @@ async def _pool(config: Config) -> AsyncIterator[HttpPool]:
         yield pool
 
 
-async def _build(config: Config, identity: BoxIdentity, ground: services.Ground, wires: Wires, pool: HttpPool) -> Box:
+async def _build(
+    config: Config, identity: BoxIdentity, ground: services.Ground, wires: Wires, pool: HttpPool, bridging: Bridging | None
+) -> Box:
     uplink, web = _internet(config, wires, pool)
     peers = Peers(identity.server_name, uplink, internet_up=uplink is not None)
     if uplink is not None:
@@ -194,24 +227,30 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
         await rooms.memberships.profile_changed(user_id)
 
     await ground.db.write(lambda tx: thread_subscriptions.switch(tx, on=config.features.thread_subscriptions))
-    users = services.users(ground, out, profile_changed, inline=wires.inline)
+    users = services.users(ground, out, profile_changed, inline=wires.inline, bridging=bridging)
     rooms = services.rooms(
-        ground, out, users, partial_joins=config.federation.partial_joins, metered=config.federation.metered
+        ground,
+        out,
+        users,
+        partial_joins=config.federation.partial_joins,
+        metered=config.federation.metered,
+        bridging=bridging,
     )
     peers.on_return(rooms.completer.route_returned)
-    inward = services.inward(ground, out, users, rooms, peers)
+    push = await push_services(config, ground, users, _post(wires, uplink, web), pool)
+    peers.on_return(push.follower.route_returned)
+    inward = services.inward(ground, out, users, rooms, peers, bridging)
     media = await open_repository(config, ground, out, inline=wires.inline)
-    syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms)
-    sliding = SlidingSync(
-        ground.db, ground.wakeups, users.typing, ground.now_ms, lambda result: len(canonical_json.encode_loose(deployed.room(result)))
-    )
+    syncs = services.syncs(ground, users)
     gateway = GatewayRoutes(ground.db, identity.server_name, identity.signing_key, ground.now_ms)
     limiter = RateLimiter(ground.now_ms, enabled=config.limits.rate_limits)
     routes = [
-        *client_routes(config, ground, users, rooms, media, syncing, sliding, limiter),
+        *client_routes(config, ground, users, rooms, media, syncs, limiter, bridging),
         *server_routes(ground, out, users, rooms, inward, media, gateway, peers),
+        *push.routes(ground.now_ms),
     ]
-    tokens = AccessTokens(users.tokens, in_query=config.lab.query_access_token)
+    appservices = None if bridging is None else bridging.services
+    tokens = AccessTokens(users.tokens, appservices=appservices, in_query=config.lab.query_access_token)
     application = Application(routes, Gate(tokens, limiter, behind_proxy=config.http.behind_proxy))
     app = GatewayFront(
         application, identity.server_name, gateway, lambda name: [way.exchange for way in peers.ways_to(name)], out.keyring.key
@@ -232,7 +271,7 @@ async def _build(config: Config, identity: BoxIdentity, ground: services.Ground,
     gateway.on_change(links.routes_changed)
     peers.on_return(links.way_returned)
     await links.load()
-    return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, app, pool, uplink)
+    return Box(config, identity, ground, users, rooms, inward, peers, gateway, links, push, app, pool, uplink)
 
 
 async def _pin(keyring: Keyring, pairing: Pairing) -> None:
@@ -258,6 +297,13 @@ def _internet(config: Config, wires: Wires, pool: HttpPool) -> tuple[Uplink | No
     web = InternetWeb(dns, pool, allow_private=private)
     resolver = Resolver(WellKnown(web), dns, pick=lambda bound: random.randrange(bound) if bound > 0 else 0, allow_private=private)
     return Uplink(InternetExchange(resolver, pool)), web
+
+
+def _post(wires: Wires, uplink: Uplink | None, web: InternetWeb | None) -> Post | None:
+    """How push gateways on the internet are told; None for a box that has only lines."""
+    if wires.internet is not None:
+        return exchange_post(wires.internet)
+    return None if web is None or uplink is None else web_post(web, lambda: uplink.is_up)
 
 
 async def serve(config: Config, *, on_ready: Callable[[Ready], None]) -> None:
@@ -342,7 +388,7 @@ def _start_discovery(nursery: trio.Nursery, box: Box) -> Neighbours | None:
 
 async def _owner(box: Box) -> tuple[str, str] | None:
     """On first boot: the owner's account, with a password that is shown once."""
-    if await box.users.accounts.people():
+    if any(one.appservice_id is None for one in await box.users.accounts.people()):
         return None
     import secrets
 

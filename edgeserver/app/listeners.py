@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 CHECK_CERTIFICATE_SECONDS = 60.0
 BACKLOG = 128
 FAREWELL_SECONDS = 0.25
+PING_SECONDS = 60.0
+"""Of WebSockets: what an address translator forgets lives longer, and a phone that has left is noticed."""
 
 
 class ListenerError(Exception):
@@ -59,6 +61,8 @@ async def serve(
     config.keep_alive_max_requests = 1_000_000_000  # a client that stays connected for weeks is welcome
     config.keep_alive_timeout = 120.0
     config.graceful_timeout = 1.0
+    config.websocket_ping_interval = PING_SECONDS
+    config.websocket_max_message_size = 64 * 1024  # phones listen, they do not talk
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")

@@ -9,6 +9,7 @@ from edgeserver.api import link_test
 from edgeserver.api.client import (
     account,
     account_data,
+    application_services,
     capabilities,
     create_room,
     dehydrated_devices,
@@ -58,16 +59,17 @@ from edgeserver.sync.filters import FilterReader
 if TYPE_CHECKING:
     from edgeserver.api.endpoint import Route
     from edgeserver.api.ratelimit import RateLimiter
-    from edgeserver.app.services import Ground, In, Out, Rooms, Users
+    from edgeserver.app.bridging import Bridging
+    from edgeserver.app.services import Ground, In, Out, Rooms, Syncs, Users
     from edgeserver.config import Config
     from edgeserver.federation.peers import Peers
     from edgeserver.gateway.routes import GatewayRoutes
     from edgeserver.media.repository import MediaRepository
-    from edgeserver.sync.classic import ClassicSync
-    from edgeserver.sync.sliding.engine import SlidingSync
 
 UNSTABLE_FEATURES = {
+    "io.element.msc4190": True,
     "org.matrix.msc3814": True,
+    "org.matrix.msc3881": True,
     "org.matrix.msc3916.stable": True,
     "org.matrix.simplified_msc3575": True,
     "uk.tcpip.msc4133.stable": True,
@@ -75,10 +77,17 @@ UNSTABLE_FEATURES = {
 
 
 def client_routes(
-    config: Config, ground: Ground, users: Users, rooms: Rooms, media: MediaRepository, syncing: ClassicSync,
-    sliding: SlidingSync, limiter: RateLimiter,
+    config: Config,
+    ground: Ground,
+    users: Users,
+    rooms: Rooms,
+    media: MediaRepository,
+    syncs: Syncs,
+    limiter: RateLimiter,
+    bridging: Bridging | None = None,
 ) -> list[Route]:
     """The client-server API."""
+    appservices = None if bridging is None else bridging.services
     interactive = UserInteractive(
         ground.now_ms, standard_stages(users.accounts, lambda user_id: limiter.check("login_account", user_id))
     )
@@ -90,8 +99,8 @@ def client_routes(
     found = [
         *versions.routes({**UNSTABLE_FEATURES, thread_subscriptions.FEATURE: config.features.thread_subscriptions}),
         *well_known.routes(base_url=config.http.public_url or None, server=config.http.well_known_server or None),
-        *register.routes(users.accounts, interactive, policy, tokens=users.tokens),
-        *login.routes(users.accounts, users.tokens, users.devices, limiter=limiter),
+        *register.routes(users.accounts, interactive, policy, appservices=appservices, tokens=users.tokens),
+        *login.routes(users.accounts, users.tokens, users.devices, limiter=limiter, appservices=appservices),
         *account.routes(users.accounts, interactive),
         *devices.routes(users.devices, interactive),
         *profile.routes(users.profiles),
@@ -104,14 +113,14 @@ def client_routes(
         *user_directory.routes(users.profiles),
         *capabilities.routes(SUPPORTED, DEFAULT.version),
         *voip.routes(ground.now_ms),
-        *third_party.routes(),
+        *third_party.routes(None if bridging is None else bridging.third_party),
         *keys.routes(users.device_keys, users.device_lists, users.cross_signing, interactive),
         *dehydrated_devices.routes(users.dehydrated),
         *key_backup.routes(users.key_backup),
         *to_device.routes(users.to_device),
-        *create_room.routes(rooms.creator, rooms.memberships, ground.server_name),
+        *create_room.routes(rooms.creator, rooms.memberships, ground.server_name, appservices),
         *room_upgrade.routes(rooms.upgrader),
-        *room_directory.routes(rooms.directory, rooms.public_rooms, ground.server_name),
+        *room_directory.routes(rooms.directory, rooms.public_rooms, ground.server_name, appservices),
         *room_events.routes(ground.db, rooms.composer, rooms.memberships, rooms.directory),
         *room_membership.routes(ground.db, rooms.memberships, rooms.directory),
         *room_reading.routes(ground.db, rooms.history, ground.now_ms, rooms.completer.until_whole),
@@ -122,14 +131,16 @@ def client_routes(
         *receipts.routes(users.receipts, users.read_markers),
         *read_markers.routes(users.read_markers),
         *notifications.routes(users.notifications),
-        *sync.routes(syncing, FilterReader(users.filters)),
-        *sliding_sync.routes(sliding),
+        *sync.routes(syncs.classic, FilterReader(users.filters)),
+        *sliding_sync.routes(syncs.sliding),
         *client_media.routes(media),
     ]
     if config.features.thread_subscriptions:
         found += thread_subscriptions.routes(rooms.thread_subscriptions)
     if config.accounts.registration_shared_secret:
         found += register_by_secret.routes(users.accounts, config.accounts.registration_shared_secret, ground.now_ms)
+    if bridging is not None:
+        found += application_services.routes(bridging, bridging.third_party)
     return found
 
 
@@ -150,7 +161,7 @@ def server_routes(
         *events.routes(guard, inward.history, ground.server_name, ground.now_ms),
         *hierarchy.routes(guard, inward.spaces),
         *queries.routes(
-            guard, ground.db, ground.server_name, __version__, users.profiles, rooms.public_rooms, users.openid.user_of
+            guard, rooms.directory, ground.server_name, __version__, users.profiles, rooms.public_rooms, users.openid.user_of
         ),
         *server_users.routes(guard, ground.server_name, users.device_keys, users.device_lists),
         *server_media.routes(guard, ground.server_name, media),

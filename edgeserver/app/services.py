@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 from base64 import urlsafe_b64encode
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.app.lasting import contained
@@ -26,7 +27,7 @@ from edgeserver.federation.resident import Resident
 from edgeserver.federation.sender import Sender
 from edgeserver.federation.source import FederationKeys, FederationMedia, FederationQueries, FederationSource, FederationSummaries
 from edgeserver.federation.third_party_invites import KeyValidity, ThirdPartyInvites
-from edgeserver.matrix import errors
+from edgeserver.matrix import canonical_json, errors
 from edgeserver.rooms.completing import Completer
 from edgeserver.rooms.create import RoomCreator
 from edgeserver.rooms.directory import Directory, PublicRooms
@@ -53,6 +54,9 @@ from edgeserver.store import accounts as account_table
 from edgeserver.store import dehydrated_devices as dehydrated_table
 from edgeserver.store import profiles as profile_table
 from edgeserver.store import rooms as room_table
+from edgeserver.sync.classic import ClassicSync
+from edgeserver.sync.sliding import deployed
+from edgeserver.sync.sliding.engine import SlidingSync
 from edgeserver.users.account_data import AccountData
 from edgeserver.users.accounts import Accounts
 from edgeserver.users.cross_signing import CrossSigning
@@ -83,11 +87,13 @@ if TYPE_CHECKING:
 
     import trio
 
+    from edgeserver.app.bridging import Bridging
     from edgeserver.clock import Clock
     from edgeserver.federation.internet import InternetWeb
     from edgeserver.federation.peers import Peers
     from edgeserver.matrix.signatures import SigningKey
     from edgeserver.store.database import Database, Transaction
+    from edgeserver.sync.sliding.wanted import RoomResult
     from edgeserver.wakeups import Wakeups
 
 
@@ -178,7 +184,9 @@ class Users:
     notifications: Notifications
 
 
-def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool) -> Users:
+def users(
+    ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, inline: bool, bridging: Bridging | None = None
+) -> Users:
     """`on_profile_change(user_id)` is run in the background: rooms are told while the client has its answer."""
     tokens = Tokens(ground.db, ground.now_ms)
     device_lists = DeviceLists(ground.db, ground.server_name, ground.wakeups)
@@ -203,10 +211,16 @@ def users(ground: Ground, out: Out, on_profile_change: Callable[[str], Any], *, 
         tokens,
         devices,
         accounts,
-        Profiles(ground.db, ground.server_name, remote_profile=out.queries.profile, on_change=profile_changed),
+        Profiles(
+            ground.db,
+            ground.server_name,
+            remote_profile=out.queries.profile,
+            on_change=profile_changed,
+            make_user=None if bridging is None else bridging.names.user,
+        ),
         AccountData(ground.db, ground.wakeups),
         Filters(ground.db),
-        Pushers(ground.db),
+        Pushers(ground.db, ground.now_ms),
         Presence(ground.now_ms),
         OpenIdTokens(ground.server_name, ground.now_ms),
         device_lists,
@@ -245,7 +259,9 @@ class Rooms:
     thread_subscriptions: ThreadSubscriptions
 
 
-def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metered: bool) -> Rooms:
+def rooms(
+    ground: Ground, out: Out, users: Users, *, partial_joins: bool, metered: bool, bridging: Bridging | None = None
+) -> Rooms:
     """The one write path and what leads to it. `metered`: members that a join left out are fetched only when asked for."""
 
     def follow_members(tx: Transaction, written: Any) -> None:
@@ -262,7 +278,17 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
     def follow_guest_access(tx: Transaction, written: Any) -> None:
         leave_where_unwanted(tx, composer, written)
 
-    hooks = [users.unread.persisted, follow_members, follow_upgrades, follow_guest_access]
+    def count_unread(tx: Transaction, written: Any) -> None:
+        if bridging is not None:  # a bridge's users may be hundreds in a room, and nobody reads for them
+            written = replace(written, local_members=bridging.services.readers(tx, written.local_members))
+        users.unread.persisted(tx, written)
+
+    async def before_invite(target: str) -> None:
+        if bridging is not None and await ground.db.read(lambda tx: account_table.account(tx, target)) is None:
+            with suppress(errors.MatrixError):  # the invite waits for a service that is away
+                await bridging.names.user(target)
+
+    hooks = [count_unread, follow_members, follow_upgrades, follow_guest_access]
     persister = Persister(ground.server_name, ground.wakeups, hooks)
     placer = Placer(ground.db, persister)
     policy = PolicyGate(ground.db, placer, FederationPolicy(out.calls), ground.server_name, Turns())
@@ -271,6 +297,7 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
     remote_state = RemoteState(ground.db, out.source, outliers)
     receiver = Receiver(ground.db, placer, out.source, out.keyring, remote_state, policy)
     importer = Importer(ground.db, persister, outliers, ground.wakeups)
+    importer.invited = lambda tx, stream, user_id: users.unread.notified(tx, stream, [user_id])
     remote = RemoteRooms(
         ground.db,
         out.calls,
@@ -293,7 +320,9 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
         lambda: urlsafe_b64encode(ground.random_bytes(15)).decode().replace("-", "x").replace("_", "y"),
         profile_table.member_fields,
     )
-    memberships = Memberships(ground.db, composer, placer, importer, remote, ground.server_name, profile_table.member_fields)
+    memberships = Memberships(
+        ground.db, composer, placer, importer, remote, ground.server_name, profile_table.member_fields, before_invite
+    )
     history = History(ground.db, receiver, placer, out.source, ground.server_name)
     elsewhere = RemoteSummaries(out.summaries, ground.server_name, ground.now_ms)
     return Rooms(
@@ -307,7 +336,7 @@ def rooms(ground: Ground, out: Out, users: Users, *, partial_joins: bool, metere
         memberships,
         history,
         Timestamps(ground.db, history, out.source, ground.server_name),
-        Directory(ground.db, ground.server_name, out.queries),
+        Directory(ground.db, ground.server_name, out.queries, None if bridging is None else bridging.names.alias),
         PublicRooms(ground.db, ground.server_name, out.queries),
         Completer(
             ground.db,
@@ -337,11 +366,12 @@ class In:
     sender: Sender
 
 
-def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -> In:
+def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers, bridging: Bridging | None = None) -> In:
     """The follower of the outbox, and what takes in what others send."""
 
     async def may_invite(sender: str, target: str) -> None:
-        if await ground.db.read(lambda tx: account_table.account(tx, target)) is None:
+        is_known = await ground.db.read(lambda tx: account_table.exists(tx, target))
+        if not is_known and not (bridging is not None and await bridging.names.user(target)):
             raise errors.NotFound("There is no such user.")
 
     handlers = EduHandlers(
@@ -386,4 +416,24 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers) -
             profile=profile_table.member_fields,
         ),
         sender,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Syncs:
+    """What tells clients what is new: classic sync, and sliding sync in both dialects."""
+
+    classic: ClassicSync
+    sliding: SlidingSync
+
+
+def syncs(ground: Ground, users: Users) -> Syncs:
+    """Both read the store for themselves."""
+
+    def size(result: RoomResult) -> int:
+        return len(canonical_json.encode_loose(deployed.room(result)))
+
+    return Syncs(
+        ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms),
+        SlidingSync(ground.db, ground.wakeups, users.typing, ground.now_ms, size),
     )

@@ -11,6 +11,7 @@ def reasons(error: BaseException, expected: tuple[type[Exception], ...] = ()) ->
     from edgeserver.app.identity import IdentityError
     from edgeserver.app.listeners import ListenerError
     from edgeserver.app.wires import WireError
+    from edgeserver.bridges.registration import RegistrationError
     from edgeserver.config import ConfigError
     from edgeserver.matrix.errors import MatrixError
     from edgeserver.store.database import StoreError
@@ -23,7 +24,7 @@ def reasons(error: BaseException, expected: tuple[type[Exception], ...] = ()) ->
         return None if None in found else list(dict.fromkeys(known))
     if isinstance(error, MatrixError):
         return [error.error.rstrip(".")]
-    if isinstance(error, (IdentityError, ListenerError, WireError, ConfigError, StoreError, NewerFile, *expected)):
+    if isinstance(error, (IdentityError, ListenerError, WireError, ConfigError, RegistrationError, StoreError, NewerFile, *expected)):
         return [str(error).rstrip(".")]
     if isinstance(error, DatabaseError):
         return [f"the database cannot be used ({error}); edgeserver check tells more"]

@@ -57,6 +57,10 @@ class InternetExchange:
         raise Unreachable(f"{request.authority} was not found within {request.timeout:g} s")
 
 
+class Forbidden(Unreachable):
+    """The host's addresses are all in private networks, where strangers must not make us go."""
+
+
 class InternetWeb:
     """`well_known.WebGet`: plain HTTPS by DNS; never into private networks, unless `allow_private`."""
 
@@ -67,16 +71,25 @@ class InternetWeb:
 
     async def get(self, host: str, port: int, target: str, *, max_response: int = MAX_BODY, timeout: float = WEB_TIMEOUT) -> Response:
         """See `WebGet`; `max_response` in bytes, `timeout` in seconds. Raises ExchangeError."""
-        with trio.move_on_after(timeout):
-            found = await self._addresses(host)
-            addresses = [address for address in found if self._allow_private or is_public(address)]
-            if not addresses:
-                raise Unreachable(f"{host} leads into a private network" if found else f"{host} has no address")
-            authority = host if port == 443 else f"{host}:{port}"
-            route = Route(authority, tuple(addresses), port, VerifiedName(host.strip("[]")))
-            request = Request("GET", target, authority, timeout=timeout)
-            return await self._pool.exchange(request, route, max_response=max_response)
-        raise Unreachable(f"{host} did not answer within {timeout:g} s")
+        return await self.ask(Request("GET", target, timeout=timeout, max_response=max_response), host, port)
+
+    async def ask(self, request: Request, host: str, port: int) -> Response:
+        """Carries a request, within its timeout, to where DNS says that the host is. Raises ExchangeError."""
+        bare = host.strip("[]")
+        name = f"[{bare}]" if ":" in bare else bare
+        with trio.move_on_after(request.timeout):
+            addresses = await self._allowed_addresses(bare)
+            authority = name if port == 443 else f"{name}:{port}"
+            route = Route(authority, tuple(addresses), port, VerifiedName(bare))
+            return await self._pool.exchange(replace(request, authority=authority), route, max_response=request.max_response)
+        raise Unreachable(f"{host} did not answer within {request.timeout:g} s")
+
+    async def _allowed_addresses(self, host: str) -> list[str]:
+        found = await self._addresses(host)
+        addresses = [address for address in found if self._allow_private or is_public(address)]
+        if not addresses:
+            raise (Forbidden if found else Unreachable)(f"{host} leads into a private network" if found else f"{host} has no address")
+        return addresses
 
     async def _addresses(self, host: str) -> Sequence[str]:
         parsed = server_names.parse(f"[{host}]" if ":" in host else host)

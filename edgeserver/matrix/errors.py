@@ -10,7 +10,7 @@ and nowhere else; whatever is raised that is not a MatrixError is M_UNKNOWN to t
         ├── 400  BadJson NotJson InvalidParam MissingParam BadState BadAlias InvalidUsername UserInUse Exclusive
         │        RoomInUse InvalidRoomState UnsupportedRoomVersion IncompatibleRoomVersion UnableToAuthoriseJoin
         │        UnableToGrantJoin WeakPassword UnknownPos DuplicateAnnotation ThreepidInUse ThreepidNotFound
-        │        ProfileTooLarge KeyTooLarge MaxDelayExceeded NotInThread InvalidSignature
+        │        ProfileTooLarge KeyTooLarge MaxDelayExceeded NotInThread InvalidSignature UnknownDevice
         ├── 401  MissingToken UnknownToken Unauthorized UserLocked
         ├── 403  Forbidden GuestForbidden WrongRoomKeysVersion UserDeactivated UserSuspended ThreepidDenied
         │        ResourceLimitExceeded CannotLeaveServerNoticeRoom InviteBlocked
@@ -114,6 +114,12 @@ class Exclusive(CodedError):
     """A name in the namespace of an application service."""
 
     CODE, ERROR = "M_EXCLUSIVE", "The name is reserved by an application service."
+
+
+class UnknownDevice(CodedError):
+    """An application service acts from a device that its user does not have."""
+
+    CODE, ERROR = "M_UNKNOWN_DEVICE", "The user has no such device."
 
 
 class RoomInUse(CodedError):

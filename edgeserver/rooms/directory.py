@@ -11,10 +11,10 @@ from edgeserver.matrix.identifiers import domain_of, is_room_alias
 from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.rooms import history
 from edgeserver.rooms.read_summary import read_summary
-from edgeserver.store import rooms, state
+from edgeserver.store import bridges, rooms, state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.rooms import Room
@@ -48,17 +48,27 @@ class RemoteDirectory(Protocol):
 
 
 class Directory:
-    """Aliases: ours, and those of others by asking their server."""
+    """Aliases: ours, and those of others by asking their server.
 
-    def __init__(self, db: Database, server_name: str, remote: RemoteDirectory) -> None:
+    `make_alias(alias)` asks whoever may make one of ours that is unknown (application services), and tells whether it is there now.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        server_name: str,
+        remote: RemoteDirectory,
+        make_alias: Callable[[str], Awaitable[bool]] | None = None,
+    ) -> None:
         self._db = db
         self._server_name = server_name
         self._remote = remote
+        self._make_alias = make_alias
 
     async def resolve(self, alias: str, *, ask_others: bool = True) -> tuple[str, list[str]]:
         """The room id of an alias, and servers through which the room can be reached, the likeliest first.
 
-        `ask_others`: False keeps it to our own aliases. Raises M_INVALID_PARAM if that is no alias, M_NOT_FOUND.
+        `ask_others`: False keeps it to our own aliases that are there. Raises M_INVALID_PARAM if that is no alias, M_NOT_FOUND.
         """
         server = domain_of(_checked(alias))
         if server != self._server_name:
@@ -66,6 +76,11 @@ class Directory:
                 raise errors.NotFound(f"The alias {alias} is of another server.")
             room_id, servers = await self._remote.directory(server, alias)
             return room_id, list(dict.fromkeys([*servers, server]))[:MAX_SERVERS]
+        try:
+            return await self._db.read(lambda tx: self._local(tx, alias))
+        except errors.NotFound:
+            if not ask_others or self._make_alias is None or not await self._make_alias(alias):
+                raise
         return await self._db.read(lambda tx: self._local(tx, alias))
 
     def _local(self, tx: Transaction, alias: str) -> tuple[str, list[str]]:
@@ -76,8 +91,8 @@ class Directory:
         servers = [] if room is None else rooms.servers(tx, room.number)
         return room_id, list(dict.fromkeys([self._server_name, *servers]))[:MAX_SERVERS]
 
-    async def add(self, user_id: str, alias: str, room_id: str) -> None:
-        """Makes an alias of this server for a room that the user is in.
+    async def add(self, user_id: str, alias: str, room_id: str, *, must_be_joined: bool = True) -> None:
+        """Makes an alias of this server for a room that the user is in (unless it is an application service's own to give).
 
         Raises M_INVALID_PARAM (no alias, or another server's), M_FORBIDDEN, 409 M_UNKNOWN (taken).
         """
@@ -85,7 +100,7 @@ class Directory:
             raise errors.InvalidParam("An alias of another server cannot be made here.")
 
         def run(tx: Transaction) -> None:
-            if not _is_joined(tx, rooms.get(tx, room_id), user_id):
+            if must_be_joined and not _is_joined(tx, rooms.get(tx, room_id), user_id):
                 raise errors.Forbidden(f"You are not in the room {room_id}.")
             if rooms.alias_target(tx, alias) is not None:
                 raise errors.Unknown(f"The alias {alias} exists already.", status=409)
@@ -191,10 +206,6 @@ class _Filter:
         return not self.term or any(self.term in text.casefold() for text in texts)
 
 
-NO_ROOMS: Mapping[str, Any] = {"chunk": [], "total_room_count_estimate": 0}
-"""What is in the directory of a network that is not bridged here: none is."""
-
-
 @dataclass(frozen=True, slots=True)
 class Networks:
     """Whose rooms are asked for: those of the homeserver itself (neither is given), of all bridged networks too, or of one of them."""
@@ -202,16 +213,27 @@ class Networks:
     all: bool = False
     instance_id: str | None = None
 
-    @property
-    def is_foreign(self) -> bool:
-        """Whether rooms of one bridged network alone are asked for; `all` goes before that."""
-        return bool(self.instance_id) and not self.all
+    def listed(self, tx: Transaction) -> list[Room]:
+        """The rooms that are listed in these networks. An instance id is that of an application service, `|`, and a network's id."""
+        if self.instance_id and not self.all:
+            service, _, network_id = self.instance_id.partition("|")
+            return _known(tx, bridges.listed_rooms(tx, service, network_id))
+        published = rooms.published(tx)
+        if not self.all:
+            return published
+        named = {room.room_id for room in published}
+        return [*published, *_known(tx, [one for one in bridges.listed_rooms(tx) if one not in named])]
 
     def asked(self) -> dict[str, Any]:
         """As the keys of a request."""
         if self.all:
             return {"include_all_networks": True}
         return {"third_party_instance_id": self.instance_id} if self.instance_id else {}
+
+
+def _known(tx: Transaction, room_ids: Sequence[str]) -> list[Room]:
+    found = [rooms.get(tx, room_id) for room_id in room_ids]
+    return [room for room in found if room is not None and room.snapshot is not None]
 
 
 def networks(all_: object, instance_id: object) -> Networks:
@@ -250,7 +272,9 @@ class PublicRooms:
 
         await self._db.write(run)
 
-    async def page(self, *, limit: int | None, since: str | None, filter_: Mapping[str, Any]) -> dict[str, Any]:
+    async def page(
+        self, *, limit: int | None, since: str | None, filter_: Mapping[str, Any], networks: Networks | None = None
+    ) -> dict[str, Any]:
         """One page of this server's directory, the largest rooms first, as POST /publicRooms answers it.
 
         `limit` None: as many as fit one page. Raises M_INVALID_PARAM for a `since` that is none of ours, M_BAD_JSON.
@@ -258,7 +282,7 @@ class PublicRooms:
         size = MAX_PAGE if limit is None else max(1, min(limit, MAX_PAGE))
         start = _offset(since)
         wanted = _filter(filter_)
-        listed = await self._db.read(lambda tx: _listed(tx, self._server_name))
+        listed = await self._db.read(lambda tx: _listed(tx, self._server_name, networks or Networks()))
         found = [shown for shown in listed if wanted.takes(shown)]
         answer: dict[str, Any] = {"chunk": found[start : start + size], "total_room_count_estimate": len(found)}
         if start + size < len(found):
@@ -279,7 +303,7 @@ class PublicRooms:
         """The same of any server; `networks` are those of its application services."""
         chosen = networks or Networks()
         if server == self._server_name:
-            return dict(NO_ROOMS) if chosen.is_foreign else await self.page(limit=limit, since=since, filter_=filter_)
+            return await self.page(limit=limit, since=since, filter_=filter_, networks=chosen)
         content = {"limit": limit, "since": since, "filter": dict(filter_) or None, **chosen.asked()}
         answer = await self._remote.public_rooms(server, {key: value for key, value in content.items() if value is not None})
         return _as_told(answer)
@@ -311,9 +335,9 @@ def _filter(given: Mapping[str, Any]) -> _Filter:
     return _Filter((term or "").strip().casefold(), None if types is None else frozenset(types))
 
 
-def _listed(tx: Transaction, server_name: str) -> list[dict[str, Any]]:
+def _listed(tx: Transaction, server_name: str, networks: Networks) -> list[dict[str, Any]]:
     """The directory, largest room first. Rooms that nobody of this server is in any more are not ours to show."""
-    shown = [summary(tx, room) for room in rooms.published(tx) if rooms.server_is_in(tx, room.number, server_name)]
+    shown = [summary(tx, room) for room in networks.listed(tx) if rooms.server_is_in(tx, room.number, server_name)]
     return sorted(shown, key=lambda each: (-each["num_joined_members"], each["room_id"]))
 
 

@@ -21,7 +21,7 @@ from edgeserver.store import events, partial_rooms, rooms, state
 from edgeserver.store.events import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from edgeserver.matrix.event import Event
     from edgeserver.matrix.room_versions import RoomVersion
@@ -48,13 +48,14 @@ class GivenRoom:
 
 
 class Importer:
-    """Takes rooms in."""
+    """Takes rooms in. `invited(tx, stream, user_id)` is called inside the transaction for an invite to a room that we need not be in."""
 
     def __init__(self, db: Database, persister: Persister, outliers: OutlierIntake, wakeups: Wakeups) -> None:
         self._db = db
         self._persister = persister
         self._outliers = outliers
         self._wakeups = wakeups
+        self.invited: Callable[[Transaction, int, str], None] = lambda tx, stream, user_id: None
 
     async def join(self, rules: RoomVersion, join: Event, given: GivenRoom) -> None:
         """A join of ours, verified, that another server accepted.
@@ -142,5 +143,8 @@ class Importer:
         if before is not None and before.membership == "join" and joined:
             return  # the room itself tells us of this user
         membership = str(event.content.get("membership"))
-        rooms.set_membership(tx, user_id, room, membership, number, tx.stream(), local=True, stripped=stripped)
+        stream = tx.stream()
+        rooms.set_membership(tx, user_id, room, membership, number, stream, local=True, stripped=stripped)
+        if membership == "invite":
+            self.invited(tx, stream, user_id)
         tx.on_commit(lambda: self._wakeups.notify([user_id]))

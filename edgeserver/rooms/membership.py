@@ -21,7 +21,7 @@ from edgeserver.rooms.turns import Turns
 from edgeserver.store import events, rooms, state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from edgeserver.matrix.event import Event
@@ -82,7 +82,9 @@ class Memberships:
         remote: RemoteRooms,
         server_name: str,
         profile: Callable[[Transaction, str], Mapping[str, Any]],
+        before_invite: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
+        """`before_invite(user_id)` is run before a user of ours is invited: application services make users when they are wanted."""
         self._db = db
         self._composer = composer
         self._placer = placer
@@ -90,27 +92,38 @@ class Memberships:
         self._remote = remote
         self._server_name = server_name
         self._profile = profile
+        self._before_invite = before_invite
         self._turns = Turns()
 
     def _turn(self, user_id: str, room_id: str) -> AbstractAsyncContextManager[None]:
         return self._turns.of(f"{user_id} {room_id}")
 
     async def join(
-        self, user_id: str, room_id: str, servers: Sequence[str] = (), *, reason: str | None = None, is_guest: bool = False
+        self,
+        user_id: str,
+        room_id: str,
+        servers: Sequence[str] = (),
+        *,
+        reason: str | None = None,
+        is_guest: bool = False,
+        content: Mapping[str, Any] | None = None,
+        ts: int | None = None,
     ) -> None:
         """Joins a room that this server is in, or one that is reached through `servers`.
 
+        `content` is added to that of the event; `ts` (ms) dates it, in a room that this server is in.
         A guest joins only where the room's state lets guests in, so only rooms that this server is in: M_GUEST_ACCESS_FORBIDDEN.
         """
         async with self._turn(user_id, room_id):
-            await self._join(user_id, room_id, servers, await self._content(user_id, "join", reason), is_guest=is_guest)
+            made = {**await self._content(user_id, "join", reason), **(content or {}), "membership": "join"}
+            await self._join(user_id, room_id, servers, made, is_guest=is_guest, ts=ts)
 
     async def _join(
-        self, user_id: str, room_id: str, servers: Sequence[str], content: Mapping[str, Any], *, is_guest: bool
+        self, user_id: str, room_id: str, servers: Sequence[str], content: Mapping[str, Any], *, is_guest: bool, ts: int | None
     ) -> None:
         local = await self._db.read(lambda tx: self._local_join(tx, room_id, user_id, content))
         if local is not None:
-            await self._change(room_id, user_id, user_id, local, must_be_joined=False, is_guest=is_guest)
+            await self._change(room_id, user_id, user_id, local, must_be_joined=False, is_guest=is_guest, ts=ts)
             return
         if is_guest:
             raise errors.GuestForbidden("Guests can join only rooms that are open to guests and that this server is in.")
@@ -207,16 +220,22 @@ class Memberships:
         content = {"membership": "invite", **({} if reason is None else {"reason": reason})}
         await self.invite_with(sender, room_id, target, content)
 
-    async def invite_with(self, sender: str, room_id: str, target: str, content: Mapping[str, Any]) -> None:
-        """Invites with this content (`is_direct` of a new room, say), and with the profile of one of our users."""
+    async def invite_with(
+        self, sender: str, room_id: str, target: str, content: Mapping[str, Any], *, ts: int | None = None
+    ) -> None:
+        """Invites with this content (`is_direct` of a new room, say), and with the profile of one of our users. `ts` (ms) dates the
+        event, for one of our users.
+        """
         membership = await self._db.read(lambda tx: rooms.membership_in(tx, target, room_id))
         if membership is not None and membership.membership == "ban":
             raise errors.Forbidden(f"{target} is banned from the room.")
         if membership is not None and membership.membership == "join":
             raise errors.Forbidden(f"{target} is in the room already.")
         if domain_of(target) == self._server_name:
+            if self._before_invite is not None:
+                await self._before_invite(target)
             profile = await self._db.read(lambda tx: dict(self._profile(tx, target)))
-            await self._change(room_id, sender, target, {**profile, **content})
+            await self._change(room_id, sender, target, {**profile, **content}, ts=ts)
             return
         event, stripped, create = await self._db.read(lambda tx: self._draft(tx, room_id, sender, target, content))
         event = await self._composer.signed_by_policy(room_id, event)
@@ -289,6 +308,7 @@ class Memberships:
         *,
         must_be_joined: bool = True,
         is_guest: bool = False,
+        ts: int | None = None,
     ) -> None:
         def run(tx: Transaction) -> None:
             if must_be_joined:
@@ -303,7 +323,7 @@ class Memberships:
                 raise errors.GuestForbidden("This room is not open to guests.")
             stands = state.lookup_event(tx, room.snapshot, "m.room.member", target)
             if stands is None or stands.event.sender != sender or stands.event.content != content:
-                self._composer.compose(tx, room, sender, "m.room.member", content, state_key=target)
+                self._composer.compose(tx, room, sender, "m.room.member", content, state_key=target, origin_server_ts=ts)
 
         await self._composer.write(room_id, sender, run, lambda tx, event, number: None)
 

@@ -125,6 +125,11 @@ def _key_changes(tx: Transaction, user_id: str, since: int, upto: int, sharing: 
     return found | {target for (target,) in rows}
 
 
+def share_encrypted_room(tx: Transaction, user_id: str, other: str) -> bool:
+    """Whether both are in an encrypted room now."""
+    return _Sharing(tx, user_id, _END).shares_with(other)
+
+
 class _Sharing:
     """With whom a user shares encrypted rooms now, and whether that is new since a stream position."""
 

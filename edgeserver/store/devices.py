@@ -1,11 +1,9 @@
-"""Devices and pushers: the tables `devices` and `pushers`."""
+"""Devices: the table `devices`, and what goes with a device that is deleted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from edgeserver.matrix import canonical_json
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,29 +63,3 @@ def delete(tx: Transaction, user_id: str, device_ids: Iterable[str]) -> list[str
 def seen(tx: Transaction, rows: Iterable[tuple[str, str, int, str]]) -> None:
     """Notes when and from where devices were last seen: (user_id, device_id, ms, address)."""
     tx.executemany("UPDATE devices SET last_seen_at = ?3, last_seen_ip = ?4 WHERE user_id = ?1 AND device_id = ?2", list(rows))
-
-
-def pushers(tx: Transaction, user_id: str) -> list[dict[str, Any]]:
-    """A user's pushers, as GET /pushers gives them."""
-    rows = tx.all("SELECT pusher FROM pushers WHERE user_id = ? ORDER BY app_id, pushkey", (user_id,))
-    return [canonical_json.decode_exact(row[0]) for row in rows]
-
-
-def set_pusher(tx: Transaction, user_id: str, device_id: str | None, pusher: dict[str, Any]) -> None:
-    tx.execute(
-        "INSERT OR REPLACE INTO pushers (user_id, app_id, pushkey, device_id, pusher) VALUES (?, ?, ?, ?, ?)",
-        (user_id, pusher["app_id"], pusher["pushkey"], device_id, canonical_json.encode_loose(pusher)),
-    )
-
-
-def delete_pusher(tx: Transaction, user_id: str, app_id: str, pushkey: str) -> None:
-    tx.execute("DELETE FROM pushers WHERE user_id = ? AND app_id = ? AND pushkey = ?", (user_id, app_id, pushkey))
-
-
-def delete_pushers_of_others(tx: Transaction, user_id: str, app_id: str, pushkey: str) -> None:
-    tx.execute("DELETE FROM pushers WHERE app_id = ? AND pushkey = ? AND user_id != ?", (app_id, pushkey, user_id))
-
-
-def count_pushers(tx: Transaction, user_id: str) -> int:
-    row = tx.one("SELECT count(*) FROM pushers WHERE user_id = ?", (user_id,))
-    return int(row[0]) if row else 0

@@ -53,15 +53,32 @@ def heroes(tx: Transaction, room: int, user_id: str) -> list[str]:
     return []
 
 
-def recent_events(tx: Transaction, user_id: str, before: int, limit: int) -> list[tuple[int, int]]:
-    """The newest events before a stream position in rooms that the user is in: (stream, number), newest first.
+def recent_events(tx: Transaction, user_id: str, before: int, limit: int, *, after: int = 0) -> list[tuple[int, int]]:
+    """The newest events between two stream positions (neither included) in rooms that the user is in: (stream, number), newest first.
 
     Only the server's newest `RECENT` events before the position are looked at.
     """
     rows = tx.all(
-        "SELECT e.stream, e.event FROM (SELECT stream, event, room FROM events WHERE stream > 0 AND stream < ?"
+        "SELECT e.stream, e.event FROM (SELECT stream, event, room FROM events WHERE stream > ? AND stream < ?"
         "  ORDER BY stream DESC LIMIT ?) e CROSS JOIN memberships m ON m.user_id = ? AND m.room = e.room"
         " WHERE m.membership = 'join' ORDER BY e.stream DESC LIMIT ?",
-        (before, RECENT, user_id, limit),
+        (max(after, 0), before, RECENT, user_id, limit),
     )
     return [(stream, number) for stream, number in rows]
+
+
+def looked_at_from(tx: Transaction, before: int) -> int | None:
+    """The position before which `recent_events` has not looked; None if nothing is there."""
+    row = tx.one(
+        "SELECT stream FROM events WHERE stream > 0 AND stream < ? ORDER BY stream DESC LIMIT 1 OFFSET ?", (before, RECENT)
+    )
+    return row[0] + 1 if row else None
+
+
+def invites(tx: Transaction, user_id: str, after: int) -> list[tuple[int, int, bytes | None]]:
+    """Rooms that the user has been invited to since the position and has not answered for: (stream, event, stripped state)."""
+    rows = tx.all(
+        "SELECT stream, event, stripped FROM memberships WHERE user_id = ? AND membership = 'invite' AND stream > ? ORDER BY stream",
+        (user_id, after),
+    )
+    return [(stream, event, stripped) for stream, event, stripped in rows]

@@ -39,6 +39,16 @@ def of_user(tx: Transaction, room: int, user_id: str) -> dict[str, Count]:
     return {thread: Count(notifications, highlights) for thread, notifications, highlights in rows}
 
 
+def total(tx: Transaction, user_id: str) -> int:
+    """Events that notify in all rooms that the user is in."""
+    row = tx.one(
+        "SELECT coalesce(sum(u.notifications), 0) FROM memberships m CROSS JOIN unread u ON u.room = m.room AND u.user_id = m.user_id"
+        " WHERE m.user_id = ? AND m.membership = 'join'",
+        (user_id,),
+    )
+    return int(row[0]) if row else 0
+
+
 def put(tx: Transaction, room: int, user_id: str, counts: Mapping[str, Count]) -> None:
     """Sets the counts of these threads."""
     for thread, count in counts.items():

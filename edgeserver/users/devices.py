@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeserver.matrix import errors
+from edgeserver.matrix import errors, identifiers
 from edgeserver.store import devices as table
 
 if TYPE_CHECKING:
@@ -68,6 +68,27 @@ class Devices:
                 hook(tx, user_id, [device_id])
 
         await self._db.write(work)
+
+    async def create(self, user_id: str, device_id: str, display_name: str | None) -> bool:
+        """A device without a session, for an application service (MSC4190); False if it was there, and has the name now.
+
+        Raises M_INVALID_PARAM for a name of more than 256 characters, or an id of more than 255 bytes.
+        """
+        check_name(display_name)
+        if not device_id or not identifiers.fits(device_id):
+            raise errors.InvalidParam(f"A device id has 1 to {identifiers.MAX_BYTES} bytes.")
+
+        def work(tx: Transaction) -> bool:
+            known = table.device(tx, user_id, device_id)
+            if known is None:
+                table.ensure(tx, user_id, device_id, display_name)
+            elif display_name is not None and known.display_name != display_name:
+                table.rename(tx, user_id, device_id, display_name)
+                for hook in self._on_rename:
+                    hook(tx, user_id, [device_id])
+            return known is None
+
+        return await self._db.write(work)
 
     async def delete(self, user_id: str, device_ids: Collection[str]) -> None:
         """Deletes the devices, their tokens and pushers; those that are not there are passed over."""

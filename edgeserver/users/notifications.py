@@ -48,17 +48,17 @@ def _page(
     floors: dict[int, dict[str, int]] = {}
     for stream, number in recent:
         stored = loaded[number]
-        outcome = _outcome(tx, rules, stored, user_id)
+        outcome = outcome_for(tx, rules, stored, user_id)
         if outcome is not None and (outcome.highlight or not highlights_only):
             if stored.room not in floors:
                 floors[stored.room] = receipts.floors(tx, stored.room, user_id)
             found.append(_notification(tx, stored, outcome, floors[stored.room]))
             if len(found) == limit:
                 return found, stream
-    return found, recent[-1][0] if len(recent) == MAX_SCANNED else None
+    return found, recent[-1][0] if len(recent) == MAX_SCANNED else room_views.looked_at_from(tx, before)
 
 
-def _outcome(tx: Transaction, rules: PushRules, stored: StoredEvent, user_id: str) -> Outcome | None:
+def outcome_for(tx: Transaction, rules: PushRules, stored: StoredEvent, user_id: str) -> Outcome | None:
     """What the event did to the user, if it notified and the user was in the room."""
     if stored.before is None or stored.after is None or stored.event.sender == user_id:
         return None
@@ -69,13 +69,17 @@ def _outcome(tx: Transaction, rules: PushRules, stored: StoredEvent, user_id: st
     return outcome if member is not None and member.event.content.get("membership") == "join" else None
 
 
-def _notification(tx: Transaction, stored: StoredEvent, outcome: Outcome, floors: dict[str, int]) -> dict[str, Any]:
+def is_read(tx: Transaction, stored: StoredEvent, floors: dict[str, int]) -> bool:
+    """Whether a receipt of the user, whose `receipts.floors` in the room these are, covers the event."""
     everywhere = floors.get(receipts.UNTHREADED, -_FAR)
-    read_to = max(everywhere, floors.get(thread_of(tx, stored.event), -_FAR))
+    return (stored.stream or 0) <= max(everywhere, floors.get(thread_of(tx, stored.event), -_FAR))
+
+
+def _notification(tx: Transaction, stored: StoredEvent, outcome: Outcome, floors: dict[str, int]) -> dict[str, Any]:
     return {
         "actions": list(outcome.actions),
         "event": client_event(stored.event, with_room_id=False),
-        "read": (stored.stream or 0) <= read_to,
+        "read": is_read(tx, stored, floors),
         "room_id": stored.event.room_id,
         "ts": stored.event.origin_server_ts,
     }

@@ -32,7 +32,8 @@ class Profiles:
 
     `remote_profile(user_id, field or None)` asks another user's server and answers with its JSON object, or raises
     `MatrixError`. `on_change(user_id)` is awaited after a display name or an avatar has changed (rooms carry it in
-    member events).
+    member events). `make_user(user_id)` asks whoever may make one of our users who is unknown (application services), and tells
+    whether there is one now.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class Profiles:
         *,
         remote_profile: RemoteProfile | None = None,
         on_change: Callable[[str], Awaitable[None]] | None = None,
+        make_user: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
         self._db = db
         self._server_name = server_name
         self._remote_profile = remote_profile
         self._on_change = on_change
+        self._make_user = make_user
 
     def is_local(self, user_id: str) -> bool:
         """Whether this is, or could be, one of our users."""
@@ -63,11 +66,14 @@ class Profiles:
     async def local(self, user_id: str) -> dict[str, Any]:
         """The profile of one of our users; what the federation API tells others. Raises M_NOT_FOUND."""
 
-        def work(tx: Transaction) -> dict[str, Any] | None:
+        def work(tx: Transaction) -> tuple[dict[str, Any] | None, bool]:
             account = account_table.account(tx, user_id)
-            return None if account is None or account.deactivated_at is not None else table.profile(tx, user_id)
+            shown = None if account is None or account.deactivated_at is not None else table.profile(tx, user_id)
+            return shown, account is not None
 
-        found = await self._db.read(work)
+        found, is_known = await self._db.read(work)
+        if not is_known and self._make_user is not None and await self._make_user(user_id):
+            found, _ = await self._db.read(work)
         if found is None:
             raise errors.NotFound("There is no such user.")
         return found

@@ -7,6 +7,7 @@ receipt in the middle of the unread leaves over is counted anew from the events.
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from edgeserver.matrix.identifiers import domain_of
@@ -18,14 +19,12 @@ from edgeserver.store import account_data, events, receipts, state, thread_subsc
 from edgeserver.users.threads import MAIN, thread_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from edgeserver.matrix.event import Event
     from edgeserver.matrix.push_evaluation import Outcome
     from edgeserver.rooms.persist import PersistedEvent
     from edgeserver.store.database import Transaction
-
-    Listener = Callable[[Transaction, PersistedEvent, Mapping[str, Outcome]], None]
 
 CACHED: Final = 256
 """Users whose own rules are kept compiled."""
@@ -36,8 +35,9 @@ _FAR: Final = 2**62
 _PERSONAL = (".m.rule.invite_for_me", ".m.rule.is_user_mention")
 
 
+@cache
 def _shared_rules() -> CompiledRules:
-    """The default rules without those that are about one user: the same for all who are not named by the event.
+    """The default rules without those that are about one user: the same for all who are not named by the event. Never changed.
 
     Without thread subscriptions on this box those about them are met by no event.
     """
@@ -111,12 +111,17 @@ class PushRules:
 
 
 class UnreadCounts:
-    """Keeps the unread counts. `persisted` is a hook of the persister; `listeners` (push gateways) hear of what notifies."""
+    """Keeps the unread counts. `persisted` is a hook of the persister.
 
-    def __init__(self, server_name: str, listeners: Sequence[Listener] = ()) -> None:
+    Whoever tells people elsewhere (push gateways) listens: `on_notify(tx, stream, users)` is called with the position of an event and
+    whom it notifies, `on_read(tx, user_id)` when a receipt has changed what is unread, both inside the transaction.
+    """
+
+    def __init__(self, server_name: str) -> None:
         self._server_name = server_name
         self._rules = PushRules()
-        self._listeners = listeners
+        self.on_notify: list[Callable[[Transaction, int, Collection[str]], None]] = []
+        self.on_read: list[Callable[[Transaction, str], None]] = []
 
     def persisted(self, tx: Transaction, written: PersistedEvent) -> None:
         """Counts a new event for the local members of its room whom it notifies."""
@@ -136,8 +141,14 @@ class UnreadCounts:
         notified = [(user_id, one.highlight) for user_id, one in outcomes.items() if one.notify and user_id != invited]
         if notified:
             unread.add(tx, room, thread_of(tx, event), notified)
-        for listener in self._listeners:
-            listener(tx, written, outcomes)
+        notified_users = [user_id for user_id, one in outcomes.items() if one.notify]
+        if notified_users and written.stream is not None:
+            self.notified(tx, written.stream, notified_users)
+
+    def notified(self, tx: Transaction, stream: int, users: Collection[str]) -> None:
+        """Something at this position notifies these users: an event, or an invite to a room that we are not in."""
+        for listener in self.on_notify:
+            listener(tx, stream, users)
 
     def read(self, tx: Transaction, room: int, user_id: str, thread: str) -> None:
         """A receipt of the user has moved on, in this thread or ('') in all: counts anew what it leaves unread."""
@@ -161,6 +172,8 @@ class UnreadCounts:
                 left[at][0] += 1
                 left[at][1] += outcome.highlight
         unread.put(tx, room, user_id, {one: unread.Count(*numbers) for one, numbers in left.items()})
+        for listener in self.on_read:
+            listener(tx, user_id)
 
 
 def _subscribers(tx: Transaction, room: int, event: Event) -> frozenset[str] | None:

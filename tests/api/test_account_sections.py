@@ -28,11 +28,19 @@ PASSWORD = "correct horse"
 class Bridges:
     """One application service with the users @irc_…:test."""
 
-    def requester(self, token: str, as_user: str | None) -> Requester | None:
+    async def requester(
+        self, token: str, as_user: str | None, device_id: str | None = None, *, registering: bool = False
+    ) -> Requester | None:
         return Requester(as_user or "@irc_bot:test", appservice_id="irc") if token == "as_token" else None
 
     def exclusive_to(self, user_id: str) -> str | None:
         return "irc" if user_id.startswith("@irc_") else None
+
+    def alias_exclusive_to(self, alias: str) -> str | None:
+        return None
+
+    def has_alias(self, appservice_id: str, alias: str) -> bool:
+        return False
 
     def may_have(self, appservice_id: str, user_id: str) -> bool:
         return user_id.startswith("@irc_")

@@ -109,6 +109,39 @@ async def test_push_rules_are_added_changed_and_deleted(client: AsgiClient) -> N
     assert (await client.get(f"{base}/global/nonsense/x")).status == 400
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "refusal"),
+    [
+        ("GET", "override/nope", None, (404, "M_NOT_FOUND")),
+        ("GET", "override/nope/enabled", None, (404, "M_NOT_FOUND")),
+        ("GET", "override/nope/actions", None, (404, "M_NOT_FOUND")),
+        ("PUT", "override/nope/enabled", {"enabled": True}, (404, "M_NOT_FOUND")),
+        ("PUT", "override/nope/actions", {"actions": []}, (404, "M_NOT_FOUND")),
+        ("DELETE", "override/nope", None, (404, "M_NOT_FOUND")),
+        ("DELETE", "override/.m.rule.master", None, (404, "M_NOT_FOUND")),
+        ("PUT", "override/.mine", {"actions": []}, (400, "M_INVALID_PARAM")),
+        ("PUT", "override/.m.rule.master", {"actions": []}, (400, "M_INVALID_PARAM")),
+        ("PUT", "shout/mine", {"actions": []}, (400, "M_INVALID_PARAM")),
+        ("PUT", "content/mine", {"actions": []}, (400, "M_MISSING_PARAM")),
+        ("PUT", "content/mine", {"pattern": "x"}, (400, "M_MISSING_PARAM")),
+        ("PUT", "override/mine", {"actions": ["shout"]}, (400, "M_INVALID_PARAM")),
+        ("PUT", "override/mine?before=.m.rule.master", {"actions": []}, (400, "M_UNKNOWN")),
+        ("PUT", "override/mine?after=nope", {"actions": []}, (400, "M_UNKNOWN")),
+        ("PUT", "override/.m.rule.master/enabled", {"enabled": "yes"}, (400, "M_INVALID_PARAM")),
+        ("PUT", "override/.m.rule.master/enabled", {}, (400, "M_MISSING_PARAM")),
+        ("PUT", "override/.m.rule.master/actions", {}, (400, "M_MISSING_PARAM")),
+        ("PUT", "override/.m.rule.master/actions", {"actions": "notify"}, (400, "M_INVALID_PARAM")),
+    ],
+)
+async def test_what_cannot_be_done_to_push_rules_is_refused(
+    client: AsgiClient, method: str, path: str, body: Any, refusal: tuple[int, str]
+) -> None:
+    before = (await client.get(f"{V3}/pushrules/")).json
+    answer = await client.request(method, f"{V3}/pushrules/global/{path}", json=body)
+    assert (answer.status, answer.json["errcode"]) == refusal
+    assert (await client.get(f"{V3}/pushrules/")).json == before
+
+
 async def test_pushers(client: AsgiClient) -> None:
     url = "https://push.example/_matrix/push/v1/notify"
     pusher = {
@@ -116,7 +149,8 @@ async def test_pushers(client: AsgiClient) -> None:
         "device_display_name": "Phone", "data": {"url": url},
     }  # fmt: skip
     assert (await client.post(f"{V3}/pushers/set", pusher)).json == {}
-    assert (await client.get(f"{V3}/pushers")).json == {"pushers": [pusher]}
+    shown = {"org.matrix.msc3881.enabled": True, "org.matrix.msc3881.device_id": "DEVICE"}
+    assert (await client.get(f"{V3}/pushers")).json == {"pushers": [{**pusher, **shown}]}
     assert (await client.post(f"{V3}/pushers/set", {"app_id": "app", "pushkey": "key"})).status == 400
     assert (await client.post(f"{V3}/pushers/set", {"kind": None, "app_id": "app", "pushkey": "key"})).json == {}
     assert (await client.get(f"{V3}/pushers")).json == {"pushers": []}

@@ -115,3 +115,19 @@ async def test_notifications_are_paged(served: Served) -> None:
     rest = (await served.bob.get(f"{BASE}/notifications", query={"from": first["next_token"]})).json
     assert [one["event"]["content"]["body"] for one in rest["notifications"]] == ["0"]
     assert "next_token" not in rest
+
+
+async def test_notifications_that_are_highlighted_can_be_listed_by_themselves(served: Served) -> None:
+    room = await served.world.room(ALICE, BOB)
+    for number in range(4):
+        mentioned = {"m.mentions": {"user_ids": [BOB]}} if number % 2 else {}
+        await served.world.say(room, ALICE, str(number), **mentioned)
+    query = {"only": "highlight", "limit": "1"}
+    first = (await served.bob.get(f"{BASE}/notifications", query=query)).json
+    rest = (await served.bob.get(f"{BASE}/notifications", query={**query, "from": first["next_token"]})).json
+    found = [*first["notifications"], *rest["notifications"]]
+    assert [one["event"]["content"]["body"] for one in found] == ["3", "1"]
+    assert all({"set_tweak": "highlight"} in one["actions"] for one in found)
+    for wrong in ({"from": "x"}, {"limit": "-1"}, {"limit": "many"}):
+        answer = await served.bob.get(f"{BASE}/notifications", query=wrong)
+        assert (answer.status, answer.json["errcode"]) == (400, "M_INVALID_PARAM")

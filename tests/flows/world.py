@@ -25,7 +25,7 @@ from edgeserver.app.box import Box, Wires, open_box
 from edgeserver.clock import TimeSource
 from edgeserver.config import Config, Server, parse
 from tests.asgi import Answer, AsgiClient
-from transports.exchange import ExchangeError, LinkProfile, Request, Response, TimedOut, Unreachable
+from transports.exchange import Exchange, ExchangeError, LinkProfile, Request, Response, TimedOut, Unreachable
 from transports.server import AsgiHandler
 
 if TYPE_CHECKING:
@@ -219,7 +219,8 @@ class BoxInWorld:
         source = TimeSource(lambda: EPOCH + self.wall_offset + trio.current_time(), trio.current_time, lambda: self.synchronised)
         with trio.CancelScope() as self._scope:
             port = internet.from_(self._config.server.name) if self._config.federation.internet else None
-            wires = Wires(port, self._drivers, source, inline=True, random_bytes=self.world.random_bytes)
+            services = self.world.services.__getitem__
+            wires = Wires(port, self._drivers, source, services, inline=True, random_bytes=self.world.random_bytes)
             async with open_box(self._config, wires) as self.box:
                 if self._config.federation.internet:
                     internet.plug(self.server_name, self.box.app)
@@ -260,6 +261,8 @@ class World:
         self.random_bytes = random_bytes
         self.internet = Internet(seed=seed)
         self.boxes: dict[str, BoxInWorld] = {}
+        self.services: dict[str, Exchange] = {}
+        """Application services, by the URLs of their registrations."""
         self._stack = AsyncExitStack()
         self.nursery: trio.Nursery
 
@@ -280,7 +283,7 @@ class World:
         config = parse(text, folder)
         if not config.server.name and server_name != "":
             server = Server(name=server_name or f"{name}.test", suffix=config.server.suffix, data=config.server.data)
-            config = replace(config, server=server)
+            config = replace(config, server=server, folder=folder)
         made = self.boxes[name] = BoxInWorld(self, name, config, drivers or {})
         await made.start()
         return made

@@ -65,6 +65,71 @@ def test_the_default_rules_are_those_of_the_spec_in_its_order(ruleset: Ruleset) 
     assert [rule["rule_id"] for rules in ruleset.values() for rule in rules if not rule["enabled"]] == [".m.rule.master"]
 
 
+def match(key: str, pattern: str) -> dict[str, Any]:
+    return {"kind": "event_match", "key": key, "pattern": pattern}
+
+
+TWO = {"kind": "room_member_count", "is": "2"}
+SOUND: dict[str, Any] = {"set_tweak": "sound", "value": "default"}
+HIGHLIGHT = {"set_tweak": "highlight"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "conditions", "actions"),
+    [
+        ("override", "master", [], []),
+        ("override", "suppress_notices", [match("content.msgtype", "m.notice")], []),
+        (
+            "override",
+            "invite_for_me",
+            [match("type", "m.room.member"), match("content.membership", "invite"), match("state_key", USER)],
+            ["notify", SOUND],
+        ),
+        ("override", "member_event", [match("type", "m.room.member")], []),
+        (
+            "override",
+            "is_user_mention",
+            [{"kind": "event_property_contains", "key": "content.m\\.mentions.user_ids", "value": USER}],
+            ["notify", SOUND, HIGHLIGHT],
+        ),
+        (
+            "override",
+            "is_room_mention",
+            [
+                {"kind": "event_property_is", "key": "content.m\\.mentions.room", "value": True},
+                {"kind": "sender_notification_permission", "key": "room"},
+            ],
+            ["notify", HIGHLIGHT],
+        ),
+        ("override", "tombstone", [match("type", "m.room.tombstone"), match("state_key", "")], ["notify", HIGHLIGHT]),
+        ("override", "reaction", [match("type", "m.reaction")], []),
+        ("override", "room.server_acl", [match("type", "m.room.server_acl"), match("state_key", "")], []),
+        (
+            "override",
+            "suppress_edits",
+            [{"kind": "event_property_is", "key": "content.m\\.relates_to.rel_type", "value": "m.replace"}],
+            [],
+        ),
+        ("underride", "call", [match("type", "m.call.invite")], ["notify", {"set_tweak": "sound", "value": "ring"}]),
+        ("underride", "encrypted_room_one_to_one", [TWO, match("type", "m.room.encrypted")], ["notify", SOUND]),
+        ("underride", "room_one_to_one", [TWO, match("type", "m.room.message")], ["notify", SOUND]),
+        ("underride", "message", [match("type", "m.room.message")], ["notify"]),
+        ("underride", "encrypted", [match("type", "m.room.encrypted")], ["notify"]),
+    ],
+)
+def test_each_default_rule_says_what_the_spec_says(
+    ruleset: Ruleset, kind: str, name: str, conditions: list[Any], actions: list[Any]
+) -> None:
+    """Spec v1.19, "Predefined Rules", rule by rule."""
+    assert find_rule(ruleset, kind, f".m.rule.{name}") == {
+        "rule_id": f".m.rule.{name}",
+        "default": True,
+        "enabled": name != "master",
+        "conditions": conditions,
+        "actions": actions,
+    }
+
+
 def test_a_new_rule_is_the_most_important_but_for_the_master_rule(ruleset: Ruleset) -> None:
     untouched = copy.deepcopy(ruleset)
     one = put_rule(ruleset, "override", "one", NOTIFY)

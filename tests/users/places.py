@@ -78,5 +78,5 @@ async def open_place(folder: Path, server_name: str = "test") -> AsyncIterator[P
         yield Place(
             db, clock, wakeups, tokens, devices, accounts,
             Profiles(db, server_name, on_change=on_profile_change),
-            AccountData(db, wakeups), Filters(db), Pushers(db), Presence(clock), OpenIdTokens(server_name, clock), heard,
+            AccountData(db, wakeups), Filters(db), Pushers(db, clock), Presence(clock), OpenIdTokens(server_name, clock), heard,
         )  # fmt: skip

@@ -11,6 +11,7 @@ from edgeserver.matrix.errors import MatrixError
 from edgeserver.store import account_data as table
 from edgeserver.store.database import Transaction
 from edgeserver.users.profiles import Profiles
+from edgeserver.users.pushers import MAX_PUSHERS
 from tests.users.places import Place
 
 ALICE = "@alice:test"
@@ -180,13 +181,34 @@ def pusher(**changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+async def test_any_device_switches_a_pusher_and_it_stays_with_the_device_that_set_it_first(place: Place) -> None:
+    await place.pushers.set(ALICE, "PHONE", pusher(), append=False)
+    await place.pushers.set(ALICE, "DESK", pusher(**{"org.matrix.msc3881.enabled": False}), append=False)
+    [shown] = await place.pushers.list(ALICE)
+    assert (shown["org.matrix.msc3881.enabled"], shown["org.matrix.msc3881.device_id"]) == (False, "PHONE")
+    await place.devices.delete(ALICE, ["DESK"])
+    assert len(await place.pushers.list(ALICE)) == 1
+    await place.devices.delete(ALICE, ["PHONE"])
+    assert await place.pushers.list(ALICE) == []
+
+
+async def test_a_user_has_room_for_so_many_pushers(place: Place) -> None:
+    for number in range(MAX_PUSHERS):
+        await place.pushers.set(ALICE, None, pusher(pushkey=str(number)), append=False)
+    with pytest.raises(errors.InvalidParam):
+        await place.pushers.set(ALICE, None, pusher(pushkey="one more"), append=False)
+    await place.pushers.set(ALICE, None, pusher(pushkey="0", lang="de"), append=False)
+    assert len(await place.pushers.list(ALICE)) == MAX_PUSHERS
+
+
 async def test_a_pusher_belongs_to_one_user_unless_it_is_appended_and_goes_with_its_device(place: Place) -> None:
     await place.pushers.set(ALICE, "PHONE", pusher(), append=False)
     await place.pushers.set("@bob:test", "TABLET", pusher(), append=True)
     assert len(await place.pushers.list(ALICE)) == 1
     await place.pushers.set("@bob:test", "TABLET", pusher(lang="de"), append=False)
     assert await place.pushers.list(ALICE) == []
-    assert await place.pushers.list("@bob:test") == [pusher(lang="de")]
+    shown = {"org.matrix.msc3881.enabled": True, "org.matrix.msc3881.device_id": "TABLET"}
+    assert await place.pushers.list("@bob:test") == [{**pusher(lang="de"), **shown}]
     await place.devices.delete("@bob:test", ["TABLET"])
     assert await place.pushers.list("@bob:test") == []
 
@@ -196,6 +218,8 @@ async def test_a_pusher_belongs_to_one_user_unless_it_is_appended_and_goes_with_
     [
         {"kind": "email"}, {"app_id": "x" * 65}, {"data": {}}, {"data": {"url": "https://push.example/other"}},
         {"data": {"url": "ftp://push.example/_matrix/push/v1/notify"}}, {"lang": 1}, {"data": {"url": "http://[::1"}},
+        {"data": {"url": "https://push.example:99999/_matrix/push/v1/notify"}}, {"org.matrix.msc3881.enabled": "yes"},
+        {"data": {"url": "https://me@push.example/_matrix/push/v1/notify"}}, {"data": {"url": "https://püsh.example/_matrix/push/v1/notify"}},
     ],
 )  # fmt: skip
 async def test_pushers_that_cannot_be(place: Place, changes: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from edgeserver.matrix import errors
-from edgeserver.store import outbox, rooms, unread
+from edgeserver.store import outbox, room_views, rooms, unread
 from edgeserver.store.database import Transaction
 from edgeserver.users.notifications import Notifications
 from tests.sync.world import ALICE, BOB, CAROL, World, joined, open_world
@@ -376,3 +376,29 @@ async def test_only_members_type(world: World) -> None:
     room = await world.room(ALICE)
     with pytest.raises(errors.Forbidden):
         await world.typing.set(BOB, room, True)
+
+
+async def test_notifications_older_than_what_one_page_looks_at_are_on_a_later_one(world: World) -> None:
+    room, busy = await world.room(ALICE, BOB), await world.room(ALICE, CAROL)
+    await world.say(room, ALICE, "long ago")
+    await world.say(busy, ALICE, "elsewhere")
+    last = (await world.event(await world.say(busy, ALICE, "elsewhere"))).stream
+    assert last is not None
+
+    def pass_time(tx: Transaction) -> None:
+        """As if the server had seen so many events since."""
+        number = tx.one("SELECT max(event) FROM events")[0]
+        tx.execute(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+            " INSERT INTO events (event_id, room, stream, depth, tie, pdu)"
+            " SELECT 'filler ' || i, room, ? + i, 1, 0, x'7b7d' FROM n, events WHERE event = ?",
+            (room_views.RECENT, last, number),
+        )
+
+    await world.db.write(pass_time)
+    service = Notifications(world.db)
+    page, more = await service.page(BOB, None, 10)
+    assert page == []
+    rest, end = await service.page(BOB, more, 10)
+    assert [one["event"]["content"]["body"] for one in rest] == ["long ago"]
+    assert end is None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from edgeserver.api.authentication import check_new_alias
 from edgeserver.api.endpoint import endpoint
 from edgeserver.matrix import errors
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.rooms.create import parse
 
 if TYPE_CHECKING:
+    from edgeserver.api.authentication import AppserviceTable
     from edgeserver.api.endpoint import Call, Route
     from edgeserver.rooms.create import NewRoom, RoomCreator
     from edgeserver.rooms.membership import Memberships
@@ -21,7 +23,10 @@ log = logging.getLogger(__name__)
 class CreateRoomSection:
     """The handler."""
 
-    def __init__(self, creator: RoomCreator, memberships: Memberships, server_name: str) -> None:
+    def __init__(
+        self, creator: RoomCreator, memberships: Memberships, server_name: str, appservices: AppserviceTable | None = None
+    ) -> None:
+        self._appservices = appservices
         self._creator = creator
         self._memberships = memberships
         self._server_name = server_name
@@ -34,6 +39,8 @@ class CreateRoomSection:
         new = parse(body, self._server_name)
         if call.user_id in new.invite:
             raise errors.InvalidParam("You cannot invite yourself.")
+        if new.alias is not None:
+            check_new_alias(self._appservices, new.alias, call.requester)
         room_id = await self._creator.create(call.user_id, new)
         await self._invite(call.user_id, room_id, new)
         return {"room_id": room_id}
@@ -48,6 +55,8 @@ class CreateRoomSection:
                 log.warning("%s could not be invited to the new room %s: %s", target, room_id, error)
 
 
-def routes(creator: RoomCreator, memberships: Memberships, server_name: str) -> list[Route]:
-    section = CreateRoomSection(creator, memberships, server_name)
+def routes(
+    creator: RoomCreator, memberships: Memberships, server_name: str, appservices: AppserviceTable | None = None
+) -> list[Route]:
+    section = CreateRoomSection(creator, memberships, server_name, appservices)
     return endpoint("POST", "/_matrix/client/v3/createRoom", section.create, rate="create_room")

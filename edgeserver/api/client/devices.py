@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.api.endpoint import endpoint
+from edgeserver.api.responses import JsonResponse
 from edgeserver.api.user_interactive import PASSWORD
 from edgeserver.matrix import errors
 
@@ -33,14 +34,17 @@ class DeviceSection:
         """GET /devices/{deviceId}"""
         return await self._devices.get(call.user_id, call.path["deviceId"])
 
-    async def rename(self, call: Call) -> dict[str, Any]:
-        """PUT /devices/{deviceId}"""
+    async def rename(self, call: Call) -> dict[str, Any] | JsonResponse:
+        """PUT /devices/{deviceId}. An application service makes a device with it: 201."""
         name = (await call.json()).get("display_name")
+        if name is not None and type(name) is not str:
+            raise errors.BadJson("display_name must be a string.")
+        if call.requester.appservice_id is not None:
+            is_new = await self._devices.create(call.user_id, call.path["deviceId"], name)
+            return JsonResponse({}, 201 if is_new else 200)
         if name is None:
             await self._devices.get(call.user_id, call.path["deviceId"])
             return {}
-        if type(name) is not str:
-            raise errors.BadJson("display_name must be a string.")
         await self._devices.rename(call.user_id, call.path["deviceId"], name)
         return {}
 

@@ -70,9 +70,11 @@ class Login:
 
     def _by_appservice(self, call: Call, body: dict[str, Any]) -> str:
         requester = call.requester
+        if requester.appservice_id is None or self._appservices is None:
+            raise errors.UnknownToken("That is not the token of an application service.")
         name = user_named(body)
-        if requester.appservice_id is None or self._appservices is None or name is None:
-            raise errors.Forbidden("You are no application service, or name no user.")
+        if name is None:
+            raise errors.MissingParam("identifier is missing.")
         user_id = self._accounts.user_id(name)
         if not self._appservices.may_have(requester.appservice_id, user_id):
             raise errors.Exclusive("That user is not in your namespaces.")

@@ -117,7 +117,7 @@ class Registration:
     async def _for_appservice(self, call: Call, body: dict[str, Any]) -> dict[str, Any]:
         requester = call.requester
         if requester.appservice_id is None or self._appservices is None:
-            raise errors.Forbidden("You are no application service.")
+            raise errors.UnknownToken("That is not the token of an application service.")
         username = body.get("username")
         if type(username) is not str:
             raise errors.MissingParam("username is missing.")

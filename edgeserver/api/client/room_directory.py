@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgeserver.api.authentication import check_new_alias, controls_alias
 from edgeserver.api.endpoint import Auth, endpoint
 from edgeserver.matrix import errors, server_names
 from edgeserver.matrix.identifiers import is_room_id
 from edgeserver.rooms.directory import networks
 
 if TYPE_CHECKING:
+    from edgeserver.api.authentication import AppserviceTable
     from edgeserver.api.endpoint import Call, Route
     from edgeserver.rooms.directory import Directory, Networks, PublicRooms
 
@@ -22,7 +24,10 @@ V3 = "/_matrix/client/v3"
 class RoomDirectorySection:
     """The handlers."""
 
-    def __init__(self, directory: Directory, public_rooms: PublicRooms, server_name: str) -> None:
+    def __init__(
+        self, directory: Directory, public_rooms: PublicRooms, server_name: str, appservices: AppserviceTable | None = None
+    ) -> None:
+        self._appservices = appservices
         self._directory = directory
         self._public_rooms = public_rooms
         self._server_name = server_name
@@ -38,12 +43,16 @@ class RoomDirectorySection:
         room_id = (await call.json()).get("room_id")
         if not is_room_id(room_id):
             raise errors.InvalidParam("room_id is not a room id.")
-        await self._directory.add(call.user_id, call.path["roomAlias"], room_id)
+        alias = call.path["roomAlias"]
+        is_theirs = check_new_alias(self._appservices, alias, call.requester)
+        await self._directory.add(call.user_id, alias, room_id, must_be_joined=not is_theirs)
         return {}
 
     async def remove(self, call: Call) -> dict[str, Any]:
         """DELETE /directory/room/{roomAlias}"""
-        await self._directory.remove(call.user_id, call.path["roomAlias"], is_admin=call.requester.is_admin)
+        alias, is_admin = call.path["roomAlias"], call.requester.is_admin
+        may = is_admin or controls_alias(self._appservices, alias, call.requester)
+        await self._directory.remove(call.user_id, alias, is_admin=may)
         return {}
 
     async def aliases(self, call: Call) -> dict[str, Any]:
@@ -95,8 +104,10 @@ class RoomDirectorySection:
         return await self._public_rooms.page_of(server, limit=size, since=since or None, filter_=wanted, networks=chosen)
 
 
-def routes(directory: Directory, public_rooms: PublicRooms, server_name: str) -> list[Route]:
-    section = RoomDirectorySection(directory, public_rooms, server_name)
+def routes(
+    directory: Directory, public_rooms: PublicRooms, server_name: str, appservices: AppserviceTable | None = None
+) -> list[Route]:
+    section = RoomDirectorySection(directory, public_rooms, server_name, appservices)
     alias, listed = V3 + "/directory/room/{roomAlias}", V3 + "/directory/list/room/{roomId}"
     return [
         *endpoint("GET", alias, section.resolve, auth=Auth.OPTIONAL),

@@ -100,15 +100,16 @@ class RoomEventsSection:
         content.pop("join_authorised_via_users_server", None)  # this server decides who authorises a join
         now = await self._db.read(lambda tx: rooms.membership_in(tx, sender, room_id))
         reason = content.get("reason") if isinstance(content.get("reason"), str) else None
+        ts = _timestamp(call)
         if membership == "invite":
-            await self._memberships.invite_with(sender, room_id, target, content)
+            await self._memberships.invite_with(sender, room_id, target, content, ts=ts)
         elif target == sender and membership == "join" and (now is None or now.membership != "join"):
-            await self._memberships.join(sender, room_id, reason=reason, is_guest=is_guest)
+            await self._memberships.join(sender, room_id, reason=reason, is_guest=is_guest, content=content, ts=ts)
         elif target == sender and membership == "leave" and (now is None or now.membership != "join"):
             await self._memberships.leave(sender, room_id, reason=reason)
         else:
             return await self._composer.send(
-                room_id, sender, MEMBER, content, state_key=target, origin_server_ts=_timestamp(call)
+                room_id, sender, MEMBER, content, state_key=target, origin_server_ts=ts
             )
         return await self._db.read(lambda tx: _member_event(tx, room_id, target))
 

@@ -12,24 +12,24 @@ from edgeserver.api.endpoint import Auth, endpoint
 from edgeserver.api.server.parameters import boolean, integer, required
 from edgeserver.matrix.errors import BadJson, InvalidParam, NotFound, UnknownToken
 from edgeserver.matrix.identifiers import domain_of, is_room_alias, is_user_id
-from edgeserver.rooms.directory import NO_ROOMS, networks
-from edgeserver.store import rooms
+from edgeserver.rooms.directory import networks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from edgeserver.api.endpoint import Call, Guard, Route
-    from edgeserver.store.database import Database, Transaction
+    from edgeserver.rooms.directory import Directory, Networks
     from edgeserver.users.profiles import Profiles
 
 V1 = "/_matrix/federation/v1"
-MAX_SERVERS = 50
 
 
 class PublicRooms(Protocol):
     """Our room directory."""
 
-    async def page(self, *, limit: int | None, since: str | None, filter_: Mapping[str, Any]) -> dict[str, Any]:
+    async def page(
+        self, *, limit: int | None, since: str | None, filter_: Mapping[str, Any], networks: Networks | None = None
+    ) -> dict[str, Any]:
         """One page: `{chunk, next_batch?, prev_batch?, total_room_count_estimate}`, as POST /publicRooms answers it.
 
         `limit` None: as many as the server likes. Raises M_INVALID_PARAM for a `since` that is none of ours.
@@ -39,7 +39,7 @@ class PublicRooms(Protocol):
 
 def routes(
     guard: Guard,
-    db: Database,
+    aliases: Directory,
     server_name: str,
     version: str,
     profiles: Profiles,
@@ -50,7 +50,8 @@ def routes(
         alias = required(call, "room_alias")
         if not is_room_alias(alias) or domain_of(alias) != server_name:
             raise InvalidParam("That is not an alias of this server.")
-        return await db.read(lambda tx: _alias(tx, alias, server_name))
+        room_id, servers = await aliases.resolve(alias)
+        return {"room_id": room_id, "servers": servers}
 
     async def profile(call: Call) -> dict[str, Any]:
         user_id, field = required(call, "user_id"), call.query.get("field")
@@ -65,9 +66,9 @@ def routes(
 
     async def rooms_by_query(call: Call) -> Mapping[str, Any]:
         limit = integer(call, "limit", 0)
-        if networks(boolean(call, "include_all_networks"), call.query.get("third_party_instance_id")).is_foreign:
-            return NO_ROOMS
-        return await public_rooms.page(limit=limit if limit > 0 else None, since=call.query.get("since"), filter_={})
+        chosen = networks(boolean(call, "include_all_networks"), call.query.get("third_party_instance_id"))
+        size = limit if limit > 0 else None
+        return await public_rooms.page(limit=size, since=call.query.get("since"), filter_={}, networks=chosen)
 
     async def rooms_by_body(call: Call) -> Mapping[str, Any]:
         body = await call.json(optional=True)
@@ -76,9 +77,9 @@ def routes(
             raise BadJson("limit is not an integer, or since not a string.")
         if not isinstance(filter_, dict):
             raise BadJson("filter is not an object.")
-        if networks(body.get("include_all_networks"), body.get("third_party_instance_id")).is_foreign:
-            return NO_ROOMS
-        return await public_rooms.page(limit=limit if limit and limit > 0 else None, since=since, filter_=filter_)
+        chosen = networks(body.get("include_all_networks"), body.get("third_party_instance_id"))
+        size = limit if limit and limit > 0 else None
+        return await public_rooms.page(limit=size, since=since, filter_=filter_, networks=chosen)
 
     async def server_version(call: Call) -> dict[str, Any]:
         return {"server": {"name": "edgeserver", "version": version}}
@@ -98,12 +99,3 @@ def routes(
         *endpoint("GET", V1 + "/version", server_version, auth=Auth.NONE),
         *endpoint("GET", V1 + "/openid/userinfo", openid_userinfo, auth=Auth.NONE, rate="federation"),
     ]
-
-
-def _alias(tx: Transaction, alias: str, server_name: str) -> dict[str, Any]:
-    room_id = rooms.alias_target(tx, alias)
-    if room_id is None:
-        raise NotFound("There is no such alias.")
-    room = rooms.get(tx, room_id)
-    servers = [] if room is None else rooms.servers(tx, room.number)
-    return {"room_id": room_id, "servers": list(dict.fromkeys([server_name, *servers]))[:MAX_SERVERS]}

@@ -15,6 +15,8 @@ from edgeserver.api.server import media, queries, users
 from edgeserver.federation.multipart import decode_media
 from edgeserver.media.files import FileStore
 from edgeserver.media.repository import MediaRepository, Upload
+from edgeserver.rooms.directory import Directory as Aliases
+from edgeserver.rooms.directory import Networks
 from edgeserver.store import accounts, rooms
 from edgeserver.store import profiles as profile_table
 from edgeserver.store.database import Database, Transaction, open_database
@@ -37,9 +39,21 @@ async def guard(call: Call) -> None:
 class Directory:
     """A directory of no rooms that repeats what it was asked."""
 
-    async def page(self, *, limit: int | None, since: str | None, filter_: Mapping[str, Any]) -> dict[str, Any]:
+    async def page(
+        self, *, limit: int | None, since: str | None, filter_: Mapping[str, Any], networks: Networks | None = None
+    ) -> dict[str, Any]:
         await trio.lowlevel.checkpoint()
-        return {"chunk": [], "asked": [limit, since, dict(filter_)]}
+        return {"chunk": [], "asked": [limit, since, dict(filter_)], "networks": (networks or Networks()).asked()}
+
+
+class Nowhere:
+    """The directories of other servers, which nobody asks here."""
+
+    async def directory(self, server: str, alias: str) -> tuple[str, list[str]]:
+        raise AssertionError(server)
+
+    async def public_rooms(self, server: str, content: Mapping[str, Any]) -> dict[str, Any]:
+        raise AssertionError(server)
 
 
 @pytest.fixture
@@ -55,7 +69,7 @@ def client(db: Database) -> AsgiClient:
     profiles = Profiles(db, "us.test")
     openid = {"token": ALICE}
     found = [
-        *queries.routes(guard, db, "us.test", "1.2", profiles, Directory(), openid.get),
+        *queries.routes(guard, Aliases(db, "us.test", Nowhere()), "us.test", "1.2", profiles, Directory(), openid.get),
         *users.routes(guard, "us.test", device_keys, lists),
     ]
     return AsgiClient(section_application(found))
@@ -96,11 +110,12 @@ async def test_the_directory_gets_its_page_and_its_filter(client: AsgiClient) ->
     assert (await client.get(V1 + "/publicRooms?limit=0&since=x")).json["asked"] == [None, "x", {}]
     body = {"limit": 3, "filter": {"generic_search_term": "a"}}
     assert (await client.post(V1 + "/publicRooms", body)).json["asked"] == [3, None, {"generic_search_term": "a"}]
-    none = {"chunk": [], "total_room_count_estimate": 0}  # no network of an application service lists its rooms here
-    assert (await client.get(V1 + "/publicRooms?third_party_instance_id=irc")).json == none
-    assert (await client.post(V1 + "/publicRooms", {"third_party_instance_id": "irc"})).json == none
-    assert "asked" in (await client.get(V1 + "/publicRooms?third_party_instance_id=irc&include_all_networks=true")).json
-    assert "asked" in (await client.post(V1 + "/publicRooms", {"include_all_networks": True})).json
+    one = {"third_party_instance_id": "irc|hills"}
+    assert (await client.get(V1 + "/publicRooms?third_party_instance_id=irc%7Chills")).json["networks"] == one
+    assert (await client.post(V1 + "/publicRooms", one)).json["networks"] == one
+    every = {"include_all_networks": True}
+    assert (await client.get(V1 + "/publicRooms?third_party_instance_id=irc&include_all_networks=true")).json["networks"] == every
+    assert (await client.post(V1 + "/publicRooms", every)).json["networks"] == every
     assert (await client.get(V1 + "/publicRooms?include_all_networks=1")).json["errcode"] == "M_INVALID_PARAM"
     assert (await client.post(V1 + "/publicRooms", {"include_all_networks": "true"})).json["errcode"] == "M_BAD_JSON"
     assert (await client.post(V1 + "/publicRooms", {"third_party_instance_id": 7})).json["errcode"] == "M_BAD_JSON"

@@ -1,0 +1,1 @@
+"""Application services: bridges to other networks, bots. Spec: application service API."""
