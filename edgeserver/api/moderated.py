@@ -54,6 +54,9 @@ SUSPENDED_MAY: Final = frozenset(
         ("PUT", f"{_ROOM}/redact/{{}}/{{}}"),
         ("PUT", f"{_ROOM}/send/{{}}/{{}}"),
         # Reading and searching by POST
+        ("POST", "/_matrix/client/v4/sync"),
+        ("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"),
+        ("POST", f"{_V3}/search"),
         ("POST", f"{_V3}/publicRooms"),
         ("POST", f"{_V3}/user_directory/search"),
         ("POST", f"{_ACCOUNT_DATA}/filter"),

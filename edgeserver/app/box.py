@@ -39,7 +39,6 @@ from edgeserver.matrix import server_names
 from edgeserver.rooms.server_notices import Voice
 from edgeserver.store import clock_floor, database, thread_subscriptions
 from edgeserver.store.database import StoreError
-from edgeserver.sync.classic import ClassicSync
 from edgeserver.wakeups import Wakeups
 from transports.identity import Identity
 
@@ -264,7 +263,7 @@ async def _build(
     inward = services.inward(ground, out, users, rooms, peers, bridging)
     media = await open_repository(config, ground, out, inline=wires.inline)
     previews = await open_previews(config, ground, media)
-    syncing = ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms, users.presence if users.presence.enabled else None)
+    syncs = services.syncs(ground, users)
     gateway = GatewayRoutes(ground.db, identity.server_name, identity.signing_key, ground.now_ms)
     limiter = RateLimiter(ground.now_ms, enabled=config.limits.rate_limits)
 
@@ -274,7 +273,7 @@ async def _build(
         inward.sender.route_returned(server_name)
 
     routes = [
-        *client_routes(config, ground, users, rooms, media, previews, syncing, limiter, bridging),
+        *client_routes(config, ground, users, rooms, media, previews, syncs, limiter, bridging),
         *admin_routes(ground, users, rooms, media, retry),
         *server_routes(ground, out, users, rooms, inward, media, gateway, peers),
         *push.routes(ground.now_ms),

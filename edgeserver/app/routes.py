@@ -50,6 +50,7 @@ from edgeserver.api.client import (
     room_reading,
     room_upgrade,
     search,
+    sliding_sync,
     spaces,
     sync,
     third_party,
@@ -81,13 +82,12 @@ if TYPE_CHECKING:
     from edgeserver.api.endpoint import Route
     from edgeserver.api.ratelimit import RateLimiter
     from edgeserver.app.bridging import Bridging
-    from edgeserver.app.services import Ground, In, Out, Rooms, Users
+    from edgeserver.app.services import Ground, In, Out, Rooms, Syncs, Users
     from edgeserver.config import Config
     from edgeserver.federation.peers import Peers
     from edgeserver.gateway.routes import GatewayRoutes
     from edgeserver.media.previews import UrlPreviews
     from edgeserver.media.repository import MediaRepository
-    from edgeserver.sync.classic import ClassicSync
 
 UNSTABLE_FEATURES = {
     "io.element.msc4190": True,
@@ -95,6 +95,7 @@ UNSTABLE_FEATURES = {
     "org.matrix.msc3881": True,
     "org.matrix.msc3916.stable": True,
     "org.matrix.msc4380.stable": True,
+    "org.matrix.simplified_msc3575": True,
     "uk.half-shot.msc2666.query_mutual_rooms": True,
     "uk.half-shot.msc2666.query_mutual_rooms.stable": True,
     "uk.tcpip.msc4133.stable": True,
@@ -108,7 +109,7 @@ def client_routes(
     rooms: Rooms,
     media: MediaRepository,
     previews: UrlPreviews | None,
-    syncing: ClassicSync,
+    syncs: Syncs,
     limiter: RateLimiter,
     bridging: Bridging | None = None,
 ) -> list[Route]:
@@ -180,7 +181,8 @@ def client_routes(
         *read_markers.routes(users.read_markers),
         *notifications.routes(users.notifications),
         *report.routes(rooms.reports),
-        *sync.routes(syncing, FilterReader(users.filters), users.presence.syncing),
+        *sync.routes(syncs.classic, FilterReader(users.filters), users.presence.syncing),
+        *sliding_sync.routes(syncs.sliding, users.presence.syncing),
         *client_media.routes(media),
     ]
     if config.features.thread_subscriptions:

@@ -29,7 +29,7 @@ from edgeserver.federation.resident import Resident
 from edgeserver.federation.sender import Sender
 from edgeserver.federation.source import FederationKeys, FederationMedia, FederationQueries, FederationSource, FederationSummaries
 from edgeserver.federation.third_party_invites import KeyValidity, ThirdPartyInvites
-from edgeserver.matrix import errors
+from edgeserver.matrix import canonical_json, errors
 from edgeserver.matrix.identifiers import domain_of
 from edgeserver.rooms.completing import Completer
 from edgeserver.rooms.create import RoomCreator
@@ -65,6 +65,9 @@ from edgeserver.store import dehydrated_devices as dehydrated_table
 from edgeserver.store import profiles as profile_table
 from edgeserver.store import rooms as room_table
 from edgeserver.store import search_index
+from edgeserver.sync.classic import ClassicSync
+from edgeserver.sync.sliding import deployed
+from edgeserver.sync.sliding.engine import SlidingSync
 from edgeserver.users.account_data import AccountData
 from edgeserver.users.accounts import Accounts
 from edgeserver.users.cross_signing import CrossSigning
@@ -102,6 +105,7 @@ if TYPE_CHECKING:
     from edgeserver.federation.peers import Peers
     from edgeserver.matrix.signatures import SigningKey
     from edgeserver.store.database import Database, Transaction
+    from edgeserver.sync.sliding.wanted import RoomResult
     from edgeserver.users.emails import Emails
     from edgeserver.wakeups import Wakeups
 
@@ -500,4 +504,24 @@ def inward(ground: Ground, out: Out, users: Users, rooms: Rooms, peers: Peers, b
             now_ms=ground.now_ms,
             ways_to=peers.ways_to,
         ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Syncs:
+    """What tells clients what is new: classic sync, and sliding sync in both dialects."""
+
+    classic: ClassicSync
+    sliding: SlidingSync
+
+
+def syncs(ground: Ground, users: Users) -> Syncs:
+    """Both read the store for themselves."""
+
+    def size(result: RoomResult) -> int:
+        return len(canonical_json.encode_loose(deployed.room(result)))
+
+    return Syncs(
+        ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms, users.presence if users.presence.enabled else None),
+        SlidingSync(ground.db, ground.wakeups, users.typing, ground.now_ms, size),
     )

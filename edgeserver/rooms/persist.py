@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 
 MEMBERS_AT_ONCE = 200
+ENCRYPTION = ("m.room.encryption", "")
+BUMPING = frozenset(
+    {"m.room.create", "m.room.message", "m.room.encrypted", "m.sticker", "m.call.invite", "m.poll.start", "m.beacon_info"}
+)
+"""What counts as activity in a room (MSC4186, `bump_stamp`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,8 @@ class Persister:
         current = after if placement.current is None else placement.current
         if (placement.heads, current) != (room.heads, room.snapshot):
             rooms.move(tx, room.number, placement.heads, current)
+        if stream is not None and stream > 0:
+            rooms.note_news(tx, room.number, stream, bumps=event.type in BUMPING)
         local_before = rooms.local_members(tx, room.number)
         if current != room.snapshot:
             self.follow_state(tx, room.number, room.snapshot, current, stream)
@@ -164,12 +171,16 @@ class Persister:
         return events.insert(tx, room, event, stream=None, key=key, before=None, after=None, standing=standing)
 
     def follow_state(self, tx: Transaction, room: int, older: int | None, newer: int, stream: int | None) -> None:
-        """Makes the memberships and the servers of the room what its new current state says."""
+        """Makes the memberships and the servers of the room, and what lists of rooms tell of it, what its new current state says."""
         changes = (
             state.changed_between(tx, older, newer)
             if older is not None
             else dict(state.of_type(tx, newer, "m.room.member").items())
         )
+        if older is None or CREATE in changes or ENCRYPTION in changes:
+            found = state.lookup_events(tx, newer, [CREATE, ENCRYPTION])
+            kind = found[CREATE].event.content.get("type") if CREATE in found else None
+            rooms.describe(tx, room, kind if isinstance(kind, str) else None, encrypted=ENCRYPTION in found)
         members = {key[1]: number for key, number in changes.items() if key[0] == "m.room.member"}
         if members:
             self.follow_members(tx, room, members, tx.stream() if stream is None else stream)

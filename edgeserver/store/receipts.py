@@ -84,3 +84,22 @@ def changed(tx: Transaction, user_id: str, since: int, upto: int) -> list[Receip
         (user_id, since, upto, READ, user_id),
     )
     return [Receipt(*row) for row in rows]
+
+
+def changed_in(tx: Transaction, room: int, user_id: str, since: int) -> list[Receipt]:
+    """Receipts of one room that changed after `since`, as far as they are for the user's eyes."""
+    rows = tx.all(
+        f"SELECT {_COLUMNS} FROM receipts r WHERE r.room = ? AND r.stream > ? AND (r.type = ? OR r.user_id = ?)",
+        (room, since, READ, user_id),
+    )
+    return [Receipt(*row) for row in rows]
+
+
+def rooms_read(tx: Transaction, user_id: str, since: int) -> set[int]:
+    """Rooms in which a receipt of the user's own changed after `since`."""
+    return {room for (room,) in tx.all("SELECT room FROM receipts WHERE stream > ? AND user_id = ?", (since, user_id))}
+
+
+def has_read(tx: Transaction, room: int, user_id: str, since: int) -> bool:
+    """Whether a receipt of the user's own in the room changed after `since`."""
+    return tx.one("SELECT 1 FROM receipts WHERE room = ? AND user_id = ? AND stream > ?", (room, user_id, since)) is not None

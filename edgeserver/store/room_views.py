@@ -27,6 +27,12 @@ def snapshot_at(tx: Transaction, room: int, stream: int) -> int | None:
     return row[0] if row else None
 
 
+def snapshot_now(tx: Transaction, room: int) -> int | None:
+    """The current state; None if we are not in the room."""
+    row = tx.one("SELECT snapshot FROM rooms WHERE room = ?", (room,))
+    return row[0] if row else None
+
+
 def with_gaps(tx: Transaction, room: int, numbers: Sequence[int]) -> set[int]:
     """Those of the room's events that name a previous event which is not held."""
     marks = ",".join("?" * len(numbers))

@@ -105,6 +105,16 @@ def move(tx: Transaction, room: int, heads: Sequence[str], snapshot: int) -> Non
     )
 
 
+def note_news(tx: Transaction, room: int, stream: int, *, bumps: bool) -> None:
+    """The newest event of the room's timeline lies at this stream position; `bumps`: it is activity (MSC4186, `bump_stamp`)."""
+    tx.execute("UPDATE rooms SET newest = ?1, bumped = CASE ?2 WHEN 1 THEN ?1 ELSE bumped END WHERE room = ?3", (stream, int(bumps), room))
+
+
+def describe(tx: Transaction, room: int, kind: str | None, *, encrypted: bool) -> None:
+    """What lists of rooms are filtered by: the type in m.room.create, and whether the state has m.room.encryption."""
+    tx.execute("UPDATE rooms SET type = ?, encrypted = ? WHERE room = ?", (kind, int(encrypted), room))
+
+
 def set_published(tx: Transaction, room: int, published: bool) -> None:
     tx.execute("UPDATE rooms SET published = ? WHERE room = ?", (int(published), room))
 

@@ -41,7 +41,7 @@ def routes(
             await filters.read(call.user_id, call.query.get("filter")),
             _flag(call, "full_state"),
             _flag(call, "use_state_after") or _flag(call, _UNSTABLE_STATE_AFTER),
-            _milliseconds(call.query.get("timeout")),
+            milliseconds(call.query.get("timeout")),
         )
         with nullcontext() if syncing is None else syncing(call.user_id, call.requester.device_id, presence):
             return await sync.sync(request)
@@ -56,7 +56,8 @@ def _flag(call: Call, name: str) -> bool:
     return value == "true"
 
 
-def _milliseconds(value: str | None) -> int:
+def milliseconds(value: str | None) -> int:
+    """The `timeout` of a query. Raises M_INVALID_PARAM."""
     if not value:
         return 0
     if not (value.isascii() and value.isdecimal()) or len(value) > 12:

@@ -1,0 +1,1 @@
+"""Sliding sync (MSC4186): one engine, two dialects on the wire."""

@@ -1,0 +1,232 @@
+"""Sliding sync: what a connection is told now, and when. MSC4186.
+
+The steps of one answer: the user's list of rooms; the windows of the client's lists and its subscriptions; of each room in them what is
+new to the connection; the extensions. Whoever has nothing to hear waits for a wake-up and costs nothing meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from edgeserver.rooms.client_view import Viewer
+from edgeserver.store import account_data, partial_rooms, receipts, to_device, unread
+from edgeserver.sync.sliding.connections import LIVE, Changes, Connections
+from edgeserver.sync.sliding.extensions import ExtensionsOfAnswer, InScope
+from edgeserver.sync.sliding.room_list import RoomLists, Windows
+from edgeserver.sync.sliding.room_result import Composer
+from edgeserver.sync.sliding.wanted import SlidingAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from edgeserver.store.database import Database, Transaction
+    from edgeserver.store.room_list import ListedRoom
+    from edgeserver.sync.sliding.connections import Connection, Told
+    from edgeserver.sync.sliding.wanted import RoomResult, RoomWish, SlidingRequest
+    from edgeserver.users.ephemeral import Typing
+    from edgeserver.wakeups import Wakeups
+
+MAX_TIMEOUT_MS: Final = 600_000
+ROOMS_AT_ONCE: Final = 100
+"""Rooms in one answer; the rest comes with the next request."""
+
+
+@dataclass(slots=True)
+class _Matched:
+    """A room that the request is about."""
+
+    room: ListedRoom
+    wish: RoomWish
+    lists: list[str] = field(default_factory=list)
+    subscribed: bool = False
+
+
+@dataclass(slots=True)
+class _Round:
+    """One attempt at an answer."""
+
+    answer: SlidingAnswer
+    changes: Changes
+    is_news: bool = False
+    acknowledged: int | None = None
+
+
+class SlidingSync:
+    """Answers sliding sync requests. One for the program. `size` tells how many bytes a room's result takes on the wire."""
+
+    def __init__(
+        self, db: Database, wakeups: Wakeups, typing: Typing, now_ms: Callable[[], int], size: Callable[[RoomResult], int]
+    ) -> None:
+        self._db = db
+        self._wakeups = wakeups
+        self._typing = typing
+        self._now_ms = now_ms
+        self._size = size
+        self.connections = Connections()
+        self._lists = RoomLists()
+
+    async def sync(self, request: SlidingRequest) -> SlidingAnswer:
+        """Returns once there is news or the timeout is over. A newer request of the same connection ends this one with an empty answer.
+
+        Raises M_UNKNOWN_POS.
+        """
+        connection = self.connections.enter(request.user_id, request.device_id, request.conn_id, request.pos)
+        if connection.under_way is not None:
+            connection.under_way.cancel()
+        with trio.CancelScope() as scope:
+            connection.under_way = scope
+            try:
+                return await self._answer_in(connection, request)
+            finally:
+                if connection.under_way is scope:
+                    connection.under_way = None
+        return SlidingAnswer(pos=request.pos or "")
+
+    async def _answer_in(self, connection: Connection, request: SlidingRequest) -> SlidingAnswer:
+        deadline = trio.current_time() + min(max(0, request.timeout_ms), MAX_TIMEOUT_MS) / 1000
+        with self._wakeups.listening(request.user_id) as listener:
+            while True:
+                found = await self._round(connection.told, request)
+                if found.is_news or request.pos is None:
+                    break
+                with trio.move_on_at(deadline) as waiting:
+                    await listener.wait()
+                if waiting.cancelled_caught:
+                    break
+        if found.acknowledged is not None:
+            upto = found.acknowledged
+            await self._db.write(lambda tx: to_device.acknowledge(tx, request.user_id, request.device_id, upto))
+        found.answer.pos = connection.offer(found.changes)
+        return found.answer
+
+    async def _round(self, told: Told, request: SlidingRequest) -> _Round:
+        return await self._db.read(lambda tx: self._read(tx, told, request))
+
+    def _read(self, tx: Transaction, told: Told, request: SlidingRequest) -> _Round:
+        changes = Changes(tx.position, extensions=dict(told.extensions))
+        found = _Round(SlidingAnswer(), changes)
+        listed = self._lists.of(tx, request.user_id)
+        windows = Windows(tx, request.user_id, listed, told.rooms)
+        matched = self._matched(windows, listed.by_id, request, found.answer)
+        changes.counts = {name: result.count for name, result in found.answer.lists.items()}
+        found.is_news = changes.counts != told.counts
+        self._rooms(tx, told, request, windows, matched, found)
+        extensions = ExtensionsOfAnswer(tx, request, told, changes, found.answer, self._typing.in_room)
+        told_of = {number: one for number, one in matched.items() if number in changes.rooms or number in told.rooms}
+        extensions.compose(InScope({number: (one.room, one.lists, one.subscribed) for number, one in told_of.items()}))
+        found.is_news = found.is_news or extensions.is_news
+        found.acknowledged = self._acknowledged(tx, request)
+        return found
+
+    def _acknowledged(self, tx: Transaction, request: SlidingRequest) -> int | None:
+        wish = request.extensions.to_device
+        if wish is None or wish.since is None:
+            return None
+        upto = min(wish.since, tx.position)
+        return upto if to_device.has_acknowledged(tx, request.user_id, request.device_id, upto) else None
+
+    # Rooms
+
+    def _matched(
+        self, windows: Windows, by_id: Mapping[str, ListedRoom], request: SlidingRequest, answer: SlidingAnswer
+    ) -> dict[int, _Matched]:
+        """The rooms that the request is about, the most wanted first: what is subscribed to, then the lists in their order."""
+        found: dict[int, _Matched] = {}
+        for room_id, wish in request.subscriptions.items():
+            room = by_id.get(room_id)
+            if room is not None:
+                found[room.room] = _Matched(room, wish, subscribed=True)
+        for name, wanted in request.lists.items():
+            result, rooms = windows.window(wanted)
+            answer.lists[name] = result
+            for room in rooms:
+                known = found.get(room.room)
+                if known is None:
+                    known = found[room.room] = _Matched(room, wanted.wish)
+                else:
+                    known.wish = known.wish.together_with(wanted.wish)
+                known.lists.append(name)
+        return found
+
+    def _rooms(
+        self, tx: Transaction, told: Told, request: SlidingRequest, windows: Windows, matched: Mapping[int, _Matched], found: _Round
+    ) -> None:
+        composer = Composer(
+            Viewer(request.user_id, request.device_id, self._now_ms()),
+            account_data.ignored_users(tx, request.user_id),
+            windows.direct,
+            upto=tx.position,
+            live_since=tx.position if request.pos is None else told.position,
+        )
+        room = _Budget(request.budget)
+        for number, one, since in self._with_news(tx, told, request, windows.direct, matched):
+            if room.is_full:
+                found.is_news = True
+                self._hold_back(told, found.changes, number)
+                continue
+            sent = told.rooms.get(number)
+            result, found.changes.rooms[number] = composer.compose(tx, one.room, one.wish, one.lists, sent, since)
+            if result is not None:
+                found.answer.rooms[one.room.room_id] = result
+                found.is_news = True
+                if request.budget is not None:
+                    room.take(self._size(result))
+        for number, sent in told.rooms.items():
+            if sent.upto == LIVE and number not in matched:
+                found.changes.rooms[number] = sent._replace(upto=told.position)
+
+    def _hold_back(self, told: Told, changes: Changes, number: int) -> None:
+        """The room has news that are told with a later answer."""
+        sent = told.rooms.get(number)
+        if sent is not None and sent.upto == LIVE:
+            changes.rooms[number] = sent._replace(upto=told.position)
+
+    def _with_news(
+        self, tx: Transaction, told: Told, request: SlidingRequest, direct: frozenset[str], matched: Mapping[int, _Matched]
+    ) -> Iterator[tuple[int, _Matched, int | None]]:
+        """Those of the rooms in which there may be something new to the connection; with the position to which it was told."""
+        whole = set(partial_rooms.became_whole(tx, told.position, tx.position)) if told.rooms else set()
+        read = receipts.rooms_read(tx, request.user_id, told.position) if request.counts_reads and told.rooms else set()
+        for number, one in self._in_order(tx, request, matched):
+            sent = told.rooms.get(number)
+            since = None if sent is None else told.since(sent.upto)
+            if sent is None or since is None or one.room.activity > since or number in whole or number in read:
+                yield number, one, since
+                continue
+            changed_wish = one.wish.limit > sent.limit or one.wish.parts != sent.parts or sent.is_dm != (one.room.room_id in direct)
+            back = sent.upto != LIVE and request.counts_reads  # it was out of sight: whether it was read meanwhile nobody has noted
+            if changed_wish or (back and receipts.has_read(tx, number, request.user_id, since)):
+                yield number, one, since
+
+    def _in_order(self, tx: Transaction, request: SlidingRequest, matched: Mapping[int, _Matched]) -> list[tuple[int, _Matched]]:
+        """On a thin wire rooms where the user is asked for go before others that are not open."""
+        if request.budget is None:
+            return list(matched.items())
+
+        def urgency(item: tuple[int, _Matched]) -> int:
+            number, one = item
+            if one.subscribed:
+                return 0
+            return 1 if any(count.highlights for count in unread.of_user(tx, number, request.user_id).values()) else 2
+
+        return sorted(matched.items(), key=urgency)
+
+
+@dataclass(slots=True)
+class _Budget:
+    """Bytes, if the wire is thin, and rooms that still fit into an answer; one room always does."""
+
+    left: int | None
+    rooms: int = 0
+
+    def take(self, size: int) -> None:
+        if self.left is not None:
+            self.left -= size
+        self.rooms += 1
+
+    @property
+    def is_full(self) -> bool:
+        return self.rooms >= ROOMS_AT_ONCE or (self.left is not None and self.left <= 0)

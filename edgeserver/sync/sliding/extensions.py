@@ -1,0 +1,202 @@
+"""The extensions of sliding sync: what is told beside the rooms. Their answers are the same in both dialects.
+
+MSC3885 (to-device), MSC3884 (e2ee), MSC3959 (account data), MSC3960 (receipts), MSC3961 and MSC4508 (typing),
+MSC4308 (thread subscriptions).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeserver.store import account_data, device_keys, device_lists, receipts, thread_subscriptions, to_device
+from edgeserver.sync.sliding.connections import LIVE
+from edgeserver.users.receipts import edu_content
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from edgeserver.store.account_data import Item
+    from edgeserver.store.database import Transaction
+    from edgeserver.store.receipts import Receipt
+    from edgeserver.store.room_list import ListedRoom
+    from edgeserver.sync.sliding.connections import Changes, Told
+    from edgeserver.sync.sliding.wanted import RoomResult, Scope, SlidingAnswer, SlidingRequest
+
+THREADS: Final = "thread_subscriptions"
+MAX_RECEIPTS: Final = 100
+"""Receipts of others that a client is given for a room that is new to it."""
+
+
+@dataclass(slots=True)
+class InScope:
+    """The rooms that the request is about: number → (room, names of the lists that show it, whether it is subscribed to)."""
+
+    rooms: dict[int, tuple[ListedRoom, list[str], bool]] = field(default_factory=dict)
+
+    def of(self, scope: Scope) -> dict[int, ListedRoom]:
+        """Those of an extension; rooms that the user is in alone."""
+        return {
+            number: room
+            for number, (room, lists, subscribed) in self.rooms.items()
+            if room.membership == "join" and scope.takes(lists, room.room_id, subscribed=subscribed)
+        }
+
+
+class ExtensionsOfAnswer:
+    """Composes them for one answer, and notes in `changes` what was told. `is_news`: one of them has something to tell."""
+
+    def __init__(
+        self,
+        tx: Transaction,
+        request: SlidingRequest,
+        told: Told,
+        changes: Changes,
+        answer: SlidingAnswer,
+        typing_in: Callable[[str], list[str]],
+    ) -> None:
+        self._tx = tx
+        self._request = request
+        self._told = told
+        self._changes = changes
+        self._answer = answer
+        self._typing_in = typing_in
+        self.is_news = False
+
+    def compose(self, scope: InScope) -> None:
+        wanted = self._request.extensions
+        self._to_device()
+        self._e2ee()
+        if wanted.account_data is not None:
+            self._account_data(scope.of(wanted.account_data))
+        if wanted.receipts is not None:
+            self._receipts(scope.of(wanted.receipts))
+        if wanted.typing is not None:
+            self._typing(scope.of(wanted.typing))
+        if wanted.threads is not None and thread_subscriptions.are_on(self._tx):
+            self._threads(wanted.threads.limit)
+
+    def _tell(self, name: str, body: dict[str, Any], *, is_news: bool) -> None:
+        if body:
+            self._answer.extensions[name] = body
+        self.is_news = self.is_news or is_news
+
+    def _since(self, name: str) -> int | None:
+        """Up to where the extension has told, which rooms that are `LIVE` have been told to as well; notes that it has now."""
+        self._changes.extensions[name] = self._changes.position
+        return self._told.extensions.get(name)
+
+    # Of the device
+
+    def _to_device(self) -> None:
+        wish = self._request.extensions.to_device
+        if wish is None:
+            return
+        start = wish.since or 0
+        user_id, device_id = self._request.user_id, self._request.device_id
+        found = to_device.pending(self._tx, user_id, device_id, start, self._changes.position, wish.limit)
+        upto = found[-1][0] if len(found) == wish.limit else max(start, self._changes.position)
+        body = {"next_batch": str(upto), "events": [message for _, message in found]}
+        self._tell("to_device", body, is_news=bool(found))
+
+    def _e2ee(self) -> None:
+        if not self._request.extensions.e2ee:
+            return
+        user_id, device_id = self._request.user_id, self._request.device_id
+        since = self._since("e2ee")
+        body: dict[str, Any] = {
+            "device_one_time_keys_count": device_keys.one_time_key_counts(self._tx, user_id, device_id),
+            "device_unused_fallback_key_types": device_keys.unused_fallback_key_types(self._tx, user_id, device_id),
+        }
+        is_news = False
+        if since is not None:
+            changed, gone = device_lists.changed(self._tx, user_id, since, self._changes.position)
+            if changed or gone:
+                body["device_lists"] = {"changed": changed, "left": gone}
+            is_news = bool(changed or gone) or device_keys.claims_since(self._tx, user_id, device_id, since)
+        self._tell("e2ee", body, is_news=is_news)
+
+    # Of rooms
+
+    def _account_data(self, rooms: Mapping[int, ListedRoom]) -> None:
+        since, user_id = self._since("account_data"), self._request.user_id
+        by_room: dict[str, list[Item]] = {}
+        for item in account_data.changed(self._tx, user_id, since or 0, self._changes.position):
+            by_room.setdefault(item.room_id, []).append(item)
+        found: dict[str, list[dict[str, Any]]] = {}
+        for number, room in rooms.items():
+            told = self._told.data.get(number)
+            if told == LIVE:
+                items = by_room.get(room.room_id, [])
+            else:
+                items = [one for one in account_data.of_room(self._tx, user_id, room.room_id) if told is None or one.stream > told]
+            if items:
+                found[room.room_id] = _events(items)
+        _follow(self._told.data, self._changes.data, rooms, since)
+        overall = by_room.get("", [])
+        body: dict[str, Any] = {"global": _events(overall)} if overall else {}
+        body |= {"rooms": found} if found else {}
+        self._tell("account_data", body, is_news=bool(body))
+
+    def _receipts(self, rooms: Mapping[int, ListedRoom]) -> None:
+        since, user_id = self._since("receipts"), self._request.user_id
+        changed: dict[int, list[Receipt]] = {}
+        if since is not None:
+            for receipt in receipts.changed(self._tx, user_id, since, self._changes.position):
+                changed.setdefault(receipt.room, []).append(receipt)
+        found: dict[str, Any] = {}
+        for number, room in rooms.items():
+            told = self._told.receipts.get(number)
+            result = self._answer.rooms.get(room.room_id)
+            if told is None or (result is not None and (result.initial or result.expanded)):
+                of_room = list({*self._receipts_shown(number, result), *changed.get(number, ())})
+            else:
+                of_room = changed.get(number, []) if told == LIVE else receipts.changed_in(self._tx, number, user_id, told)
+            if of_room:
+                found[room.room_id] = {"type": "m.receipt", "content": edu_content(of_room)}
+        _follow(self._told.receipts, self._changes.receipts, rooms, since)
+        self._tell("receipts", {"rooms": found} if found else {}, is_news=bool(found))
+
+    def _receipts_shown(self, number: int, result: RoomResult | None) -> list[Receipt]:
+        """Of a room that is new to the connection, or shows more than before: those of the events that it is given, and the user's own."""
+        user_id = self._request.user_id
+        shown = {event["event_id"] for event in (() if result is None else result.timeline)}
+        known = receipts.of_room(self._tx, number, user_id, MAX_RECEIPTS)
+        return [one for one in known if one.user_id == user_id or one.event_id in shown]
+
+    def _typing(self, rooms: Mapping[int, ListedRoom]) -> None:
+        """Who types in a room is told if it is not what the connection was told last, be that long ago."""
+        found: dict[str, Any] = {}
+        for number, room in rooms.items():
+            users = tuple(self._typing_in(room.room_id))
+            if users != self._told.typing.get(number, ()):
+                found[room.room_id] = {"type": "m.typing", "content": {"user_ids": list(users)}}
+                self._changes.typing[number] = users
+        self._tell("typing", {"rooms": found} if found else {}, is_news=bool(found))
+
+
+    def _threads(self, limit: int) -> None:
+        """The newest changes of thread subscriptions; older ones are paged for from `prev_batch` (MSC4308)."""
+        since = self._since(THREADS)
+        changes = thread_subscriptions.changes(self._tx, self._request.user_id, since or 0, self._changes.position, limit + 1)
+        body: dict[str, Any] = {}
+        for one in changes[:limit]:
+            if one.automatic is None:
+                of_room = body.setdefault("unsubscribed", {}).setdefault(one.room_id, {})
+                of_room[one.root] = {"bump_stamp": one.stream}
+            else:
+                of_room = body.setdefault("subscribed", {}).setdefault(one.room_id, {})
+                of_room[one.root] = {"automatic": one.automatic, "bump_stamp": one.stream}
+        if len(changes) > limit:
+            body["prev_batch"] = str(changes[limit].stream)
+        self._tell(THREADS, body, is_news=bool(body))
+
+
+def _follow(told: Mapping[int, int], changes: dict[int, int], rooms: Mapping[int, ListedRoom], since: int | None) -> None:
+    """Rooms in scope have been told to now, those that have left it up to `since`."""
+    changes.update(dict.fromkeys(rooms, LIVE))
+    changes.update({number: since or 0 for number, upto in told.items() if upto == LIVE and number not in rooms})
+
+
+def _events(items: list[Item]) -> list[dict[str, Any]]:
+    return [{"type": item.type, "content": item.content} for item in items]

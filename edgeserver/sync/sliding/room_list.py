@@ -1,0 +1,199 @@
+"""The list of a user's rooms, most recently active first, and what of it a client's lists show.
+
+MSC4186, "Lists". The list of a user who syncs is kept in memory and brought up to date by what has happened since; so a poll costs what
+has changed, and not how many rooms there are.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeserver.store import account_data, events, room_list, room_views, state
+from edgeserver.sync.sliding.wanted import ListResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+    from edgeserver.store.database import Transaction
+    from edgeserver.store.room_list import ListedRoom
+    from edgeserver.sync.sliding.wanted import ListFilter, ListWish
+
+KEPT_USERS: Final = 100
+KEPT_ROOMS: Final = 100_000
+"""Rooms in all lists that are kept together."""
+FEW: Final = 500
+"""If more rooms than that have news, the list is read anew."""
+
+
+@dataclass(slots=True)
+class RoomList:
+    """A user's rooms as of a stream position, the most recently active first."""
+
+    position: int
+    rooms: list[ListedRoom]
+    by_id: dict[str, ListedRoom] = field(default_factory=dict)
+
+    def news(self, since: int) -> Iterator[ListedRoom]:
+        """Rooms in which anything happened after the position."""
+        for room in self.rooms:
+            if room.activity <= since:
+                return
+            yield room
+
+
+class RoomLists:
+    """The lists that are kept. All calls are made inside read transactions, one after the other."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, RoomList] = OrderedDict()
+
+    def of(self, tx: Transaction, user_id: str) -> RoomList:
+        """The list as of this moment."""
+        kept = self._kept.pop(user_id, None)
+        if kept is None or kept.position > tx.position:
+            kept = _made(tx.position, room_list.all_rooms(tx, user_id))
+        elif kept.position < tx.position:
+            kept = _updated(tx, user_id, kept)
+        self._kept[user_id] = kept
+        while len(self._kept) > KEPT_USERS or (len(self._kept) > 1 and sum(len(one.rooms) for one in self._kept.values()) > KEPT_ROOMS):
+            self._kept.popitem(last=False)
+        return kept
+
+
+def _made(position: int, rooms: Iterable[ListedRoom]) -> RoomList:
+    ordered = sorted((room for room in rooms if not room.forgotten), key=lambda room: room.activity, reverse=True)
+    return RoomList(position, ordered, {room.room_id: room for room in ordered})
+
+
+def _updated(tx: Transaction, user_id: str, old: RoomList) -> RoomList:
+    numbers = {*events.rooms_with_news(tx, old.position, tx.position), *room_views.changed_rooms(tx, user_id, old.position)}
+    if len(numbers) > FEW:
+        return _made(tx.position, room_list.all_rooms(tx, user_id))
+    fresh = []
+    for room in room_list.some_rooms(tx, user_id, numbers):
+        if room.activity > old.position:
+            fresh.append(room)
+        elif room.room_id in old.by_id:
+            numbers.discard(room.room)  # news of a room that the user is not in is no news to them
+    new = _made(tx.position, fresh)
+    if numbers:
+        for gone in [room for room in old.rooms if room.room in numbers]:
+            del old.by_id[gone.room_id]
+        new.rooms += [room for room in old.rooms if room.room not in numbers]
+    else:
+        new.rooms = old.rooms
+    old.by_id.update(new.by_id)  # the old list is used no more
+    new.by_id = old.by_id
+    return new
+
+
+class Windows:
+    """What a client's lists show of a user's rooms.
+
+    Rooms that the user has left by themselves are among them only if the connection knows them (MSC4186, "Lists").
+    """
+
+    def __init__(self, tx: Transaction, user_id: str, listed: RoomList, known: Collection[int]) -> None:
+        self._tx = tx
+        self._user_id = user_id
+        self._listed = listed
+        unwanted = _unwanted(tx, user_id, listed)
+        self.shown = [
+            room
+            for room in listed.rooms
+            if room.membership == "join" or ((is_shown(room) or room.room in known) and room.room not in unwanted)
+        ]
+        self._direct: frozenset[str] | None = None
+        self._tags: Mapping[str, frozenset[str]] | None = None
+
+    @property
+    def direct(self) -> frozenset[str]:
+        """Ids of the rooms that are direct chats of the user."""
+        if self._direct is None:
+            content: Any = account_data.get(self._tx, self._user_id, "", "m.direct") or {}
+            lists = [one for one in content.values() if isinstance(one, list)]
+            self._direct = frozenset(room_id for rooms in lists for room_id in rooms if isinstance(room_id, str))
+        return self._direct
+
+    def window(self, wish: ListWish) -> tuple[ListResult, list[ListedRoom]]:
+        """How many rooms are in a list, and those in its ranges, in order."""
+        tests = list(self._tests(wish.filter))
+        found = [room for room in self.shown if all(test(room) for test in tests)] if tests else self.shown
+        result, rooms = ListResult(len(found)), dict[int, "ListedRoom"]()
+        for start, end in ((0, len(found) - 1),) if wish.ranges is None else wish.ranges:
+            part = found[start : end + 1]
+            rooms.update({room.room: room for room in part})
+            result.windows.append(((start, end), [room.room_id for room in part]))
+        return result, list(rooms.values())
+
+    def _tests(self, wanted: ListFilter) -> Iterator[Callable[[ListedRoom], bool]]:
+        if wanted.is_invited is not None:
+            yield lambda room: (room.membership == "invite") == wanted.is_invited
+        if wanted.is_dm is not None:
+            direct = self.direct
+            yield lambda room: (room.room_id in direct) == wanted.is_dm
+        if wanted.is_encrypted is not None:
+            yield lambda room: self._described(room)[1] == wanted.is_encrypted
+        if wanted.room_types is not None:
+            types = wanted.room_types
+            yield lambda room: self._described(room)[0] in types
+        if wanted.not_room_types:
+            yield lambda room: self._described(room)[0] not in wanted.not_room_types
+        if wanted.tags is not None or wanted.not_tags:
+            yield lambda room: self._is_tagged(room, wanted)
+        if wanted.spaces is not None:
+            children = self._children(wanted.spaces)
+            yield lambda room: room.room_id in children
+        if wanted.name_like is not None:
+            yield lambda room: wanted.takes_name(self._name(room))
+
+    def _described(self, room: ListedRoom) -> tuple[str | None, bool]:
+        """Type and encryption: of a room that we are not in, as far as the invite tells."""
+        if room.has_state:
+            return room.type, bool(room.encrypted)
+        stripped = room_list.stripped(self._tx, self._user_id, room.room)
+        kind = stripped.get(("m.room.create", ""), {}).get("type")
+        return kind if isinstance(kind, str) else None, ("m.room.encryption", "") in stripped
+
+    def _is_tagged(self, room: ListedRoom, wanted: ListFilter) -> bool:
+        if self._tags is None:
+            self._tags = room_list.tagged(self._tx, self._user_id)
+        tags = self._tags.get(room.room_id, frozenset())
+        return not tags & wanted.not_tags and (wanted.tags is None or bool(tags & wanted.tags))
+
+    def _children(self, spaces: Iterable[str]) -> set[str]:
+        """The rooms in those of the spaces that the user is in; no further down."""
+        found: set[str] = set()
+        for space in spaces:
+            room = self._listed.by_id.get(space)
+            snapshot = None if room is None or room.membership != "join" else room_views.snapshot_now(self._tx, room.room)
+            if snapshot is not None:
+                children = events.many_by_number(self._tx, state.of_type(self._tx, snapshot, "m.space.child").values())
+                found |= {stored.event.state_key or "" for stored in children.values() if isinstance(stored.event.content.get("via"), list)}
+        return found
+
+    def _name(self, room: ListedRoom) -> str:
+        snapshot = room_views.snapshot_now(self._tx, room.room)
+        stored = None if snapshot is None else state.lookup_event(self._tx, snapshot, "m.room.name")
+        name = "" if stored is None else stored.event.content.get("name")
+        return name if isinstance(name, str) else ""
+
+
+def _unwanted(tx: Transaction, user_id: str, listed: RoomList) -> set[int]:
+    """Invites that the user does not want to see: any, or those of people whom they ignore."""
+    invites = {room.room for room in listed.rooms if room.membership == "invite"}
+    if not invites:
+        return invites
+    if account_data.blocks_invites(tx, user_id):
+        return invites
+    ignored = account_data.ignored_users(tx, user_id)
+    return room_list.invited_by(tx, user_id, ignored) if ignored else set()
+
+
+def is_shown(room: ListedRoom) -> bool:
+    """Whether a connection is told of a room that it does not know yet: not of one that was left, nor of a ban from where one never was."""
+    if room.membership in ("join", "invite", "knock"):
+        return True
+    return room.has_state and (room.membership == "ban" or not room.by_self)

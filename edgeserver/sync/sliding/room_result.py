@@ -1,0 +1,222 @@
+"""One room for one connection: what is new since it was last told of it. From the store alone.
+
+MSC4186, "Room results" and "Changing room configs".
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeserver.rooms import client_view, tokens
+from edgeserver.store import events, room_views, rooms, state, unread
+from edgeserver.sync import room_view
+from edgeserver.sync.room_view import MEMBER
+from edgeserver.sync.sliding.connections import LIVE, Sent
+from edgeserver.sync.sliding.wanted import RoomResult
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgeserver.matrix.event import Event
+    from edgeserver.rooms.client_view import Viewer
+    from edgeserver.store.database import Transaction
+    from edgeserver.store.events import StoredEvent
+    from edgeserver.store.room_list import ListedRoom
+    from edgeserver.store.rooms import Membership
+    from edgeserver.store.state import StateKey
+    from edgeserver.sync.room_view import Timeline, Window
+    from edgeserver.sync.sliding.wanted import RoomWish
+
+MAX_MEMBERS: Final = 200
+"""Members of one room that a connection remembers to have told of; others are told of again."""
+NAME, AVATAR = ("m.room.name", ""), ("m.room.avatar", "")
+Changed = dict["StateKey", "int | None"]
+
+
+class Composer:
+    """Composes results for one answer. `live_since`: events after this position have just happened, as far as the client can tell."""
+
+    def __init__(self, viewer: Viewer, ignored: frozenset[str], direct: frozenset[str], *, upto: int, live_since: int) -> None:
+        self._viewer = viewer
+        self._ignored = ignored
+        self._direct = direct
+        self._upto = upto
+        self._live_since = live_since
+
+    def compose(
+        self, tx: Transaction, listed: ListedRoom, wish: RoomWish, lists: list[str], sent: Sent | None, since: int | None
+    ) -> tuple[RoomResult | None, Sent]:
+        """The result, None if there is nothing to tell; and what the connection has been told then. `since` goes with `sent`."""
+        member = rooms.membership(tx, self._viewer.user_id, listed.room)
+        told = Sent(LIVE, wish.limit, wish.parts, {}, listed.room_id in self._direct)
+        if member is None:
+            return None, told
+        if member.membership in ("invite", "knock"):
+            return self._asked(tx, listed, member, lists, since), told
+        window = room_view.joined(tx, member, since, self._upto) if member.membership == "join" else room_view.left(tx, member, since)
+        if window is None or window.snapshot is None:
+            return self._ended(tx, listed, member, lists, since), told
+        return self._of_window(tx, listed, window, wish, lists, None if window.is_whole else sent)
+
+    def _asked(self, tx: Transaction, listed: ListedRoom, member: Membership, lists: list[str], since: int | None) -> RoomResult | None:
+        """An invite or a knock."""
+        own = events.by_number(tx, member.event)
+        if (own is not None and own.event.sender in self._ignored) or (since is not None and member.stream <= since):
+            return None
+        result = RoomResult(member.membership, lists, initial=True, bump_stamp=listed.stamp, has_timeline=False)
+        result.stripped = room_view.stripped(tx, member)
+        return result
+
+    def _ended(self, tx: Transaction, listed: ListedRoom, member: Membership, lists: list[str], since: int | None) -> RoomResult | None:
+        """The end of an invite or a knock."""
+        if since is not None and member.stream <= since:
+            return None
+        result = RoomResult(member.membership, lists, initial=since is None, bump_stamp=listed.stamp, has_timeline=False)
+        result.stripped = room_view.stripped(tx, member)
+        return result
+
+    # Rooms that the user is or was in
+
+    def _of_window(
+        self, tx: Transaction, listed: ListedRoom, window: Window, wish: RoomWish, lists: list[str], sent: Sent | None
+    ) -> tuple[RoomResult | None, Sent]:
+        expanded = sent is not None and wish.limit > sent.limit
+        shown = self._timeline(tx, replace(window, since=None) if expanded else window, wish.limit)
+        changed = self._changed(tx, window)
+        wanted = self._state(tx, window, wish, sent, changed)
+        members = self._members(tx, window, wish, sent, shown, changed)
+        is_dm = window.room.room_id in self._direct
+        numbers = {key: number for key, number in {**wanted, **members}.items() if number is not None}
+        result = RoomResult(window.membership.membership, lists, initial=window.is_whole, expanded=expanded)
+        result.gone = [] if window.is_whole else [key for key, number in wanted.items() if number is None]
+        result.state = client_view.state_events(
+            tx, events.many_by_number(tx, numbers.values()).values(), self._viewer, with_room_id=False
+        )
+        self._tell_timeline(tx, window, shown, result)
+        self._tell_summary(tx, listed, window, changed, result)
+        if is_dm != (sent is not None and sent.is_dm):
+            result.is_dm = is_dm
+        held = {**({} if sent is None else sent.members), **{key[1]: number for key, number in members.items()}}
+        limit, counts = self._known_limit(wish, sent, shown), (result.notifications, result.highlights)
+        told = Sent(LIVE, limit, wish.parts, _newest(held), is_dm, counts)
+        return None if sent is not None and counts == sent.counts and _says_nothing(result) else result, told
+
+    def _known_limit(self, wish: RoomWish, sent: Sent | None, shown: Timeline) -> int:
+        """How many of the newest events the client has for certain."""
+        if sent is None or wish.limit >= sent.limit or shown.limited:
+            return wish.limit
+        return sent.limit
+
+    def _timeline(self, tx: Transaction, window: Window, limit: int) -> Timeline:
+        def wanted(event: Event) -> bool:
+            return event.state_key is not None or event.sender not in self._ignored
+
+        return room_view.timeline(tx, window, limit, wanted)
+
+    def _changed(self, tx: Transaction, window: Window) -> Changed:
+        """State keys that have changed in the window, with what they have now; nothing for a whole room."""
+        if window.since is None or window.snapshot is None:
+            return {}
+        old = room_views.snapshot_at(tx, window.room.number, window.since)
+        if old is None or old == window.snapshot:
+            return {}
+        return state.changed_between(tx, old, window.snapshot)
+
+    def _state(self, tx: Transaction, window: Window, wish: RoomWish, sent: Sent | None, changed: Changed) -> Changed:
+        """The state to tell: of a whole room all that is wanted, else what changed of it and what is wanted only now."""
+        if sent is None:
+            return dict(_matching(tx, window, wish))
+        found: Changed = {key: number for key, number in changed.items() if wish.takes(key)}
+        if wish.parts != sent.parts:
+            before = replace(wish, parts=sent.parts)
+            found |= {key: number for key, number in _matching(tx, window, wish).items() if not before.takes(key)}
+        return found
+
+    def _members(
+        self, tx: Transaction, window: Window, wish: RoomWish, sent: Sent | None, shown: Timeline, changed: Changed
+    ) -> dict[StateKey, int]:
+        """The members whom laziness tells of: who speaks or is spoken of in the timeline, and all that changed where there is no gap."""
+        if not wish.lazy_members:
+            return {}
+        users = dict.fromkeys(stored.event.sender for stored in shown.events)
+        users |= dict.fromkeys(stored.event.state_key or "" for stored in shown.events if stored.event.type == MEMBER)
+        if sent is not None and not shown.limited:
+            users |= dict.fromkeys(key[1] for key in changed if key[0] == MEMBER)
+        keys = [(MEMBER, user_id) for user_id in users]
+        found: dict[StateKey, int] = {}
+        for key, stored in state.lookup_events(tx, window.snapshot or 0, keys).items():
+            found[key] = stored.number
+        if window.room.is_partial:
+            for key in [key for key in keys if key not in found]:
+                number = client_view.cited_member(tx, shown.events, key[1])
+                found |= {} if number is None else {key: number}
+        known: Mapping[str, int] = {} if sent is None else sent.members
+        return {key: number for key, number in found.items() if known.get(key[1]) != number}
+
+    def _tell_timeline(self, tx: Transaction, window: Window, shown: Timeline, result: RoomResult) -> None:
+        result.timeline = client_view.timeline(tx, shown.events, self._viewer, with_room_id=False)
+        result.limited = shown.limited
+        result.num_live = sum((stored.stream or 0) > self._live_since for stored in shown.events)
+        if result.timeline or result.initial:
+            result.prev_batch = tokens.write_stream(window.upto) if shown.start is None else tokens.write_place(shown.start)
+
+    def _tell_summary(self, tx: Transaction, listed: ListedRoom, window: Window, changed: Changed, result: RoomResult) -> None:
+        members_changed = any(key[0] == MEMBER for key in changed)
+        if window.is_whole or NAME in changed:
+            result.name = _text(tx, window, NAME, "name")
+        if window.is_whole or AVATAR in changed:
+            result.avatar = _text(tx, window, AVATAR, "url")
+        if window.is_whole or members_changed or NAME in changed:
+            result.heroes = self._heroes(tx, window)
+        if window.is_whole or members_changed:
+            result.joined_count = rooms.count(tx, window.room.number, "join")
+            result.invited_count = rooms.count(tx, window.room.number, "invite")
+        result.bump_stamp = listed.stamp
+        counts = unread.of_user(tx, window.room.number, self._viewer.user_id)
+        result.notifications = sum(one.notifications for one in counts.values())
+        result.highlights = sum(one.highlights for one in counts.values())
+
+    def _heroes(self, tx: Transaction, window: Window) -> list[dict[str, Any]] | None:
+        """None if the room has a name."""
+        if window.snapshot is None or _text(tx, window, NAME, "name"):
+            return None
+        names = room_views.heroes(tx, window.room.number, self._viewer.user_id)
+        known = state.lookup_events(tx, window.snapshot, [(MEMBER, user_id) for user_id in names])
+        return [_hero(user_id, known.get((MEMBER, user_id))) for user_id in names]
+
+
+def _matching(tx: Transaction, window: Window, wish: RoomWish) -> dict[StateKey, int]:
+    """The wanted part of the room's state, as event numbers."""
+    if window.snapshot is None:
+        return {}
+    exact = wish.exact_keys
+    if exact is not None:
+        found = {key: stored.number for key, stored in state.lookup_events(tx, window.snapshot, exact).items()}
+    else:
+        found = state.whole(tx, window.snapshot)
+    return {key: number for key, number in found.items() if wish.takes(key)}
+
+
+def _text(tx: Transaction, window: Window, key: StateKey, name: str) -> str:
+    stored = None if window.snapshot is None else state.lookup_event(tx, window.snapshot, *key)
+    value = None if stored is None else stored.event.content.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _hero(user_id: str, stored: StoredEvent | None) -> dict[str, Any]:
+    content = {} if stored is None else stored.event.content
+    shown = {name: content.get(name) for name in ("displayname", "avatar_url")}
+    return {"user_id": user_id, **{name: value for name, value in shown.items() if isinstance(value, str)}}
+
+
+def _says_nothing(result: RoomResult) -> bool:
+    """Whether there is nothing in it but what goes with anything else: what has happened is not for the user's eyes."""
+    told = (result.name, result.avatar, result.heroes, result.is_dm, result.joined_count)
+    events = result.timeline or result.state or result.gone
+    return not events and not result.expanded and not result.limited and all(one is None for one in told)
+
+
+def _newest(members: dict[str, int]) -> dict[str, int]:
+    """No more than are remembered, the ones told last."""
+    return members if len(members) <= MAX_MEMBERS else dict(list(members.items())[-MAX_MEMBERS:])

@@ -1,0 +1,375 @@
+"""Sync told in four ways: generated histories, and clients that must come to know the same whichever way they poll.
+
+    .venv/bin/python -m tests.sync.histories --seed 123             replays one seed, telling each step
+    .venv/bin/python -m tests.sync.histories --seeds 0-1000
+
+Some people of one box create, join, leave, talk, change state, invite, kick, ban, read, tag, type and ignore. Two of them watch: each with
+sliding sync in both dialects, in lists and subscriptions that change at whim, repeating a `pos` as if the answer had been lost, and through
+restarts of the box. When nobody does anything any more, each watcher widens the window to all rooms and must know of each room what classic
+sync, `/state`, `/messages` and `/joined_members` say: no more, no less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import trio
+from trio.testing import MockClock
+
+from tests.asgi import AsgiClient
+from tests.flows.world import BoxInWorld, Person, World
+
+CONFIG = "[limits]\nrate_limits = false\n[discovery]\nmdns = false\n"
+STEPS = 40
+PATHS = {"deployed": "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", "accepted": "/_matrix/client/v4/sync"}
+MEMBER = "m.room.member"
+FIELDS = ("name", "avatar", "joined_count", "invited_count", "notification_count", "highlight_count", "is_dm", "membership", "heroes")
+
+
+@dataclass
+class KnownRoom:
+    """What a client has made of the results for one room."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    state: dict[tuple[str, str], str] = field(default_factory=dict)
+    timeline: list[str] = field(default_factory=list)
+    stripped: list[Any] | None = None
+
+
+class SlidingClient:
+    """A client of one dialect: keeps rooms as an app would, from initial results and deltas."""
+
+    def __init__(self, person: Person, dialect: str, chance: random.Random) -> None:
+        self.person, self.dialect, self.chance = person, dialect, chance
+        self.rooms: dict[str, KnownRoom] = {}
+        self.lists: dict[str, Any] = {}
+        self.account_data: dict[tuple[str, str], Any] = {}
+        self.receipts: dict[tuple[str, str, str, str], str] = {}
+        self.typing: dict[str, list[str]] = {}
+        self.pos: str | None = None
+        self.wish = self._wish(1, (0, 1), everything=False)
+        self.begun_anew = 0
+
+    def widen(self) -> None:
+        """From now on all rooms, all state, and enough of the timelines."""
+        self.wish = self._wish(50, (0, 999), everything=True)
+
+    def change_wish(self) -> None:
+        start = self.chance.randrange(2)
+        span = (start, start + self.chance.randrange(4))
+        self.wish = self._wish(self.chance.choice([1, 1, 3, 10]), span, everything=self.chance.random() < 0.3)
+        if self.rooms and self.chance.random() < 0.4:
+            part = self._part(self.chance.choice([2, 20]), everything=self.chance.random() < 0.5)
+            self.wish["room_subscriptions"] = {self.chance.choice(sorted(self.rooms)): part}
+
+    def _part(self, limit: int, *, everything: bool) -> dict[str, Any]:
+        if self.dialect == "deployed":
+            some = [["m.room.name", ""], [MEMBER, "$LAZY"], [MEMBER, "$ME"], ["m.room.topic", "*"]]
+            return {"timeline_limit": limit, "required_state": [["*", "*"]] if everything else some}
+        some_of = {"include": [{"type": "m.room.name"}, {"type": "m.room.topic", "state_key": ""}], "lazy_members": True}
+        return {"timeline_limit": limit, "required_state": {"include": [{}]} if everything else some_of}
+
+    def _wish(self, limit: int, span: tuple[int, int], *, everything: bool) -> dict[str, Any]:
+        part = self._part(limit, everything=everything)
+        ranges = {"ranges": [list(span)]} if self.dialect == "deployed" else {"range": list(span)}
+        extensions = {name: {"enabled": True} for name in ("account_data", "receipts", "typing", "e2ee")}
+        return {"conn_id": "main", "lists": {"all": {**part, **ranges}}, "extensions": extensions}
+
+    async def poll(self, *, lost: bool = False) -> bool:
+        """One request; True if it brought anything. `lost`: the answer never reaches the client."""
+        client = AsgiClient(self.person.box.box.app, token=self.person.token)
+        body, query = dict(self.wish), {}
+        if self.pos is not None:
+            (query if self.dialect == "deployed" else body)["pos"] = self.pos
+        answer = await client.request("POST", PATHS[self.dialect], json=body, query=query)
+        if answer.status == 400 and answer.json["errcode"] == "M_UNKNOWN_POS":
+            self.pos, self.begun_anew = None, self.begun_anew + 1
+            for known in (self.rooms, self.typing, self.receipts):
+                known.clear()
+            return True
+        assert answer.status == 200, (self.dialect, answer.status, answer.body)
+        if lost:
+            return True
+        return self._take(answer.json)
+
+    async def settle(self) -> None:
+        """Polls until there is nothing new."""
+        for _ in range(50):
+            if not await self.poll():
+                return
+        raise AssertionError(f"{self.dialect}: there is always something new")
+
+    def _take(self, answer: dict[str, Any]) -> bool:
+        first, self.pos = self.pos is None, answer["pos"]
+        self.lists = answer.get("lists", {})
+        for room_id, result in answer.get("rooms", {}).items():
+            self._take_room(self.rooms.setdefault(room_id, KnownRoom()), result)
+        found = answer.get("extensions", {})
+        self._take_extensions(found)
+        return first or bool(answer.get("rooms")) or any(found.get(name) for name in ("account_data", "receipts", "typing"))
+
+    def _take_room(self, room: KnownRoom, result: dict[str, Any]) -> None:
+        expanded = result.get("unstable_expanded_timeline") or result.get("expanded_timeline")
+        events = [event["event_id"] for event in result.get("timeline", result.get("timeline_events", []))]
+        if result.get("initial"):
+            room.fields, room.state, room.timeline, room.stripped = {}, {}, [], None
+        if result.get("initial") or expanded or result.get("limited"):
+            room.timeline = []
+        assert not set(events) & set(room.timeline), "an event was told twice"
+        room.timeline += events
+        for event in result.get("required_state", []):
+            key = (event["type"], event["state_key"])
+            if "event_id" in event:
+                room.state[key] = event["event_id"]
+            else:
+                room.state.pop(key, None)
+        room.fields.update({name: result[name] for name in FIELDS if name in result})
+        room.stripped = result.get("invite_state", result.get("stripped_state", room.stripped))
+
+    def _take_extensions(self, found: dict[str, Any]) -> None:
+        data = found.get("account_data", {})
+        for room_id, items in [("", data.get("global", [])), *data.get("rooms", {}).items()]:
+            self.account_data.update({(room_id, item["type"]): item["content"] for item in items})
+        for room_id, event in found.get("receipts", {}).get("rooms", {}).items():
+            for event_id, kinds in event["content"].items():
+                for kind, users in kinds.items():
+                    for user_id, value in users.items():
+                        self.receipts[room_id, kind, user_id, value.get("thread_id", "")] = event_id
+        for room_id, event in found.get("typing", {}).get("rooms", {}).items():
+            self.typing[room_id] = event["content"]["user_ids"]
+
+
+class Story:
+    """One history."""
+
+    def __init__(self, seed: int, *, tell: bool = False) -> None:
+        self.chance = random.Random(seed)
+        self.tell = tell
+        self.rooms: list[str] = []
+        self.events: dict[str, list[str]] = {}
+        self.watchers: list[SlidingClient] = []
+        self.people: list[Person] = []
+        self.box: BoxInWorld
+
+    async def run(self, folder: Path) -> None:
+        async with World(folder) as world:
+            self.box = await world.box("a", CONFIG)
+            self.people = [await self.box.person(name) for name in ("alice", "bob", "carol")]
+            for person in self.people[:2]:
+                self.watchers += [SlidingClient(person, dialect, self.chance) for dialect in PATHS]
+            for _ in range(STEPS):
+                await self._step()
+                for watcher in self.watchers:
+                    await self._watch(watcher)
+            await trio.sleep(200)  # whoever typed has stopped
+            for watcher in self.watchers:
+                watcher.widen()
+                await watcher.settle()
+                await Check(watcher).run()
+
+    async def _watch(self, watcher: SlidingClient) -> None:
+        chance = self.chance.random()
+        if chance < 0.15:
+            watcher.change_wish()
+        if chance < 0.55:
+            await watcher.poll(lost=self.chance.random() < 0.2)
+
+    async def _step(self) -> None:
+        acts = [
+            self._create, self._join, self._join, self._say, self._say, self._say, self._say, self._state, self._leave, self._invite,
+            self._kick, self._redact, self._read, self._data, self._type, self._ignore, self._forget, self._restart, self._rename,
+        ]  # fmt: skip
+        act = self.chance.choice(acts) if self.rooms else self._create
+        person = self.chance.choice(self.people)
+        if self.tell:
+            print(act.__name__, person.user_id)
+        await act(person)
+
+    async def _try(self, person: Person, method: str, path: str, body: Any = None) -> Any:
+        answer = await person.request(method, path, body)
+        assert answer.status < 500, (method, path, answer.body)
+        return answer.json if answer.status == 200 else None
+
+    def _room(self) -> str:
+        return quote(self.chance.choice(self.rooms))
+
+    async def _create(self, person: Person) -> None:
+        preset = self.chance.choice(["public_chat", "private_chat"])
+        name = {"name": f"Room {len(self.rooms)}"} if self.chance.random() < 0.6 else {}
+        invite = {"invite": [self.chance.choice(self.people).user_id]} if self.chance.random() < 0.4 else {}
+        if invite.get("invite") == [person.user_id]:
+            invite = {}
+        self.rooms.append(await person.create_room(preset=preset, **name, **invite))
+
+    async def _join(self, person: Person) -> None:
+        await self._try(person, "POST", f"/join/{self._room()}")
+
+    async def _leave(self, person: Person) -> None:
+        await self._try(person, "POST", f"/rooms/{self._room()}/leave")
+
+    async def _forget(self, person: Person) -> None:
+        await self._try(person, "POST", f"/rooms/{self._room()}/forget")
+
+    async def _say(self, person: Person) -> None:
+        room = self.chance.choice(self.rooms)
+        mention = {"m.mentions": {"user_ids": [self.chance.choice(self.people).user_id]}} if self.chance.random() < 0.3 else {}
+        content = {"msgtype": "m.text", "body": "word", **mention}
+        path = f"/rooms/{quote(room)}/send/m.room.message/t{self.chance.getrandbits(40):x}"
+        answer = await self._try(person, "PUT", path, content)
+        if answer:
+            self.events.setdefault(room, []).append(answer["event_id"])
+
+    async def _state(self, person: Person) -> None:
+        kind, content = self.chance.choice(
+            [("m.room.name", {"name": f"n{self.chance.randrange(9)}"}), ("m.room.name", {}), ("m.room.topic", {"topic": "t"}),
+             ("m.room.avatar", {"url": f"mxc://a.test/{self.chance.randrange(9)}"}), ("x.y", {"n": self.chance.randrange(99)})]
+        )  # fmt: skip
+        await self._try(person, "PUT", f"/rooms/{self._room()}/state/{kind}/", content)
+
+    async def _rename(self, person: Person) -> None:
+        await self._try(person, "PUT", f"/profile/{quote(person.user_id)}/displayname", {"displayname": f"p{self.chance.randrange(9)}"})
+
+    async def _invite(self, person: Person) -> None:
+        await self._try(person, "POST", f"/rooms/{self._room()}/invite", {"user_id": self.chance.choice(self.people).user_id})
+
+    async def _kick(self, person: Person) -> None:
+        act = self.chance.choice(["kick", "ban", "unban"])
+        await self._try(person, "POST", f"/rooms/{self._room()}/{act}", {"user_id": self.chance.choice(self.people).user_id})
+
+    async def _redact(self, person: Person) -> None:
+        room = self.chance.choice(self.rooms)
+        if self.events.get(room):
+            event_id = quote(self.chance.choice(self.events[room]), safe="")
+            await self._try(person, "PUT", f"/rooms/{quote(room)}/redact/{event_id}/r{self.chance.getrandbits(40):x}", {})
+
+    async def _read(self, person: Person) -> None:
+        room = self.chance.choice(self.rooms)
+        if self.events.get(room):
+            kind = self.chance.choice(["m.read", "m.read", "m.read.private"])
+            event_id = quote(self.chance.choice(self.events[room][-3:]), safe="")
+            await self._try(person, "POST", f"/rooms/{quote(room)}/receipt/{kind}/{event_id}", {})
+
+    async def _data(self, person: Person) -> None:
+        user, room = quote(person.user_id), self.chance.choice(self.rooms)
+        if self.chance.random() < 0.4:
+            await self._try(person, "PUT", f"/user/{user}/account_data/m.direct", {"@x:a.test": [room]})
+        else:
+            await self._try(person, "PUT", f"/user/{user}/rooms/{quote(room)}/account_data/x.y", {"n": self.chance.randrange(99)})
+
+    async def _type(self, person: Person) -> None:
+        typing = {"typing": self.chance.random() < 0.7, "timeout": 20_000}
+        await self._try(person, "PUT", f"/rooms/{self._room()}/typing/{quote(person.user_id)}", typing)
+
+    async def _ignore(self, person: Person) -> None:
+        if self.chance.random() < 0.2 and person not in self.people[:2]:
+            await self._try(person, "PUT", f"/user/{quote(person.user_id)}/account_data/m.ignored_user_list", {"ignored_users": {}})
+
+    async def _restart(self, person: Person) -> None:
+        if self.chance.random() < 0.3:
+            await self.box.stop()
+            await self.box.start()
+
+
+class Check:
+    """What a watcher knows in the end, against what everything else says."""
+
+    def __init__(self, watcher: SlidingClient) -> None:
+        self.watcher = watcher
+        self.person = watcher.person
+
+    async def run(self) -> None:
+        whole = await self.person.ok("GET", "/sync", query={"filter": '{"room":{"timeline":{"limit":1}}}'})
+        joined = whole.get("rooms", {}).get("join", {})
+        invited = whole.get("rooms", {}).get("invite", {})
+        in_list = self.watcher.lists["all"]["count"]
+        shown = {room_id for room_id, room in self.watcher.rooms.items() if room.stripped is not None}
+        for room_id, entry in joined.items():
+            await self._joined(room_id, entry)
+        for room_id, entry in invited.items():
+            assert self.watcher.rooms[room_id].stripped is not None, self._about(room_id, "an invite without its state")
+            keys = {(one["type"], one["state_key"]) for one in entry["invite_state"]["events"]}
+            assert {(one["type"], one["state_key"]) for one in self.watcher.rooms[room_id].stripped or ()} == keys
+        assert {*joined, *invited} <= {*self.watcher.rooms}, "a room is lacking"
+        assert in_list >= len(joined) + len(invited)
+        assert not shown & set(joined), "a room that the person has joined counts as an invite"
+        self._data(whole, set(joined))
+
+    def _about(self, room_id: str, what: str) -> str:
+        return f"{self.watcher.dialect} {self.person.user_id} {room_id}: {what}"
+
+    async def _joined(self, room_id: str, entry: dict[str, Any]) -> None:
+        room = self.watcher.rooms[room_id]
+        assert room.state == await self.person.state(room_id), self._about(room_id, "the state differs")
+        page = await self.person.ok("GET", f"/rooms/{quote(room_id)}/messages", query={"dir": "b", "limit": "1000"})
+        told = [event["event_id"] for event in page["chunk"]][::-1]
+        assert room.timeline == told[len(told) - len(room.timeline) :], self._about(room_id, "the timeline differs")
+        assert len(room.timeline) >= min(len(told), 50), self._about(room_id, "the timeline is too short")
+        members = (await self.person.ok("GET", f"/rooms/{quote(room_id)}/joined_members"))["joined"]
+        assert room.fields["joined_count"] == len(members) == entry["summary"]["m.joined_member_count"]
+        assert room.fields["invited_count"] == entry["summary"]["m.invited_member_count"]
+        names = [event for event in await self.person.ok("GET", f"/rooms/{quote(room_id)}/state") if event["type"] == "m.room.name"]
+        name = names[0]["content"].get("name") if names else None
+        assert (room.fields.get("name") or None) == name, self._about(room_id, "the name differs")
+        if not name:
+            heroes = [hero["user_id"] for hero in room.fields.get("heroes", [])]
+            assert heroes == entry["summary"].get("m.heroes", []), self._about(room_id, "the heroes differ")
+        if self.watcher.dialect == "deployed":
+            unread = entry["unread_notifications"]
+            counts = (room.fields["notification_count"], room.fields["highlight_count"])
+            assert counts == (unread["notification_count"], unread["highlight_count"]), self._about(room_id, "the counts differ")
+        else:
+            assert room.fields["membership"] == "join"
+
+    def _data(self, whole: dict[str, Any], joined: set[str]) -> None:
+        for item in whole["account_data"]["events"]:
+            assert self.watcher.account_data["", item["type"]] == item["content"]
+        for room_id, entry in whole.get("rooms", {}).get("join", {}).items():
+            for item in entry["account_data"]["events"]:
+                assert self.watcher.account_data[room_id, item["type"]] == item["content"], self._about(room_id, item["type"])
+            typing = [event for event in entry["ephemeral"]["events"] if event["type"] == "m.typing"]
+            users = typing[0]["content"]["user_ids"] if typing else []
+            assert self.watcher.typing.get(room_id, []) == users, self._about(room_id, "who types differs")
+            self._receipts(room_id, entry)
+        assert self.watcher.dialect == "accepted" or all("ops" in one for one in self.watcher.lists.values())
+
+    def _receipts(self, room_id: str, entry: dict[str, Any]) -> None:
+        shown = set(self.watcher.rooms[room_id].timeline)
+        for event in entry["ephemeral"]["events"]:
+            for event_id, kinds in event["content"].items() if event["type"] == "m.receipt" else ():
+                for kind, users in kinds.items():
+                    for user_id, value in users.items():
+                        known = self.watcher.receipts.get((room_id, kind, user_id, value.get("thread_id", "")))
+                        if event_id in shown or user_id == self.person.user_id:
+                            assert known == event_id, self._about(room_id, f"the receipt of {user_id} differs")
+
+
+def run(seed: int, *, tell: bool = False) -> None:
+    """One history in a folder of its own. Raises AssertionError."""
+    with tempfile.TemporaryDirectory(prefix="history-") as folder:
+        trio.run(Story(seed, tell=tell).run, Path(folder), clock=MockClock(autojump_threshold=0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seeds", default="0-50", help="FIRST-LAST")
+    chosen = parser.parse_args()
+    if chosen.seed is not None:
+        run(chosen.seed, tell=True)
+        return
+    first, last = map(int, chosen.seeds.split("-"))
+    for seed in range(first, last):
+        try:
+            run(seed)
+        except BaseException as error:
+            print(f"seed {seed}: {error!r}")
+
+
+if __name__ == "__main__":
+    main()
