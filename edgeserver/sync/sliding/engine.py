@@ -99,6 +99,7 @@ class SlidingSync:
         if found.acknowledged is not None:
             upto = found.acknowledged
             await self._db.write(lambda tx: to_device.acknowledge(tx, request.user_id, request.device_id, upto))
+        await trio.lowlevel.checkpoint_if_cancelled()  # reads are shielded: what was given up must not undo what the newer request offers
         found.answer.pos = connection.offer(found.changes)
         return found.answer
 
