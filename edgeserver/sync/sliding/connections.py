@@ -49,8 +49,9 @@ class Sent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """All that a connection has been told; never changed, only replaced. `receipts` and `data` (room account data): room → up to where, as in `Sent.upto`.
+    """All that a connection has been told; never changed, only replaced.
 
+    `receipts` and `data` (room account data): room → up to where, as in `Sent.upto`.
     `extensions`: up to which position each extension has told. `typing`: room → who types there, as it was told last.
     """
 
