@@ -52,7 +52,8 @@ class Furnisher:
         for start in range(0, len(others), AT_ONCE):
             await self._db.write(lambda tx, part=others[start : start + AT_ONCE]: self._join(tx, room_id, part))
         speaker = others[-1] if others else self._owner
-        await self._db.write(lambda tx: self._compose(tx, room_id, speaker, "m.room.message", {"msgtype": "m.text", "body": "Good morning."}))
+        content = {"msgtype": "m.text", "body": "Good morning."}
+        await self._db.write(lambda tx: self._compose(tx, room_id, speaker, "m.room.message", content))
         return room_id
 
     def _join(self, tx: Transaction, room_id: str, users: list[str]) -> None:

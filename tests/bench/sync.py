@@ -181,7 +181,8 @@ def waiting(bench: Bench) -> None:
         with Server(kind, bench.folder / f"waiting-{kind}") as server:
             found[kind] = _waiting(server, report.runs(60, 20))
     for metric, unit, which in ((memory, "kB", 0), (cpu, "ms", 1)):
-        report.line(metric, found["edgeserver"][which], unit, n=POLLS, note="classic long polls of 500 devices, HTTP/1.1 connections included")
+        note = "classic long polls of 500 devices, HTTP/1.1 connections included"
+        report.line(metric, found["edgeserver"][which], unit, n=POLLS, note=note)
         if "synapse" in found:
             ours, theirs = found["edgeserver"][which], found["synapse"][which]
             report.line(f"{metric}.vs_synapse", ours / theirs, "x", note=f"{ours:.4g} against {theirs:.4g} {unit}")

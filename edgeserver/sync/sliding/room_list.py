@@ -35,6 +35,8 @@ class RoomList:
     position: int
     rooms: list[ListedRoom]
     by_id: dict[str, ListedRoom] = field(default_factory=dict)
+    hidden: frozenset[int] = frozenset()
+    """Rooms that are shown to those connections alone that know them already."""
 
     def news(self, since: int) -> Iterator[ListedRoom]:
         """Rooms in which anything happened after the position."""
@@ -78,7 +80,8 @@ class RoomLists:
 
 def _made(position: int, rooms: Iterable[ListedRoom]) -> RoomList:
     ordered = sorted((room for room in rooms if not room.forgotten), key=lambda room: room.activity, reverse=True)
-    return RoomList(position, ordered, {room.room_id: room for room in ordered})
+    hidden = frozenset(room.room for room in ordered if not is_shown(room))
+    return RoomList(position, ordered, {room.room_id: room for room in ordered}, hidden)
 
 
 def _updated(tx: Transaction, user_id: str, old: RoomList) -> RoomList:
@@ -92,10 +95,10 @@ def _updated(tx: Transaction, user_id: str, old: RoomList) -> RoomList:
         elif room.room_id in old.by_id:
             numbers.discard(room.room)  # news of a room that the user is not in is no news to them
     if not numbers:
-        return RoomList(tx.position, old.rooms, old.by_id)
+        return RoomList(tx.position, old.rooms, old.by_id, old.hidden)
     new = _made(tx.position, fresh)
     new.rooms.extend(room for room in old.rooms if room.room not in numbers)
-    return RoomList(tx.position, new.rooms, {room.room_id: room for room in new.rooms})
+    return RoomList(tx.position, new.rooms, {room.room_id: room for room in new.rooms}, (old.hidden - numbers) | new.hidden)
 
 
 class Windows:
@@ -108,7 +111,8 @@ class Windows:
         self._tx = tx
         self._user_id = user_id
         self._listed = listed
-        self.shown = [room for room in listed.rooms if room.membership == "join" or is_shown(room) or room.room in known]
+        hidden = listed.hidden.difference(known)
+        self.shown = [room for room in listed.rooms if room.room not in hidden] if hidden else listed.rooms
         self._direct: frozenset[str] | None = None
         self._tags: Mapping[str, frozenset[str]] | None = None
 
