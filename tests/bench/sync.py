@@ -1,7 +1,8 @@
 """Cost of sync for accounts with many rooms: `python -m tests.bench.sync [--vs-synapse] [--quick] [--only PREFIX]`.
 
 An account has 20, 1,000 or 5,000 rooms, most with a few members and some with very many. Our database is written by the program's own
-write path without HTTP (`tests.bench.rooms`); Synapse's rooms are made through its API, and fewer: `note` says how many.
+write path without HTTP (`tests.bench.rooms`). Ratios are of other accounts, alike on both servers: made through the API, with fewer rooms
+of one member; `note` says how many.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ class Bench:
         running.enter_context(server)
         return Account(server, running.enter_context(Connection(server.url)), user_id, token, busy)
 
-    def theirs(self, running: ExitStack, rooms: int) -> Account:
-        server = running.enter_context(Server("synapse", self.folder / f"theirs{rooms}-{time.monotonic_ns()}"))
+    def by_api(self, running: ExitStack, kind: str, rooms: int) -> Account:
+        server = running.enter_context(Server(kind, self.folder / f"{kind}{rooms}-{time.monotonic_ns()}"))
         connection = running.enter_context(Connection(server.url))
         user_id, token = server.register(connection, "alice")
         busy = ""
@@ -108,20 +109,19 @@ def first_screen(bench: Bench) -> None:
         say(f"{rooms} rooms")
         with ExitStack() as running:
             ours = bench.ours(running, rooms)
-            theirs = None
-            if bench.vs_synapse:
-                theirs = bench.theirs(running, min(rooms, 40 if report.quick else THEIR_ROOMS))
-            fewer = f"Synapse with {min(rooms, 40 if report.quick else THEIR_ROOMS)} rooms"
-            _compare(bench, names[0], "ms", ours, theirs, fewer, _first, note="the first is with nothing read yet: see max")
+            fewer = min(rooms, 40 if report.quick else THEIR_ROOMS)
+            kinds = ("edgeserver", "synapse") if bench.vs_synapse else ()
+            alike = [bench.by_api(running, kind, fewer) for kind in kinds]
+            _compare(bench, names[0], "ms", ours, alike, fewer, _first, note="the first is with nothing read yet: see max")
             if rooms == 1000:
-                _compare(bench, names[1], "B", ours, theirs, fewer, _first_bytes, note="JSON, not compressed")
-                _compare(bench, names[2], "ms", ours, theirs, fewer, _incremental, note="a poll after one message in one room")
-                _compare(bench, names[3], "ms", ours, theirs, fewer, _classic, note="lazy members, ten events a room")
-                _compare(bench, names[4], "B", ours, theirs, fewer, _classic_bytes, note="JSON, not compressed")
+                _compare(bench, names[1], "B", ours, alike, fewer, _first_bytes, note="JSON, not compressed")
+                _compare(bench, names[2], "ms", ours, alike, fewer, _incremental, note="a poll after one message in one room")
+                _compare(bench, names[3], "ms", ours, alike, fewer, _classic, note="lazy members, ten events a room")
+                _compare(bench, names[4], "B", ours, alike, fewer, _classic_bytes, note="JSON, not compressed")
 
 
 def _compare(
-    bench: Bench, metric: str, unit: str, ours: Account, theirs: Account | None, fewer: str,
+    bench: Bench, metric: str, unit: str, ours: Account, alike: list[Account], fewer: int,
     measure: Callable[[Account, int], list[float]], *, note: str,
 ) -> None:  # fmt: skip
     if not bench.report.wants(metric):
@@ -129,10 +129,10 @@ def _compare(
     runs = bench.report.runs(15, 5)
     found = measure(ours, runs)
     bench.report.median(metric, found, unit, note)
-    if theirs is not None:
-        other = statistics.median(measure(theirs, runs))
-        middle = statistics.median(found)
-        bench.report.line(f"{metric}.vs_synapse", middle / other, "x", note=f"{middle:.4g} against {other:.4g} {unit}; {fewer}")
+    if alike:
+        middle, other = (statistics.median(measure(account, runs)) for account in alike)
+        told = f"{middle:.4g} against {other:.4g} {unit}; both with {fewer} rooms of one member"
+        bench.report.line(f"{metric}.vs_synapse", middle / other, "x", note=told)
 
 
 def _first(account: Account, runs: int) -> list[float]:
