@@ -524,3 +524,33 @@ def test_wildcards_exclusions_and_exceptions_of_required_state():
     both = RoomWish(1, frozenset({by_state_key})).together_with(RoomWish(5, frozenset({RequiredState(frozenset({key}))})))
     assert (both.limit, both.takes(key), both.takes(member)) == (5, True, True)
     assert both.exact_keys is None
+
+
+async def test_a_timeline_limit_of_nothing_tells_of_the_room_and_of_no_event(two):
+    alice, bob = two
+    (room,) = await shared_rooms(alice, bob, 1)
+    body = {"lists": {"all": a_list(9, 0)}}
+    first = await told(alice, body)
+    found = first["rooms"][room]
+    assert (found["initial"], found["name"], found.get("timeline", []), found["limited"]) == (True, "room 0", [], True)
+    await bob.say(room, "unheard")
+    answer = await told(alice, body, pos=first["pos"])
+    assert answer["rooms"][room].get("timeline", []) == []
+    wider = await told(alice, {"lists": {"all": a_list(9, 1)}}, pos=answer["pos"])
+    assert wider["rooms"][room]["unstable_expanded_timeline"] is True
+    assert [event["content"]["body"] for event in wider["rooms"][room]["timeline"]] == ["unheard"]
+
+
+async def test_a_room_that_becomes_a_direct_chat_goes_from_one_list_to_the_other_and_says_so(two):
+    alice, bob = two
+    (room,) = await shared_rooms(alice, bob, 1)
+    body = {"lists": {"dm": a_list(9, filters={"is_dm": True}), "rooms": a_list(9, filters={"is_dm": False})}}
+    first = await told(alice, body)
+    assert (first["lists"]["dm"]["count"], first["lists"]["rooms"]["count"]) == (0, 1)
+    await alice.ok("PUT", f"/user/{alice.user_id}/account_data/m.direct", {bob.user_id: [room]})
+    answer = await told(alice, body, pos=first["pos"], timeout=5000)
+    assert (answer["lists"]["dm"]["count"], answer["lists"]["rooms"]["count"]) == (1, 0)
+    assert answer["rooms"][room]["is_dm"] is True
+    await alice.ok("PUT", f"/user/{alice.user_id}/account_data/m.direct", {})
+    answer = await told(alice, body, pos=answer["pos"], timeout=5000)
+    assert answer["rooms"][room]["is_dm"] is False

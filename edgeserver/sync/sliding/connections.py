@@ -26,6 +26,7 @@ PER_DEVICE: Final = 8
 """Connections of one device; beyond that the one used longest ago is expired."""
 MAX_ROOMS: Final = 200_000
 """Rooms that all connections together remember."""
+MAX_CONNECTIONS: Final = 4096
 MAX_CONN_ID: Final = 255
 
 LIVE: Final = -1
@@ -46,10 +47,11 @@ class Sent(NamedTuple):
     counts: tuple[int, int] = (0, 0)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Told:
-    """All that a connection has been told. `receipts` and `data` (room account data): room → up to where, as in `Sent.upto`.
+    """All that a connection has been told; never changed, only replaced.
 
+    `receipts` and `data` (room account data): room → up to where, as in `Sent.upto`.
     `extensions`: up to which position each extension has told. `typing`: room → who types there, as it was told last.
     """
 
@@ -78,14 +80,17 @@ class Changes:
     extensions: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
-    def apply(self, told: Told) -> None:
-        told.position = self.position
-        told.rooms.update(self.rooms)
-        told.receipts.update(self.receipts)
-        told.data.update(self.data)
-        told.typing.update(self.typing)
-        told.extensions = self.extensions
-        told.counts = self.counts
+    def applied(self, told: Told) -> Told:
+        """What has been told then. `told` stays as it is: a request that has been given up may be reading it on another thread."""
+        return Told(
+            self.position,
+            {**told.rooms, **self.rooms} if self.rooms else told.rooms,
+            {**told.receipts, **self.receipts} if self.receipts else told.receipts,
+            {**told.data, **self.data} if self.data else told.data,
+            {**told.typing, **self.typing} if self.typing else told.typing,
+            self.extensions,
+            self.counts,
+        )
 
 
 class Connection:
@@ -103,7 +108,7 @@ class Connection:
     def resume(self, number: int) -> bool:
         """The client has come back with this number: False if it is neither that of the last answer nor of the one before it."""
         if self._offered is not None and number == self._number + 1:
-            self._offered.apply(self.told)
+            self.told = self._offered.applied(self.told)
             self._number, self._offered = number, None
             return True
         return number == self._number > 0
@@ -145,8 +150,11 @@ class Connections:
         of_device = [key for key in self._open if key[:2] == (user_id, device_id)]
         for key in of_device[: max(0, len(of_device) - PER_DEVICE + 1)]:
             self._drop(key)
-        while self._open and sum(len(one.told.rooms) for one in self._open.values()) > MAX_ROOMS:
-            self._drop(next(iter(self._open)))
+        remembered = sum(len(one.told.rooms) for one in self._open.values())
+        while self._open and (remembered > MAX_ROOMS or len(self._open) >= MAX_CONNECTIONS):
+            oldest = next(iter(self._open))
+            remembered -= len(self._open[oldest].told.rooms)
+            self._drop(oldest)
 
     def _drop(self, key: tuple[str, str, str]) -> None:
         gone = self._open.pop(key, None)

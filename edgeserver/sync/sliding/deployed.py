@@ -114,8 +114,10 @@ def room(result: RoomResult) -> dict[str, Any]:
         "invite_state": result.stripped,
     }
     body |= {key: value for key, value in shown.items() if value is not None and not (value == "" and result.initial)}
-    flags = {"initial": result.initial, "unstable_expanded_timeline": result.expanded, "is_dm": result.is_dm}
+    flags = {"initial": result.initial, "unstable_expanded_timeline": result.expanded}
     body |= {key: value for key, value in flags.items() if value}
+    if result.is_dm is not None and (result.is_dm or not result.initial):
+        body["is_dm"] = result.is_dm
     found = {"heroes": result.heroes, "required_state": result.state, "timeline": result.timeline}
     body |= {key: value for key, value in found.items() if value}
     if result.has_timeline:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from edgeserver.rooms.client_view import Viewer
-from edgeserver.store import account_data, partial_rooms, receipts, to_device, unread
+from edgeserver.store import account_data, partial_rooms, receipts, rooms, to_device, unread
 from edgeserver.sync.sliding.connections import LIVE, Changes, Connections
 from edgeserver.sync.sliding.extensions import ExtensionsOfAnswer, InScope
 from edgeserver.sync.sliding.room_list import RoomLists, Windows
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from edgeserver.wakeups import Wakeups
 
 MAX_TIMEOUT_MS: Final = 600_000
-ROOMS_AT_ONCE: Final = 100
+ROOMS_AT_ONCE: Final = 500
 """Rooms in one answer; the rest comes with the next request."""
 
 
@@ -99,6 +99,7 @@ class SlidingSync:
         if found.acknowledged is not None:
             upto = found.acknowledged
             await self._db.write(lambda tx: to_device.acknowledge(tx, request.user_id, request.device_id, upto))
+        await trio.lowlevel.checkpoint_if_cancelled()  # reads are shielded: what was given up must not undo what the newer request offers
         found.answer.pos = connection.offer(found.changes)
         return found.answer
 
@@ -172,8 +173,9 @@ class SlidingSync:
             if result is not None:
                 found.answer.rooms[one.room.room_id] = result
                 found.is_news = True
-                if request.budget is not None:
-                    room.take(self._size(result))
+                room.take(0 if request.budget is None else self._size(result))
+            elif rooms.membership(tx, request.user_id, number) is None:
+                self._lists.drop(request.user_id)
         for number, sent in told.rooms.items():
             if sent.upto == LIVE and number not in matched:
                 found.changes.rooms[number] = sent._replace(upto=told.position)

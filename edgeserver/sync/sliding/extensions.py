@@ -33,14 +33,18 @@ class InScope:
     """The rooms that the request is about: number → (room, names of the lists that show it, whether it is subscribed to)."""
 
     rooms: dict[int, tuple[ListedRoom, list[str], bool]] = field(default_factory=dict)
+    _found: dict[Scope, dict[int, ListedRoom]] = field(default_factory=dict)
 
-    def of(self, scope: Scope) -> dict[int, ListedRoom]:
-        """Those of an extension; rooms that the user is in alone."""
-        return {
-            number: room
-            for number, (room, lists, subscribed) in self.rooms.items()
-            if room.membership == "join" and scope.takes(lists, room.room_id, subscribed=subscribed)
-        }
+    def of(self, scope: Scope) -> Mapping[int, ListedRoom]:
+        """Those of an extension; rooms that the user is in alone. Most clients want the same rooms of all of them."""
+        found = self._found.get(scope)
+        if found is None:
+            found = self._found[scope] = {
+                number: room
+                for number, (room, lists, subscribed) in self.rooms.items()
+                if room.membership == "join" and scope.takes(lists, room.room_id, subscribed=subscribed)
+            }
+        return found
 
 
 class ExtensionsOfAnswer:

@@ -6,6 +6,7 @@ has changed, and not how many rooms there are.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -27,13 +28,15 @@ FEW: Final = 500
 """If more rooms than that have news, the list is read anew."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RoomList:
-    """A user's rooms as of a stream position, the most recently active first."""
+    """A user's rooms as of a stream position, the most recently active first. Never changed: several threads read it."""
 
     position: int
     rooms: list[ListedRoom]
     by_id: dict[str, ListedRoom] = field(default_factory=dict)
+    hidden: frozenset[int] = frozenset()
+    """Rooms that are shown to those connections alone that know them already."""
 
     def news(self, since: int) -> Iterator[ListedRoom]:
         """Rooms in which anything happened after the position."""
@@ -44,27 +47,47 @@ class RoomList:
 
 
 class RoomLists:
-    """The lists that are kept. All calls are made inside read transactions, one after the other."""
+    """The lists that are kept. Calls are made inside read transactions, on whichever of the readers' threads."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, RoomList] = OrderedDict()
+        self._lock = threading.Lock()
+        self._rooms = 0
 
     def of(self, tx: Transaction, user_id: str) -> RoomList:
         """The list as of this moment."""
-        kept = self._kept.pop(user_id, None)
+        with self._lock:
+            kept = self._kept.get(user_id)
         if kept is None or kept.position > tx.position:
-            kept = _made(tx.position, room_list.all_rooms(tx, user_id))
+            found = _made(tx.position, room_list.all_rooms(tx, user_id))
         elif kept.position < tx.position:
-            kept = _updated(tx, user_id, kept)
-        self._kept[user_id] = kept
-        while len(self._kept) > KEPT_USERS or (len(self._kept) > 1 and sum(len(one.rooms) for one in self._kept.values()) > KEPT_ROOMS):
-            self._kept.popitem(last=False)
-        return kept
+            found = _updated(tx, user_id, kept)
+        else:
+            found = kept
+        self._keep(user_id, found)
+        return found
+
+    def drop(self, user_id: str) -> None:
+        """The list has a room that is not there any more (it was purged, which is no news): it is read anew the next time."""
+        with self._lock:
+            kept = self._kept.pop(user_id, None)
+            self._rooms -= 0 if kept is None else len(kept.rooms)
+
+    def _keep(self, user_id: str, found: RoomList) -> None:
+        """In place of an older one: a transaction that began earlier may end later."""
+        with self._lock:
+            kept = self._kept.pop(user_id, None)
+            newest = found if kept is None or kept.position <= found.position else kept
+            self._kept[user_id] = newest
+            self._rooms += len(newest.rooms) - (0 if kept is None else len(kept.rooms))
+            while len(self._kept) > KEPT_USERS or (len(self._kept) > 1 and self._rooms > KEPT_ROOMS):
+                self._rooms -= len(self._kept.popitem(last=False)[1].rooms)
 
 
 def _made(position: int, rooms: Iterable[ListedRoom]) -> RoomList:
     ordered = sorted((room for room in rooms if not room.forgotten), key=lambda room: room.activity, reverse=True)
-    return RoomList(position, ordered, {room.room_id: room for room in ordered})
+    hidden = frozenset(room.room for room in ordered if not is_shown(room))
+    return RoomList(position, ordered, {room.room_id: room for room in ordered}, hidden)
 
 
 def _updated(tx: Transaction, user_id: str, old: RoomList) -> RoomList:
@@ -77,16 +100,11 @@ def _updated(tx: Transaction, user_id: str, old: RoomList) -> RoomList:
             fresh.append(room)
         elif room.room_id in old.by_id:
             numbers.discard(room.room)  # news of a room that the user is not in is no news to them
+    if not numbers:
+        return RoomList(tx.position, old.rooms, old.by_id, old.hidden)
     new = _made(tx.position, fresh)
-    if numbers:
-        for gone in [room for room in old.rooms if room.room in numbers]:
-            del old.by_id[gone.room_id]
-        new.rooms += [room for room in old.rooms if room.room not in numbers]
-    else:
-        new.rooms = old.rooms
-    old.by_id.update(new.by_id)  # the old list is used no more
-    new.by_id = old.by_id
-    return new
+    new.rooms.extend(room for room in old.rooms if room.room not in numbers)
+    return RoomList(tx.position, new.rooms, {room.room_id: room for room in new.rooms}, (old.hidden - numbers) | new.hidden)
 
 
 class Windows:
@@ -99,12 +117,8 @@ class Windows:
         self._tx = tx
         self._user_id = user_id
         self._listed = listed
-        unwanted = _unwanted(tx, user_id, listed)
-        self.shown = [
-            room
-            for room in listed.rooms
-            if room.membership == "join" or ((is_shown(room) or room.room in known) and room.room not in unwanted)
-        ]
+        hidden = listed.hidden.difference(known) | _unwanted(tx, user_id, listed)
+        self.shown = [room for room in listed.rooms if room.room not in hidden] if hidden else listed.rooms
         self._direct: frozenset[str] | None = None
         self._tags: Mapping[str, frozenset[str]] | None = None
 

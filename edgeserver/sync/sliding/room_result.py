@@ -16,7 +16,7 @@ from edgeserver.sync.sliding.connections import LIVE, Sent
 from edgeserver.sync.sliding.wanted import RoomResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from edgeserver.matrix.event import Event
     from edgeserver.rooms.client_view import Viewer
@@ -43,6 +43,8 @@ class Composer:
         self._direct = direct
         self._upto = upto
         self._live_since = live_since
+        self._held: dict[int, StoredEvent] = {}
+        """Events of the room at hand that have been read already, by their number."""
 
     def compose(
         self, tx: Transaction, listed: ListedRoom, wish: RoomWish, lists: list[str], sent: Sent | None, since: int | None
@@ -81,6 +83,7 @@ class Composer:
     def _of_window(
         self, tx: Transaction, listed: ListedRoom, window: Window, wish: RoomWish, lists: list[str], sent: Sent | None
     ) -> tuple[RoomResult | None, Sent]:
+        self._held = {}
         expanded = sent is not None and wish.limit > sent.limit
         shown = self._timeline(tx, replace(window, since=None) if expanded else window, wish.limit)
         changed = self._changed(tx, window)
@@ -90,9 +93,7 @@ class Composer:
         numbers = {key: number for key, number in {**wanted, **members}.items() if number is not None}
         result = RoomResult(window.membership.membership, lists, initial=window.is_whole, expanded=expanded)
         result.gone = [] if window.is_whole else [key for key, number in wanted.items() if number is None]
-        result.state = client_view.state_events(
-            tx, events.many_by_number(tx, numbers.values()).values(), self._viewer, with_room_id=False
-        )
+        result.state = client_view.state_events(tx, self._events(tx, numbers.values()), self._viewer, with_room_id=False)
         self._tell_timeline(tx, window, shown, result)
         self._tell_summary(tx, listed, window, changed, result)
         if is_dm != (sent is not None and sent.is_dm):
@@ -101,6 +102,18 @@ class Composer:
         limit, counts = self._known_limit(wish, sent, shown), (result.notifications, result.highlights)
         told = Sent(LIVE, limit, wish.parts, _newest(held), is_dm, counts)
         return None if sent is not None and counts == sent.counts and _says_nothing(result) else result, told
+
+    def _events(self, tx: Transaction, numbers: Iterable[int]) -> list[StoredEvent]:
+        """These events; only those are read that no look-up has read before."""
+        wanted = list(dict.fromkeys(numbers))
+        self._held |= events.many_by_number(tx, [number for number in wanted if number not in self._held])
+        return [self._held[number] for number in wanted if number in self._held]
+
+    def _look_up(self, tx: Transaction, snapshot: int, keys: Iterable[StateKey]) -> dict[StateKey, int]:
+        """The numbers of the state events under these keys, which are held from now on."""
+        found = state.lookup_events(tx, snapshot, keys)
+        self._held |= {stored.number: stored for stored in found.values()}
+        return {key: stored.number for key, stored in found.items()}
 
     def _known_limit(self, wish: RoomWish, sent: Sent | None, shown: Timeline) -> int:
         """How many of the newest events the client has for certain."""
@@ -126,12 +139,20 @@ class Composer:
     def _state(self, tx: Transaction, window: Window, wish: RoomWish, sent: Sent | None, changed: Changed) -> Changed:
         """The state to tell: of a whole room all that is wanted, else what changed of it and what is wanted only now."""
         if sent is None:
-            return dict(_matching(tx, window, wish))
+            return dict(self._matching(tx, window, wish))
         found: Changed = {key: number for key, number in changed.items() if wish.takes(key)}
         if wish.parts != sent.parts:
             before = replace(wish, parts=sent.parts)
-            found |= {key: number for key, number in _matching(tx, window, wish).items() if not before.takes(key)}
+            found |= {key: number for key, number in self._matching(tx, window, wish).items() if not before.takes(key)}
         return found
+
+    def _matching(self, tx: Transaction, window: Window, wish: RoomWish) -> dict[StateKey, int]:
+        """The wanted part of the room's state, as event numbers."""
+        if window.snapshot is None:
+            return {}
+        exact = wish.exact_keys
+        found = state.whole(tx, window.snapshot) if exact is None else self._look_up(tx, window.snapshot, exact)
+        return {key: number for key, number in found.items() if wish.takes(key)}
 
     def _members(
         self, tx: Transaction, window: Window, wish: RoomWish, sent: Sent | None, shown: Timeline, changed: Changed
@@ -144,9 +165,7 @@ class Composer:
         if sent is not None and not shown.limited:
             users |= dict.fromkeys(key[1] for key in changed if key[0] == MEMBER)
         keys = [(MEMBER, user_id) for user_id in users]
-        found: dict[StateKey, int] = {}
-        for key, stored in state.lookup_events(tx, window.snapshot or 0, keys).items():
-            found[key] = stored.number
+        found = self._look_up(tx, window.snapshot or 0, keys)
         if window.room.is_partial:
             for key in [key for key in keys if key not in found]:
                 number = client_view.cited_member(tx, shown.events, key[1])
@@ -184,18 +203,6 @@ class Composer:
         names = room_views.heroes(tx, window.room.number, self._viewer.user_id)
         known = state.lookup_events(tx, window.snapshot, [(MEMBER, user_id) for user_id in names])
         return [_hero(user_id, known.get((MEMBER, user_id))) for user_id in names]
-
-
-def _matching(tx: Transaction, window: Window, wish: RoomWish) -> dict[StateKey, int]:
-    """The wanted part of the room's state, as event numbers."""
-    if window.snapshot is None:
-        return {}
-    exact = wish.exact_keys
-    if exact is not None:
-        found = {key: stored.number for key, stored in state.lookup_events(tx, window.snapshot, exact).items()}
-    else:
-        found = state.whole(tx, window.snapshot)
-    return {key: number for key, number in found.items() if wish.takes(key)}
 
 
 def _text(tx: Transaction, window: Window, key: StateKey, name: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeserver.rooms.event_filter import matches_type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
     from edgeserver.store.state import StateKey
 
@@ -114,10 +114,12 @@ class Scope:
     lists: frozenset[str] | None = None
     rooms: frozenset[str] | None = None
 
-    def takes(self, lists: Iterable[str], room_id: str, *, subscribed: bool) -> bool:
+    def takes(self, lists: Collection[str], room_id: str, *, subscribed: bool) -> bool:
         if subscribed and (self.rooms is None or room_id in self.rooms):
             return True
-        return any(self.lists is None or name in self.lists for name in lists)
+        if self.lists is None:
+            return bool(lists)
+        return not self.lists.isdisjoint(lists)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import trio
 
 from edgeserver.store import integrity
 from tests.api.admin.office import Office, open_office
+from tests.asgi import AsgiClient
 from tests.flows.world import Person, until
 
 ALICE, BOB, ROOT = "@alice:a.test", "@bob:a.test", "@root:a.test"
@@ -174,3 +175,21 @@ async def test_how_it_went_is_remembered_for_a_day(office: Office, autojump_cloc
     await until(lambda: _is(office, delete_id, "complete"))
     await trio.sleep(25 * 3600)
     assert await office.refused("GET", "v2", "rooms", "delete_status", delete_id) == (404, "M_NOT_FOUND")
+
+
+async def test_a_sliding_list_forgets_a_room_that_was_removed(office: Office, autojump_clock: object) -> None:
+    kept = await _keep(office)
+    room_id = await _busy_room(office, office.alice)
+    body = {"lists": {"all": {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": []}}}
+    path = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+
+    async def shown(person: Person) -> list[str]:
+        client = AsgiClient(person.box.box.app, token=person.token)
+        return list((await client.request("POST", path, json=body)).json["rooms"])
+
+    assert set(await shown(office.bob)) == {kept, room_id}
+    await office.ok("DELETE", "v1", "rooms", room_id)
+    for _ in range(2):
+        assert await shown(office.bob) == [kept]
+    answer = await AsgiClient(office.box.box.app, token=office.bob.token).request("POST", path, json=body)
+    assert answer.json["lists"]["all"]["count"] == 1

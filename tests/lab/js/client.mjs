@@ -38,7 +38,11 @@ async function until(what, find, within) {
   }
 }
 
-async function begin(answer) {
+// What Element's experimental sliding sync asked for: all rooms in one list, and the room that is open in full.
+const STATE = [["m.room.member", "$LAZY"], ["m.room.member", "$ME"], ["*", "*"]];
+const LISTS = { rooms: { ranges: [[0, 19]], timeline_limit: 20, required_state: STATE } };
+
+async function begin(answer, sliding = false) {
   client = lab.client = sdk.createClient({
     baseUrl: base, userId: answer.user_id, deviceId: answer.device_id, accessToken: answer.access_token,
     cryptoCallbacks: callbacks(lab), verificationMethods: ["m.sas.v1"],
@@ -46,7 +50,13 @@ async function begin(answer) {
   await client.initRustCrypto({ useIndexedDB: false });
   let ready = false;
   client.on("sync", (state) => { ready ||= state === "PREPARED" || state === "SYNCING"; });
-  await client.startClient({ initialSyncLimit: 50, threadSupport: true });
+  const more = {};
+  if (sliding) {
+    const { SlidingSync } = await import("matrix-js-sdk/lib/sliding-sync.js");
+    const open = { timeline_limit: 50, required_state: [["*", "*"]] };
+    lab.sliding = more.slidingSync = new SlidingSync(base, new Map(Object.entries(LISTS)), open, client, 30000);
+  }
+  await client.startClient({ initialSyncLimit: 50, threadSupport: true, ...more });
   await until("the first sync", () => ready, 60);
   await until("the keys", async () => (await client.getCrypto().getOwnDeviceKeys()).ed25519, 30);
   return { user_id: answer.user_id, device_id: answer.device_id, access_token: answer.access_token };
@@ -65,13 +75,13 @@ function told(event) {
 const isJoined = (roomId, userId) => client.getRoom(roomId)?.getMember(userId)?.membership === "join";
 
 const calls = {
-  async login({ homeserver, user, password }) {
+  async login({ homeserver, user, password, sliding }) {
     base = homeserver;
     const body = {
       type: "m.login.password", identifier: { type: "m.id.user", user }, password,
       initial_device_display_name: "edge lab",
     };
-    return begin(good(await http("POST", "/_matrix/client/v3/login", body), "login"));
+    return begin(good(await http("POST", "/_matrix/client/v3/login", body), "login"), sliding);
   },
 
   async register({ homeserver, user, password, token }) {
@@ -137,6 +147,18 @@ const calls = {
 
   async members({ room_id: roomId }) {
     return (client.getRoom(roomId)?.getJoinedMembers() ?? []).map((member) => member.userId).sort();
+  },
+
+  // Of sliding sync: how many rooms the server counts in the list, and another range of it; a room that is opened.
+  async list_count() { return lab.sliding.getListData("rooms").joinedCount; },
+
+  async list_range({ last }) { lab.sliding.setListRanges("rooms", [[0, last]]); return null; },
+
+  async open_room({ room_id: roomId }) { lab.sliding.modifyRoomSubscriptions(new Set([roomId])); return null; },
+
+  async wait_named({ room_id: roomId, name, within }) {
+    await until(`wait_named ${name}`, () => client.getRoom(roomId)?.name === name, within);
+    return null;
   },
 
   async http({ method, path, body }) { return http(method, path, body); },

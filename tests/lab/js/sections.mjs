@@ -31,7 +31,9 @@ export const sectionCalls = (lab, until) => ({
 
   async wait_unread({ room_id: roomId, total, highlight, within }) {
     const count = (kind) => lab.client.getRoom(roomId)?.getUnreadNotificationCount(kind) ?? 0;
-    await until(`unread ${total}/${highlight}`, () => count("total") === total && count("highlight") === highlight, within);
+    const told = () => `unread ${total}/${highlight}, not ${count("total")}/${count("highlight")}`;
+    const right = () => count("total") === total && count("highlight") === highlight;
+    await until("the counts", right, within).catch((error) => { throw new Error(`${told()}: ${error.message}`); });
     return null;
   },
 
