@@ -95,7 +95,7 @@ from edgeserver.users.upgraded_rooms import carry_over
 from transports.exchange import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     import trio
 
@@ -521,7 +521,13 @@ def syncs(ground: Ground, users: Users) -> Syncs:
     def size(result: RoomResult) -> int:
         return len(canonical_json.encode_loose(deployed.room(result)))
 
+    sliding = SlidingSync(ground.db, ground.wakeups, users.typing, ground.now_ms, size)
+
+    def forget(tx: Transaction, user_id: str, device_ids: Sequence[str]) -> None:
+        tx.on_commit(lambda: sliding.connections.forget(user_id, frozenset(device_ids)))
+
+    users.devices.when_deleted(forget)
     return Syncs(
         ClassicSync(ground.db, ground.wakeups, users.typing, ground.now_ms, users.presence if users.presence.enabled else None),
-        SlidingSync(ground.db, ground.wakeups, users.typing, ground.now_ms, size),
+        sliding,
     )

@@ -28,8 +28,12 @@ class Devices:
     def __init__(self, db: Database, tokens: Tokens, *, on_delete: Sequence[Hook] = (), on_rename: Sequence[Hook] = ()) -> None:
         self._db = db
         self._tokens = tokens
-        self._on_delete = on_delete
+        self._on_delete = list(on_delete)
         self._on_rename = on_rename
+
+    def when_deleted(self, hook: Hook) -> None:
+        """One more for `on_delete`: of whoever is made later."""
+        self._on_delete.append(hook)
 
     async def list(self, user_id: str) -> list[dict[str, Any]]:
         """All devices, as GET /devices gives them."""

@@ -11,6 +11,7 @@ import trio
 
 from edgeserver.sync.sliding.connections import PER_DEVICE, Connections
 from edgeserver.sync.sliding.wanted import RequiredState, RoomWish
+from edgeserver.users.accounts import DeviceWish
 from tests.asgi import Answer, AsgiClient
 from tests.flows.world import Person, World, until
 from transports.exchange import LinkProfile
@@ -306,6 +307,17 @@ async def test_who_waits_is_woken_by_what_concerns_them_and_by_nothing_else(two)
     answer, at = heard[0]
     assert list(answer["rooms"]) == [room]
     assert at - began == pytest.approx(20, abs=1)
+
+
+async def test_logging_out_ends_a_devices_connections(two):
+    alice, _ = two
+    first = await told(alice, {})
+    device = (await alice.ok("GET", "/account/whoami"))["device_id"]
+    users = alice.box.box.users
+    await users.devices.delete(alice.user_id, [device])
+    session = await users.accounts.log_in(alice.user_id, DeviceWish(device))
+    alice.token = session.tokens.access_token
+    assert (await ask(alice, {}, pos=first["pos"])).json["errcode"] == "M_UNKNOWN_POS"
 
 
 def test_connections_of_a_device_that_is_gone_are_forgotten():
