@@ -93,7 +93,8 @@ class Composer:
         numbers = {key: number for key, number in {**wanted, **members}.items() if number is not None}
         result = RoomResult(window.membership.membership, lists, initial=window.is_whole, expanded=expanded)
         result.gone = [] if window.is_whole else [key for key, number in wanted.items() if number is None]
-        result.state = client_view.state_events(tx, self._events(tx, numbers.values()), self._viewer, with_room_id=False)
+        shown_state = client_view.state_events(tx, self._events(tx, numbers.values()), self._viewer, with_room_id=False)
+        result.state = [_without_age(event) for event in shown_state]
         self._tell_timeline(tx, window, shown, result)
         self._tell_summary(tx, listed, window, changed, result)
         if is_dm != (sent is not None and sent.is_dm):
@@ -215,6 +216,12 @@ def _hero(user_id: str, stored: StoredEvent | None) -> dict[str, Any]:
     content = {} if stored is None else stored.event.content
     shown = {name: content.get(name) for name in ("displayname", "avatar_url")}
     return {"user_id": user_id, **{name: value for name, value in shown.items() if isinstance(value, str)}}
+
+
+def _without_age(event: dict[str, Any]) -> dict[str, Any]:
+    """State is true whatever its age, and a first screen has hundreds of events of it."""
+    rest = {name: value for name, value in event["unsigned"].items() if name not in ("age", "transaction_id")}
+    return {**event, "unsigned": rest} if rest else {name: value for name, value in event.items() if name != "unsigned"}
 
 
 def _says_nothing(result: RoomResult) -> bool:
