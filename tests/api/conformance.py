@@ -38,7 +38,10 @@ _POLICED = {(400, "M_FORBIDDEN"), (504, "M_UNKNOWN")}  # the room's policy serve
 _NO_THREEPIDS = {(403, "M_THREEPID_DENIED")}
 IN_PROSE: dict[str, set[tuple[int, str]]] = {
     f"POST {V3}/register": {(400, "M_WEAK_PASSWORD")},
-    f"POST {V3}/account/password": {(400, "M_WEAK_PASSWORD")},
+    f"POST {V3}/account/password": {(400, "M_WEAK_PASSWORD"), (400, "M_THREEPID_NOT_FOUND")},
+    **dict.fromkeys(  # the mail server does not take the mail
+        (f"POST {V3}/{what}/email/requestToken" for what in ("account/3pid", "account/password", "register")), {(502, "M_UNKNOWN")}
+    ),
     **{f"{method} {V3}/profile/{{userId}}/{{keyName}}": {(400, "M_KEY_TOO_LARGE")} for method in ("PUT", "DELETE")},
     f"POST {V3}/account/3pid": _NO_THREEPIDS,
     f"POST {V3}/account/3pid/add": _NO_THREEPIDS,

@@ -101,6 +101,7 @@ async def fill_in(box: BoxInWorld, kind: str, session: str, **fields: str) -> An
     return await AsgiClient(box.box.app).request("POST", path, query={"session": session}, body=urlencode(fields).encode())
 
 
+@pytest.mark.provokes("POST /_matrix/client/v3/account/password")  # the last round brings its proof alone
 async def test_a_stage_is_completed_on_a_web_page(tmp_path, autojump_clock):
     async with World(tmp_path) as world:
         a = await world.box("a", LAX)
