@@ -35,16 +35,15 @@ _AFAR = {(502, "M_UNKNOWN"), (504, "M_UNKNOWN")}  # another server has to be ask
 _OF_A_BRIDGE = _AFAR | {(408, "M_UNKNOWN")}  # and an application service may have to be asked ("Querying")
 _JOINING = _AFAR | {(400, "M_INCOMPATIBLE_ROOM_VERSION"), (400, "M_UNABLE_TO_AUTHORISE_JOIN"), (400, "M_UNABLE_TO_GRANT_JOIN")}
 _POLICED = {(400, "M_FORBIDDEN"), (504, "M_UNKNOWN")}  # the room's policy server refused (its error is passed on) or is away
+_NO_MAIL = {(502, "M_UNKNOWN")}  # the mail server does not take it
 _NO_THREEPIDS = {(403, "M_THREEPID_DENIED")}
 IN_PROSE: dict[str, set[tuple[int, str]]] = {
     f"POST {V3}/register": {(400, "M_WEAK_PASSWORD")},
     f"POST {V3}/account/password": {(400, "M_WEAK_PASSWORD"), (400, "M_THREEPID_NOT_FOUND")},
-    **dict.fromkeys(  # the mail server does not take the mail
-        (f"POST {V3}/{what}/email/requestToken" for what in ("account/3pid", "account/password", "register")), {(502, "M_UNKNOWN")}
-    ),
+    **{f"POST {V3}/{what}/email/requestToken": _NO_MAIL for what in ("account/3pid", "account/password", "register")},
     **{f"{method} {V3}/profile/{{userId}}/{{keyName}}": {(400, "M_KEY_TOO_LARGE")} for method in ("PUT", "DELETE")},
     f"POST {V3}/account/3pid": _NO_THREEPIDS,
-    f"POST {V3}/account/3pid/add": _NO_THREEPIDS,
+    f"POST {V3}/account/3pid/add": _NO_THREEPIDS | {(403, "M_THREEPID_AUTH_FAILED")},  # as for the older /account/3pid
     f"POST {V3}/account/3pid/bind": _NO_THREEPIDS,
     f"POST {V3}/createRoom": _NO_THREEPIDS | {(400, "M_EXCLUSIVE")},
     f"POST {V3}/rooms/{{roomId}}/invite": _NO_THREEPIDS | _AFAR | _POLICED,
