@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from edgeserver.api import query
 from edgeserver.api.admin.admission import admin_endpoint, backwards, number, number_needed
 from edgeserver.api.admin.rooms import ROOM, known_room
-from edgeserver.matrix import canonical_json, errors
+from edgeserver.matrix import errors
 from edgeserver.rooms import client_view, history
 from edgeserver.rooms.client_view import Viewer
-from edgeserver.rooms.event_filter import EventFilter
 from edgeserver.rooms.tokens import write_place
 from edgeserver.store import events, state, timestamps
-from edgeserver.users import filters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from edgeserver.store.database import Database, Transaction
 
 MAX_CONTEXT: Final = 100
-MAX_FILTER: Final = 16 * 1024
 
 
 class RoomHistorySection:
@@ -40,7 +38,7 @@ class RoomHistorySection:
 
     async def messages(self, call: Call) -> dict[str, Any]:
         """GET /v1/rooms/{room_id}/messages"""
-        turned, wanted, viewer = backwards(call), _filter(call), self._viewer(call)
+        turned, wanted, viewer = backwards(call), query.room_filter(call), self._viewer(call)
         limit = max(1, min(number(call, "limit", 10), history.MAX_PAGE))
         token, to = call.query.get("from") or None, call.query.get("to") or None
 
@@ -62,7 +60,7 @@ class RoomHistorySection:
 
     async def context(self, call: Call) -> dict[str, Any]:
         """GET /v1/rooms/{room_id}/context/{event_id}"""
-        wanted, viewer, event_id = _filter(call), self._viewer(call), call.path["event_id"]
+        wanted, viewer, event_id = query.room_filter(call), self._viewer(call), call.path["event_id"]
         limit = min(number(call, "limit", 10), MAX_CONTEXT)
 
         def read(tx: Transaction) -> dict[str, Any]:
@@ -98,21 +96,6 @@ class RoomHistorySection:
             return {"event_id": found.event.event_id, "origin_server_ts": found.event.origin_server_ts}
 
         return await self._db.read(read)
-
-
-def _filter(call: Call) -> EventFilter:
-    """The RoomEventFilter of the query. Raises M_INVALID_PARAM, M_BAD_JSON."""
-    given = call.query.get("filter")
-    if not given:
-        return EventFilter()
-    try:
-        definition = canonical_json.decode(given[: MAX_FILTER + 1].encode())
-    except (canonical_json.CanonicalJSONError, UnicodeEncodeError) as error:
-        raise errors.InvalidParam("filter is not JSON.") from error
-    if type(definition) is not dict:
-        raise errors.BadJson("filter is not an object.")
-    filters.check({"room": {"timeline": definition}})
-    return EventFilter.parse(definition)
 
 
 def routes(db: Database, now_ms: Callable[[], int]) -> list[Route]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgeserver.api import query
 from edgeserver.api.endpoint import endpoint
-from edgeserver.matrix import errors
 
 if TYPE_CHECKING:
     from edgeserver.api.endpoint import Call, Route
@@ -16,7 +16,7 @@ DEFAULT_LIMIT = 20
 
 def routes(notifications: Notifications) -> list[Route]:
     async def get(call: Call) -> dict[str, Any]:
-        before, limit = _number(call, "from"), _number(call, "limit")
+        before, limit = query.number_if_any(call, "from"), query.number_if_any(call, "limit")
         page, more = await notifications.page(
             call.user_id,
             before,
@@ -26,12 +26,3 @@ def routes(notifications: Notifications) -> list[Route]:
         return {"notifications": page, **({} if more is None else {"next_token": str(more)})}
 
     return endpoint("GET", "/_matrix/client/v3/notifications", get)
-
-
-def _number(call: Call, name: str) -> int | None:
-    value = call.query.get(name)
-    if value is None:
-        return None
-    if not (value.isascii() and value.isdecimal()) or len(value) > 18:
-        raise errors.InvalidParam(f"{name} is not valid.")
-    return int(value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgeserver.api import query
 from edgeserver.api.endpoint import endpoint
 from edgeserver.matrix import errors
 from edgeserver.rooms.client_view import Viewer
@@ -32,7 +33,7 @@ def routes(stream: OldStream, now_ms: Callable[[], int], until_whole: Callable[[
     async def listen(call: Call) -> dict[str, Any]:
         token, room_id = call.query.get("from") or None, call.query.get("room_id") or None
         start = None if token is None else since.parse(token)
-        timeout = _number(call, "timeout", DEFAULT_TIMEOUT_MS)
+        timeout = query.number(call, "timeout", DEFAULT_TIMEOUT_MS)
         if room_id is not None:
             return await stream.peek(viewer_of(call), room_id, start, timeout)
         return await stream.listen(viewer_of(call), start, timeout)
@@ -61,13 +62,4 @@ def routes(stream: OldStream, now_ms: Callable[[], int], until_whole: Callable[[
 
 
 def _limit(call: Call) -> int:
-    return min(_number(call, "limit", DEFAULT_MESSAGES), MAX_MESSAGES)
-
-
-def _number(call: Call, name: str, default: int) -> int:
-    given = call.query.get(name)
-    if given is None:
-        return default
-    if not (given.isascii() and given.isdecimal() and len(given) < 13):
-        raise errors.InvalidParam(f"{name} is not a number.")
-    return int(given)
+    return min(query.number(call, "limit", DEFAULT_MESSAGES), MAX_MESSAGES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from edgeserver.api import query
 from edgeserver.api.endpoint import endpoint
 from edgeserver.matrix import errors
 from edgeserver.rooms import client_view, related
@@ -70,12 +71,7 @@ class RelationsSection:
 
 def _limit(call: Call) -> int:
     """Greater than zero. Raises M_INVALID_PARAM."""
-    given = call.query.get("limit")
-    if given is None:
-        return DEFAULT_LIMIT
-    if not (given.isascii() and given.isdecimal() and len(given) < 16 and int(given)):
-        raise errors.InvalidParam("limit is not a number greater than zero.")
-    return int(given)
+    return query.number_if_any(call, "limit", at_least=1) or DEFAULT_LIMIT
 
 
 def _choice(call: Call, name: str, allowed: tuple[str, ...], default: str) -> str:

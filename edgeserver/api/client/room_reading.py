@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgeserver.api import query
 from edgeserver.api.endpoint import endpoint
 from edgeserver.api.responses import JsonResponse
-from edgeserver.matrix import canonical_json, errors
+from edgeserver.matrix import errors
 from edgeserver.rooms import client_view, history
 from edgeserver.rooms.around import around as around_event
 from edgeserver.rooms.client_view import Viewer
-from edgeserver.rooms.event_filter import EventFilter
 from edgeserver.rooms.tokens import write_place
 from edgeserver.store import events, state
-from edgeserver.users import filters
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from edgeserver.api.endpoint import Call, Route
+    from edgeserver.rooms.event_filter import EventFilter
     from edgeserver.rooms.history import History, View
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.events import StoredEvent
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 ROOMS = "/_matrix/client/v3/rooms/{roomId}"
 MEMBER = "m.room.member"
 MEMBERSHIPS = ("join", "invite", "knock", "leave", "ban")
-MAX_FILTER = 16 * 1024
 MAX_CONTEXT = 100
 PAGES = 5
 """With a filter, so many pages of the timeline are looked through for one request."""
@@ -54,11 +53,11 @@ class RoomReadingSection:
 
     async def messages(self, call: Call) -> dict[str, Any]:
         """GET /rooms/{roomId}/messages"""
-        direction, wanted = call.query.get("dir"), _filter(call)
+        direction, wanted = call.query.get("dir"), query.room_filter(call)
         if direction not in ("b", "f"):
             raise errors.InvalidParam("dir is neither b nor f.")
         room_id, viewer = call.path["roomId"], self._viewer(call)
-        limit = _number(call, "limit", 10)
+        limit = query.number(call, "limit", 10)
         if wanted.limit:
             limit = min(limit, wanted.limit)
         found = await self._pages(call, room_id, wanted, max(1, min(limit, history.MAX_PAGE)), backwards=direction == "b")
@@ -93,9 +92,9 @@ class RoomReadingSection:
 
     async def context(self, call: Call) -> dict[str, Any]:
         """GET /rooms/{roomId}/context/{eventId}"""
-        wanted, viewer = _filter(call), self._viewer(call)
+        wanted, viewer = query.room_filter(call), self._viewer(call)
         room_id, event_id = call.path["roomId"], call.path["eventId"]
-        limit = min(_number(call, "limit", 10), MAX_CONTEXT)
+        limit = min(query.number(call, "limit", 10), MAX_CONTEXT)
         return await self._db.read(lambda tx: _context(tx, room_id, event_id, limit, wanted, viewer))
 
     async def event(self, call: Call) -> dict[str, Any]:
@@ -249,30 +248,6 @@ def _membership(call: Call, name: str) -> str | None:
     if given is not None and given not in MEMBERSHIPS:
         raise errors.InvalidParam(f"{name} is none of {', '.join(MEMBERSHIPS)}.")
     return given
-
-
-def _number(call: Call, name: str, default: int) -> int:
-    given = call.query.get(name)
-    if given is None:
-        return default
-    if not (given.isascii() and given.isdecimal() and len(given) < 16):
-        raise errors.InvalidParam(f"{name} is not a number.")
-    return int(given)
-
-
-def _filter(call: Call) -> EventFilter:
-    """The RoomEventFilter of the query. Raises M_INVALID_PARAM, M_BAD_JSON."""
-    given = call.query.get("filter")
-    if not given:
-        return EventFilter()
-    try:
-        definition = canonical_json.decode(given[: MAX_FILTER + 1].encode())
-    except (canonical_json.CanonicalJSONError, UnicodeEncodeError) as error:
-        raise errors.InvalidParam("filter is not JSON.") from error
-    if type(definition) is not dict:
-        raise errors.BadJson("filter is not an object.")
-    filters.check({"room": {"timeline": definition}})
-    return EventFilter.parse(definition)
 
 
 def routes(

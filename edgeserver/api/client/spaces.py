@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgeserver.api import query
 from edgeserver.api.endpoint import Auth, endpoint
 from edgeserver.matrix import errors
 from edgeserver.matrix.identifiers import is_room_alias, is_room_id
@@ -35,8 +36,8 @@ class SpacesSection:
             call.user_id,
             call.path["roomId"],
             since=call.query.get("from") or None,
-            limit=_number(call, "limit", at_least=1),
-            max_depth=_number(call, "max_depth", at_least=0),
+            limit=query.number_if_any(call, "limit", at_least=1),
+            max_depth=query.number_if_any(call, "max_depth", at_least=0),
             suggested_only=_boolean(call, "suggested_only"),
             via=_via(call),
         )
@@ -57,15 +58,6 @@ class SpacesSection:
 
 def _via(call: Call) -> list[str]:
     return [*call.query.getlist("via"), *call.query.getlist("org.matrix.msc4235.via")][:MAX_VIA]
-
-
-def _number(call: Call, name: str, *, at_least: int) -> int | None:
-    given = call.query.get(name)
-    if given is None:
-        return None
-    if not (given.isascii() and given.isdecimal() and len(given) < 16 and int(given) >= at_least):
-        raise errors.InvalidParam(f"{name} is not an integer of at least {at_least}.")
-    return int(given)
 
 
 def _boolean(call: Call, name: str) -> bool | None:
