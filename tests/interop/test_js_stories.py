@@ -58,7 +58,6 @@ async def test_a_lost_phone_is_replaced_by_the_recovery_key_and_another_verified
             assert not await new.do("is_verified", user_id=me["user_id"], device_id=third["device_id"])
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(lambda: new.do("answer_verification"))
-                await trio.sleep(0.2)
                 await laptop.do("verify_own")
             with trio.fail_after(60):
                 while not await new.do("is_verified", user_id=me["user_id"], device_id=third["device_id"]):
