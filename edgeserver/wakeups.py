@@ -53,14 +53,16 @@ class Wakeups:
 
     @contextmanager
     def listening(self, *keys: str) -> Iterator[Listener]:
-        """Registers a listener for the length of the block. Register first, then read the store, then wait."""
+        """Registers a listener for the length of the block; a key named twice counts once. Register first, then read the
+        store, then wait."""
         listener = Listener()
-        for key in keys:
+        named = set(keys)
+        for key in named:
             self._listeners.setdefault(key, set()).add(listener)
         try:
             yield listener
         finally:
-            for key in keys:
+            for key in named:
                 waiting = self._listeners[key]
                 waiting.discard(listener)
                 if not waiting:

@@ -140,6 +140,16 @@ async def test_who_has_left_hears_of_it_and_of_nothing_after(tmp_path: Path, aut
         assert (alone["membership"], len(alone["messages"]["chunk"])) == ("leave", 1)
 
 
+async def test_a_member_listens_to_one_room_of_theirs(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with serve(tmp_path) as served:
+        room_id, other = await served.world.room(ALICE, BOB), await served.world.room(ALICE, BOB)
+        token = (await served.get("alice", "/events", room_id=room_id, timeout="1"))["end"]
+        await served.world.say(other, BOB, "elsewhere")
+        await served.world.say(room_id, BOB, "here")
+        heard = await served.get("alice", "/events", room_id=room_id, **{"from": token})
+        assert texts(heard["chunk"]) == ["here"]
+
+
 async def test_a_world_readable_room_is_peeked_into_by_users_and_guests(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with serve(tmp_path) as served, trio.open_nursery() as nursery:
         room_id = await served.world.room(ALICE, initial_state=WORLD_READABLE)
