@@ -5,6 +5,7 @@ A port that vanishes (USB pulled) ends the wire with `WireGone`; the link opens 
 
 from __future__ import annotations
 
+import errno
 import os
 import termios
 from typing import TYPE_CHECKING
@@ -84,8 +85,16 @@ class SerialDriver:
             port = pyserial.Serial(self._path, self._baud, timeout=0, exclusive=True, rtscts=self._rtscts)
             _read_blocks(port.fileno())
         except (pyserial.SerialException, termios.error, OSError, ValueError) as error:
-            raise WireGone(f"{self._path}: {error}") from error
+            raise WireGone(f"{self._path}: {_reason(error)}") from error
         return StreamWire(SerialStream(port), stats, bit_rate=self._baud, mtu=self._mtu)
+
+
+def _reason(error: Exception) -> str:
+    """Why a port could not be opened, in the system's words: pyserial wraps those in its own, twice."""
+    number = error.errno if isinstance(error, OSError) else error.args[0] if isinstance(error, termios.error) else None
+    if number in (errno.EAGAIN, errno.EBUSY):  # the lock of `exclusive`
+        return "another program uses it"
+    return str(error) if number is None else os.strerror(number)
 
 
 def _read_blocks(descriptor: int) -> None:

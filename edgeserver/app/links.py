@@ -363,7 +363,7 @@ class LinkService:
         """Pairs with the box at the other end of a line by its code or QR string. Raises M_NOT_FOUND, M_FORBIDDEN (wrong code)."""
         line = next((one for one in self.lines if one.name == line_name), None)
         if line is None or line.driver is None:
-            raise errors.NotFound(f"There is no line {line_name!r} that could be used to pair.")
+            raise errors.NotFound(f"There is no line {line_name!r} to pair over; edgeserver link status lists those that there are.")
         parsed = PairingQR.parse(secret) if secret.startswith("edgeserver:") else secret
         await self._stop(line)
         try:

@@ -56,5 +56,5 @@ class BoxOperations:
 
     def exchange_on(self, line_name: str) -> Exchange | None:
         if all(line.name != line_name for line in self._box.links.lines):
-            raise errors.NotFound(f"There is no line {line_name!r}.")
+            raise errors.NotFound(f"There is no line {line_name!r}; edgeserver link status lists those that there are.")
         return self._box.links.exchange_on(line_name)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 600.0
 """Seconds; no code lives longer."""
+_LOOK_SECONDS = 1.0
 _FAREWELL = 3.0  # the box must hear that its last message has arrived, or it will think that the line broke
 
 
@@ -39,6 +40,7 @@ async def pair(driver: Driver, identity: Identity, secret: str | PairingQR, name
     trouble = f"nobody answered within {PATIENCE / 60:.0f} minutes; is a code shown at the box?"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(link.run)
+        nursery.start_soon(_tell_trouble, link, say)
         with trio.move_on_after(PATIENCE):
             outcome = await _as_guest(link, identity, secret, name, say)
             if isinstance(outcome, Paired):
@@ -49,6 +51,16 @@ async def pair(driver: Driver, identity: Identity, secret: str | PairingQR, name
             trouble = link.trouble
         nursery.cancel_scope.cancel()
     raise PairingFailed(trouble)
+
+
+async def _tell_trouble(link: Link, say: Callable[[str], None]) -> None:
+    """Says why the port is not open, as often as the reason changes: a mistyped path is not to be waited for in silence."""
+    said = None
+    while True:
+        if link.trouble is not None and link.trouble != said:
+            say(f"{link.trouble}. Plug it in or correct --link; it is tried again until then.")
+        said = link.trouble
+        await trio.sleep(_LOOK_SECONDS)
 
 
 async def _as_guest(

@@ -126,7 +126,7 @@ def test_the_running_box_is_shown(boxes: tuple[Box, Box, str]) -> None:
     assert "internet          never used" in hub("status")
     assert "Next: pair the box" in hub("peers")
     assert "1 line, 0 up." in hub("link", "status")
-    assert "There is no line 'x'." in hub("link", "test", "x", status=1)
+    assert "There is no line 'x'; edgeserver link status lists" in hub("link", "test", "x", status=1)
     assert "Nothing is wrong" in hub("check")
 
 

@@ -112,6 +112,18 @@ async def test_a_wrong_code_ends_the_program_with_one_sentence(tmp_path) -> None
     assert open_state(tmp_path / "state").box is None
 
 
+async def test_a_port_that_is_not_there_to_pair_over_is_told_at_once(tmp_path) -> None:
+    said: list[str] = []
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(60):
+            port = tmp_path / "line-a"
+            options = ProxyOptions(f"serial:{port},115200", "127.0.0.1:0", "AAAA-AAAA", tmp_path / "state")
+            nursery.start_soon(run, options, said.append)
+            await until(lambda: len(said) > 1)
+            assert said[1] == f"{port}: No such file or directory. Plug it in or correct --link; it is tried again until then."
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_port_that_vanishes_and_comes_back_is_told_and_survived(tmp_path) -> None:
     said: list[str] = []
     state = open_state(tmp_path / "state")
