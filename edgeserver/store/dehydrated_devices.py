@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edgeserver.matrix import canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from edgeserver.store.database import Transaction
 
@@ -29,11 +29,4 @@ def put(tx: Transaction, user_id: str, device_id: str, data: Mapping[str, Any]) 
     tx.execute(
         "INSERT OR REPLACE INTO dehydrated_devices (user_id, device_id, data) VALUES (?,?,?)",
         (user_id, device_id, canonical_json.encode_loose(data)),
-    )
-
-
-def forget(tx: Transaction, user_id: str, device_ids: Sequence[str]) -> None:
-    """These devices are gone; if one of them was the dehydrated one, there is none any more."""
-    tx.executemany(
-        "DELETE FROM dehydrated_devices WHERE user_id = ? AND device_id = ?", [(user_id, device_id) for device_id in device_ids]
     )

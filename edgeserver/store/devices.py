@@ -50,12 +50,12 @@ def rename(tx: Transaction, user_id: str, device_id: str, display_name: str) -> 
 
 
 def delete(tx: Transaction, user_id: str, device_ids: Iterable[str]) -> list[str]:
-    """Deletes devices with their tokens and pushers; returns those that were there."""
+    """Deletes devices with their tokens and pushers and, of a dehydrated one, its data; returns those that were there."""
     deleted = []
     for device_id in device_ids:
         if tx.execute("DELETE FROM devices WHERE user_id = ? AND device_id = ?", (user_id, device_id)).rowcount:
             deleted.append(device_id)
-        for table in ("tokens", "pushers"):
+        for table in ("tokens", "pushers", "dehydrated_devices"):
             tx.execute(f"DELETE FROM {table} WHERE user_id = ? AND device_id = ?", (user_id, device_id))
     return deleted
 

@@ -30,7 +30,7 @@ _FAR: Final = 2**62
 
 
 class DehydratedDevices:
-    """Keeps them. Deleting one is deleting a device: `store.dehydrated_devices.forget` hangs on `Devices`."""
+    """Keeps them. Deleting one is deleting a device: its data goes with it (`store.devices.delete`)."""
 
     def __init__(self, db: Database, devices: Devices, device_keys: DeviceKeys) -> None:
         self._db = db

@@ -6,6 +6,7 @@ import pytest
 
 from edgeserver.matrix import errors
 from edgeserver.matrix.errors import MatrixError
+from edgeserver.store import dehydrated_devices
 from edgeserver.users.accounts import DeviceWish
 from edgeserver.users.passwords import Passwords
 from tests.users.places import Place
@@ -51,6 +52,15 @@ async def test_a_new_password_ends_all_sessions_but_the_one_named(place: Place) 
     with pytest.raises(errors.UnknownToken):
         await place.tokens.requester(gone.tokens.access_token)
     assert await place.accounts.check_password(ALICE, "battery staple")
+
+
+async def test_a_dehydrated_device_goes_with_its_account_whoever_deletes_it(place: Place) -> None:
+    await place.accounts.create_person("alice", "correct horse", device=DeviceWish("ASLEEP"))
+    await place.db.write(lambda tx: dehydrated_devices.put(tx, ALICE, "ASLEEP", {"algorithm": "x"}))
+    await place.accounts.set_password(ALICE, "another one", log_out=False)
+    assert await place.db.read(lambda tx: dehydrated_devices.device_id(tx, ALICE)) == "ASLEEP"
+    await place.accounts.deactivate(ALICE)
+    assert await place.db.read(lambda tx: dehydrated_devices.device_id(tx, ALICE)) is None
 
 
 async def test_a_deactivated_account_leaves_nothing_but_its_name(place: Place) -> None:

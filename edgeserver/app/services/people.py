@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from edgeserver import wakeups as topics
 from edgeserver.app.lasting import contained
-from edgeserver.store import dehydrated_devices as dehydrated_table
 from edgeserver.users.account_data import AccountData
 from edgeserver.users.accounts import Accounts
 from edgeserver.users.cross_signing import CrossSigning
@@ -88,7 +87,7 @@ def users(
     devices = Devices(
         ground.db,
         tokens,
-        on_delete=[device_lists.devices_deleted, dehydrated_table.forget],
+        on_delete=[device_lists.devices_deleted],
         on_rename=[device_lists.devices_renamed],
     )
 
