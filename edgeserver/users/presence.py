@@ -195,7 +195,8 @@ class Presence:
         status, ago = update.get("status_msg"), update.get("last_active_ago")
         status = status if type(status) is str and len(status) <= MAX_STATUS else None
         is_news = (known.state, known.status) != (update["presence"], status)
-        known.state, known.status, known.until = update["presence"], status, now + REMOTE_S
+        known.state, known.status = update["presence"], status
+        known.until = float("inf") if known.state == "offline" else now + REMOTE_S
         if type(ago) is int and ago >= 0:
             known.active = now - min(ago, 2**53) / 1000
         if is_news:

@@ -30,6 +30,18 @@ class Place:
     def state(self, user_id: str = ALICE) -> str:
         return str(self.presence.get(user_id)["presence"])
 
+    async def share_a_room(self, user_id: str) -> None:
+        """Puts a user of another server into a room of Alice's."""
+        room_id = await self.house.room()
+        await self.house.db.write(
+            lambda tx: tx.execute(
+                "INSERT INTO memberships (user_id, room, membership, event, stream, local)"
+                " SELECT ?, room, 'join', 1, 1, 0 FROM rooms WHERE room_id = ?",
+                (user_id, room_id),
+            )
+            and None
+        )
+
 
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[Place]:
@@ -142,15 +154,7 @@ async def test_of_others_only_those_are_kept_who_share_a_room_and_not_for_ever(t
         update = {"user_id": CAROL, "presence": "online", "status_msg": "hi", "last_active_ago": 5000, "currently_active": True}
         await place.presence.received([update])
         assert place.state(CAROL) == "offline"
-        room_id = await place.house.room()
-        await place.house.db.write(
-            lambda tx: tx.execute(
-                "INSERT INTO memberships (user_id, room, membership, event, stream, local)"
-                " SELECT ?, room, 'join', 1, 1, 0 FROM rooms WHERE room_id = ?",
-                (CAROL, room_id),
-            )
-            and None
-        )
+        await place.share_a_room(CAROL)
         with place.wakeups.listening(ALICE) as alice:
             await place.presence.received([update])
             await alice.wait()
@@ -164,9 +168,22 @@ async def test_of_others_only_those_are_kept_who_share_a_room_and_not_for_ever(t
             assert place.state(CAROL) == "offline"
 
 
+async def test_who_has_gone_is_not_told_of_again_when_their_server_would_be_forgotten(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with running(tmp_path) as place:
+        await place.share_a_room(CAROL)
+        for state in ("online", "offline"):
+            await place.presence.received([{"user_id": CAROL, "presence": state}])
+        since = place.typing.version
+        await trio.sleep(2 * module.REMOTE_S)
+        assert place.presence.changed(since) == {}
+
+
 @pytest.mark.parametrize("bad", [{"presence": "asleep"}, {"presence": None}, {}])
 async def test_what_another_server_says_is_checked(tmp_path: Path, autojump_clock: MockClock, bad: dict[str, object]) -> None:
     async with running(tmp_path) as place:
+        await place.share_a_room(CAROL)
         await place.presence.received([{"user_id": CAROL, **bad}])
         assert place.presence.get(CAROL) == {"presence": "offline"}
 
