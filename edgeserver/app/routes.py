@@ -216,7 +216,7 @@ def admin_routes(
     return [
         *admin_server.routes(users.accounts, __version__),
         *admin_users.routes(db, name, users.accounts, users.profiles, users.pushers, users.emails),
-        *admin_devices.routes(name, users.accounts, users.devices),
+        *admin_devices.routes(name, users.accounts, users.devices, users.dehydrated),
         *admin_rooms.routes(db, name, now_ms, rooms.directory, rooms.removals, rooms.admins),
         *room_history.routes(db, now_ms),
         *room_deletion.routes(db, name, rooms.removals),

@@ -66,6 +66,10 @@ class DehydratedDevices:
             raise errors.NotFound("There is no dehydrated device.")
         return found
 
+    async def device_id(self, user_id: str) -> str | None:
+        """The id of the user's dehydrated device, if there is one."""
+        return await self._db.read(lambda tx: table.device_id(tx, user_id))
+
     async def delete(self, user_id: str) -> str:
         """DELETE /dehydrated_device; returns its id. Raises M_NOT_FOUND."""
 

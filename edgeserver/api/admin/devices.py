@@ -10,6 +10,7 @@ from edgeserver.matrix import errors
 if TYPE_CHECKING:
     from edgeserver.api.endpoint import Call, Route
     from edgeserver.users.accounts import Accounts
+    from edgeserver.users.dehydrated_devices import DehydratedDevices
     from edgeserver.users.devices import Devices
 
 DEVICES: Final = "/v2/users/{user_id}/devices"
@@ -19,10 +20,11 @@ MAX_AT_ONCE: Final = 1000
 class DevicesSection:
     """The handlers."""
 
-    def __init__(self, server_name: str, accounts: Accounts, devices: Devices) -> None:
+    def __init__(self, server_name: str, accounts: Accounts, devices: Devices, dehydrated: DehydratedDevices) -> None:
         self._server_name = server_name
         self._accounts = accounts
         self._devices = devices
+        self._dehydrated = dehydrated
 
     async def _owner(self, call: Call) -> str:
         """The user of the path, who has or had an account here. Raises M_NOT_FOUND."""
@@ -34,7 +36,9 @@ class DevicesSection:
     async def list_all(self, call: Call) -> dict[str, Any]:
         """GET …/devices"""
         user_id = await self._owner(call)
-        found = [{**_told(one, user_id), "dehydrated": False} for one in await self._devices.list(user_id)]
+        asleep = await self._dehydrated.device_id(user_id)
+        listed = await self._devices.list(user_id)
+        found = [{**_told(one, user_id), "dehydrated": one["device_id"] == asleep} for one in listed]
         return {"devices": found, "total": len(found)}
 
     async def get(self, call: Call) -> dict[str, Any]:
@@ -80,8 +84,8 @@ def _told(device: dict[str, Any], user_id: str) -> dict[str, Any]:
     return {**whole, "last_seen_user_agent": None, "user_id": user_id}
 
 
-def routes(server_name: str, accounts: Accounts, devices: Devices) -> list[Route]:
-    section = DevicesSection(server_name, accounts, devices)
+def routes(server_name: str, accounts: Accounts, devices: Devices, dehydrated: DehydratedDevices) -> list[Route]:
+    section = DevicesSection(server_name, accounts, devices, dehydrated)
     one = f"{DEVICES}/{{device_id}}"
     return [
         *admin_endpoint("GET", DEVICES, section.list_all),

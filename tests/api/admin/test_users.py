@@ -136,6 +136,18 @@ async def test_devices_are_shown_renamed_and_deleted(office: Office, autojump_cl
     assert await office.refused("POST", "v2", "users", ALICE, "delete_devices", json=many) == (400, "M_BAD_JSON")
 
 
+async def test_a_device_that_nobody_holds_is_shown_as_such(office: Office, autojump_clock: object) -> None:
+    body = {
+        "device_id": "ASLEEP",
+        "device_data": {"algorithm": "x"},
+        "device_keys": {"user_id": ALICE, "device_id": "ASLEEP", "algorithms": [], "keys": {"ed25519:ASLEEP": "A" * 43}, "signatures": {}},
+    }
+    await office.box.box.users.dehydrated.put(ALICE, body)
+    listed = (await office.ok("GET", "v2", "users", ALICE, "devices"))["devices"]
+    assert [one["device_id"] for one in listed if one["dehydrated"]] == ["ASLEEP"]
+    assert len(listed) == 2
+
+
 async def test_rooms_account_data_and_pushers_of_somebody_are_shown(office: Office, autojump_clock: object) -> None:
     room_id = await office.alice.create_room()
     await office.alice.invite(room_id, "@bob:a.test")
