@@ -81,7 +81,6 @@ class Accounts:
         on_deactivate: Callable[[str], Awaitable[None]] | None = None,
         registration_tokens: Collection[str] = (),
     ) -> None:
-        self._configured_tokens = frozenset(registration_tokens)
         self._db = db
         self._server_name = server_name
         self._now_ms = now_ms
@@ -267,8 +266,15 @@ class Accounts:
         await self._db.write(work)
 
     async def set_admin(self, user_id: str, admin: bool) -> None:
-        """Raises M_NOT_FOUND if there is no such account."""
-        await self._set(user_id, lambda tx: table.set_admin(tx, user_id, admin))
+        """Raises M_NOT_FOUND if there is no such active account, 400 M_UNKNOWN for a guest who is to be an administrator."""
+
+        def change(tx: Transaction) -> None:
+            account = table.account(tx, user_id)
+            if admin and account is not None and account.guest:
+                raise errors.Unknown("A guest cannot administer the server: let them register first.", status=400)
+            table.set_admin(tx, user_id, admin)
+
+        await self._set(user_id, change)
 
     async def set_locked(self, user_id: str, locked: bool) -> None:
         """Locks or unlocks an account; its sessions stay. Raises M_NOT_FOUND if there is no such active account."""

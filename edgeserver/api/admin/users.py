@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from edgeserver.api.endpoint import Call, Route
+    from edgeserver.store.accounts import Account
     from edgeserver.store.admin_users import ListedUser
     from edgeserver.store.database import Database, Transaction
     from edgeserver.users.accounts import Accounts
@@ -116,6 +117,8 @@ class UsersSection:
             text(body, name)
         if user_id == call.user_id and switch(body, "admin") is False:
             raise errors.Unknown("You may not demote yourself.", status=400)
+        if user_id == call.user_id and switch(body, "locked"):
+            raise errors.Unknown("You may not lock yourself.", status=400)
         if text(body, "password") is not None:
             self._accounts.check_strength(body["password"])
         if body.get("threepids") or body.get("external_ids"):
@@ -171,10 +174,7 @@ class UsersSection:
     async def is_admin(self, call: Call) -> dict[str, Any]:
         """GET /v1/users/{user_id}/admin"""
         user_id = local_user(call, self._server_name, "Only local users can be admins of this homeserver")
-        account = await self._accounts.account(user_id)
-        if account is None:
-            raise errors.NotFound("User not found")
-        return {"admin": account.admin}
+        return {"admin": (await self._must_exist(user_id)).admin}
 
     async def set_admin(self, call: Call) -> dict[str, Any]:
         """PUT /v1/users/{user_id}/admin"""
@@ -184,9 +184,6 @@ class UsersSection:
             raise errors.MissingParam("admin is missing")
         if user_id == call.user_id and not admin:
             raise errors.Unknown("You may not demote yourself.", status=400)
-        account = await self._must_exist(user_id)
-        if account.guest and admin:
-            raise errors.Unknown("A guest cannot administer the server.", status=400)
         await self._accounts.set_admin(user_id, admin)
         return {}
 
@@ -198,11 +195,12 @@ class UsersSection:
             raise errors.InvalidParam("valid_until_ms is not served here: log the session out instead.")
         if user_id == call.user_id:
             raise errors.Unknown("Cannot use admin API to login as self", status=400)
-        await self._must_exist(user_id)
+        if (await self._must_exist(user_id)).locked:  # M_USER_LOCKED would tell the administrator's client that theirs is
+            raise errors.Unknown("The account is locked: unlock it first.", status=400)
         session = await self._accounts.log_in(user_id, DeviceWish(None, ADMINS_DEVICE))
         return {"access_token": session.tokens.access_token}
 
-    async def _must_exist(self, user_id: str) -> Any:
+    async def _must_exist(self, user_id: str) -> Account:
         account = await self._accounts.account(user_id)
         if account is None:
             raise errors.NotFound("User not found")

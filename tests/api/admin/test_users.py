@@ -94,6 +94,8 @@ async def test_administrators_are_made_and_do_not_unmake_themselves(office: Offi
     guests = await office.ok("GET", "v2", "users")
     guest = next(one["name"] for one in guests["users"] if one["is_guest"])
     assert await office.refused("PUT", "v1", "users", guest, "admin", json={"admin": True}) == (400, "M_UNKNOWN")
+    assert await office.refused("PUT", "v2", "users", guest, json={"admin": True}) == (400, "M_UNKNOWN")
+    assert await office.ok("GET", "v1", "users", guest, "admin") == {"admin": False}
 
 
 async def test_an_account_is_ended(office: Office, autojump_clock: object) -> None:
@@ -173,6 +175,9 @@ async def test_an_account_is_locked_suspended_and_erased(office: Office, autojum
     await office.ok("PUT", "v2", "users", ALICE, json={"locked": True})
     refused = await office.alice.request("GET", "/joined_rooms")
     assert (refused.status, refused.json["errcode"]) == (401, "M_USER_LOCKED")
+    answer = await office.call("POST", "v1", "users", ALICE, "login")
+    assert (answer.status, answer.json["errcode"], "soft_logout" in answer.json) == (400, "M_UNKNOWN", False)
+    assert await office.refused("PUT", "v2", "users", ROOT, json={"locked": True}) == (400, "M_UNKNOWN")
     assert "@alice" not in await _names(office)
     assert "@alice" in await _names(office, locked="true")
     assert (await office.ok("PUT", "v2", "users", ALICE, json={"locked": False}))["locked"] is False
