@@ -26,9 +26,10 @@ from edgeserver.store import media as table
 from edgeserver.store import media_upkeep as upkeep
 from edgeserver.store import partial_uploads
 from edgeserver.store.media import Media
+from edgeserver.store.media_upkeep import Dropped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from edgeserver.media.files import FileStore
     from edgeserver.media.holdings import Checked
@@ -220,6 +221,18 @@ class MediaRepository:
         """Deletes media with its thumbnails; of another server, our copy. False if there was none."""
         return await self._holdings.drop(lambda tx: upkeep.delete(tx, server_name, media_id)) > 0
 
+    async def delete_several(self, server_name: str, media_ids: Sequence[str]) -> list[str]:
+        """As `delete`, in one transaction; returns those that were there."""
+        gone: list[str] = []
+
+        def forget(tx: Transaction) -> Dropped:
+            dropped = {media_id: upkeep.delete(tx, server_name, media_id) for media_id in media_ids}
+            gone[:] = [media_id for media_id, one in dropped.items() if one.media]
+            return Dropped(len(gone), [digest for one in dropped.values() for digest in one.hashes])
+
+        await self._holdings.drop(forget)
+        return gone
+
     async def delete_of_user(self, user_id: str, before_ms: int | None = None) -> int:
         """Deletes what the user has uploaded (before a moment in ms, else all, with uploads under way); returns how many."""
         if before_ms is None:
@@ -246,5 +259,14 @@ class MediaRepository:
                 upkeep.quarantine(tx, server_name, media_id, self._now_ms())
             else:
                 upkeep.release(tx, server_name, media_id)
+
+        await self._db.write(work)
+
+    async def quarantine_several(self, wanted: Iterable[tuple[str, str]]) -> None:
+        """Puts these (server name, media id) into quarantine, in one transaction."""
+
+        def work(tx: Transaction) -> None:
+            for server_name, media_id in wanted:
+                upkeep.quarantine(tx, server_name, media_id, self._now_ms())
 
         await self._db.write(work)

@@ -47,6 +47,16 @@ async def test_a_file_that_another_upload_needs_stays(place: Place) -> None:
     assert len(place.on_disk()) == 1
 
 
+async def test_several_are_deleted_or_put_into_quarantine_in_one_transaction(place: Place) -> None:
+    one, other, third = [await place.upload(body) for body in (b"same", b"same", b"third")]
+    commits = place.db.commits
+    assert await place.media.delete_several("test", [one, "nothing", other]) == [one, other]
+    assert len(place.on_disk()) == 1
+    await place.media.quarantine_several([("test", third), ("far", "m1")])
+    assert place.db.commits == commits + 2
+    assert await gone(place, "test", third)
+
+
 async def test_a_deleted_copy_of_anothers_media_is_fetched_anew(place: Place) -> None:
     place.far.files["m1"] = File(b"far")
     await place.media.open("far", "m1")

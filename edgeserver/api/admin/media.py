@@ -129,7 +129,7 @@ class MediaSection:
         return f"mxc://{self._server_name}/{one.media_id}"
 
     async def _delete(self, media_ids: list[str]) -> dict[str, Any]:
-        gone = [media_id for media_id in media_ids if await self._media.delete(self._server_name, media_id)]
+        gone = await self._media.delete_several(self._server_name, media_ids)
         return {"deleted_media": gone, "total": len(gone)}
 
     async def purge_cache(self, call: Call) -> dict[str, Any]:
@@ -158,8 +158,7 @@ class MediaSection:
         return await self._db.read(read)
 
     async def _quarantine(self, wanted: list[tuple[str, str]]) -> dict[str, Any]:
-        for server_name, media_id in wanted:
-            await self._media.quarantine(server_name, media_id, True)
+        await self._media.quarantine_several(wanted)
         return {"num_quarantined": len(wanted)}
 
     async def quarantine(self, call: Call) -> dict[str, Any]:
