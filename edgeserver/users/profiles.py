@@ -101,7 +101,7 @@ class Profiles:
         Raises M_INVALID_PARAM, M_KEY_TOO_LARGE or M_PROFILE_TOO_LARGE (more than 64 KiB in all).
         """
         check_field_name(field)
-        _check_value(field, value)
+        check_value(field, value)
 
         def work(tx: Transaction) -> bool:
             profile = table.profile(tx, user_id)
@@ -153,7 +153,8 @@ def check_field_name(field: str) -> None:
         raise errors.InvalidParam("Invalid profile key.")
 
 
-def _check_value(field: str, value: Any) -> None:
+def check_value(field: str, value: Any) -> None:
+    """Raises M_INVALID_PARAM for what the field cannot be."""
     if field not in ("displayname", "avatar_url", "m.tz"):
         return
     if type(value) is not str:

@@ -15,6 +15,7 @@ from edgeserver.matrix import errors, identifiers
 from edgeserver.store import account_data, admin_users, rooms
 from edgeserver.store.admin_users import WantedUsers
 from edgeserver.users.accounts import DeviceWish
+from edgeserver.users.profiles import check_value
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -114,7 +115,8 @@ class UsersSection:
         for name in ("admin", "deactivated", "logout_devices", "locked"):
             switch(body, name)
         for name in ("password", "displayname", "avatar_url"):
-            text(body, name)
+            if text(body, name) is not None:
+                check_value(name, body[name])
         if user_id == call.user_id and switch(body, "admin") is False:
             raise errors.Unknown("You may not demote yourself.", status=400)
         if user_id == call.user_id and switch(body, "locked"):

@@ -75,6 +75,8 @@ async def test_what_no_account_can_be_is_refused_before_anything_is_changed(offi
         ({"password": "short"}, (400, "M_WEAK_PASSWORD")),
         ({"admin": "yes"}, (400, "M_BAD_JSON")),
         ({"displayname": 3}, (400, "M_BAD_JSON")),
+        ({"displayname": "x" * 1000}, (400, "M_INVALID_PARAM")),
+        ({"avatar_url": "https://a.test/x"}, (400, "M_INVALID_PARAM")),
         ({"threepids": [{"medium": "email", "address": "a@b.test"}]}, (403, "M_THREEPID_DENIED")),
         ({"user_type": "bot"}, (400, "M_INVALID_PARAM")),
     ]
