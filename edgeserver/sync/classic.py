@@ -253,8 +253,9 @@ class ClassicSync:
         found: list[dict[str, Any]] = []
         for other, content in presence.items():
             event = {"type": "m.presence", "sender": other, "content": dict(content)}
-            mine = other == request.user_id or rooms.share_a_room(tx, request.user_id, other)
-            if mine and takes(request.filter.presence, event):
+            if not takes(request.filter.presence, event):
+                continue
+            if other == request.user_id or rooms.share_a_room(tx, request.user_id, other):
                 found.append(event)
         if found:
             answer.body["presence"] = {"events": found}

@@ -6,7 +6,9 @@ from urllib.parse import quote
 
 import trio
 
+from tests.asgi import AsgiClient
 from tests.flows.world import Person, World, until
+from transports.exchange import LinkProfile
 
 ON = "[accounts]\npresence = true\n"
 
@@ -50,6 +52,20 @@ async def test_people_on_two_boxes_see_each_other_come_and_go(tmp_path, autojump
         answer = await alice.ok("GET", "/sync", query={"since": alice.since, "filter": none})
         assert "presence" not in answer
         assert (await heard(alice))[bob.user_id]["presence"] == "unavailable"
+
+
+async def test_a_client_on_a_thin_line_is_told_of_nobody(tmp_path, autojump_clock):
+    async with World(tmp_path) as world:
+        a = await world.box("a", ON)
+        alice, bob = await a.person("alice"), await a.person("bob")
+        await bob.join(await alice.create_room(preset="public_chat"))
+        await bob.ok("PUT", status(bob), {"presence": "online"})
+        told = {}
+        for bit_rate in (2400, None):
+            client = AsgiClient(a.box.app, token=alice.token, link=LinkProfile("line", bit_rate=bit_rate))
+            answer = await client.request("GET", "/_matrix/client/v3/sync", headers={"host": "client"})
+            told[bit_rate] = "presence" in answer.json
+        assert told == {2400: False, None: True}
 
 
 async def test_a_box_without_presence_says_and_takes_nothing_of_it(tmp_path, autojump_clock):

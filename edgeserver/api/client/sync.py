@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.api.endpoint import endpoint
 from edgeserver.matrix import errors
+from edgeserver.rooms.event_filter import EventFilter
 from edgeserver.sync import since
 from edgeserver.sync.classic import SyncRequest
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from edgeserver.sync.filters import FilterReader
 
 PRESENCE = frozenset({"online", "unavailable", "offline"})
+NOTHING = EventFilter.parse({"not_types": ["*"]})
+"""Of presence, for who syncs over a thin line."""
 _UNSTABLE_STATE_AFTER = "org.matrix.msc4222.use_state_after"
 
 
@@ -34,11 +38,14 @@ def routes(
         presence = call.query.get("set_presence", "online")
         if presence not in PRESENCE:
             raise errors.InvalidParam("set_presence is one of online, unavailable, offline.")
+        wanted = await filters.read(call.user_id, call.query.get("filter"))
+        if call.link is not None and call.link.is_thin:
+            wanted = replace(wanted, presence=NOTHING)
         request = SyncRequest(
             call.user_id,
             call.requester.device_id,
             since.parse(token) if token else None,
-            await filters.read(call.user_id, call.query.get("filter")),
+            wanted,
             _flag(call, "full_state"),
             _flag(call, "use_state_after") or _flag(call, _UNSTABLE_STATE_AFTER),
             milliseconds(call.query.get("timeout")),
