@@ -36,18 +36,6 @@ def delete_field(tx: Transaction, user_id: str, field: str) -> bool:
     return tx.execute("DELETE FROM profiles WHERE user_id = ? AND field = ?", (user_id, field)).rowcount > 0
 
 
-def share_a_room(tx: Transaction, user_id: str, other: str) -> bool:
-    """Whether both are joined to some room."""
-    return (
-        tx.one(
-            "SELECT 1 FROM memberships a JOIN memberships b USING (room)"
-            " WHERE a.user_id = ? AND b.user_id = ? AND a.membership = 'join' AND b.membership = 'join'",
-            (user_id, other),
-        )
-        is not None
-    )
-
-
 def local_people(tx: Transaction) -> Iterator[tuple[str, str | None, str | None]]:
     """(user_id, displayname, avatar_url) of our active users but guests; the values are JSON."""
     yield from tx.execute(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeserver.matrix import canonical_json, errors, identifiers
 from edgeserver.store import accounts as account_table
 from edgeserver.store import profiles as table
+from edgeserver.store import rooms
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -127,7 +128,7 @@ class Profiles:
 
     async def shares_a_room(self, user_id: str, other: str) -> bool:
         """Whether both are joined to some room."""
-        return await self._db.read(lambda tx: table.share_a_room(tx, user_id, other))
+        return await self._db.read(lambda tx: rooms.share_a_room(tx, user_id, other))
 
     async def search(self, user_id: str, term: str, limit: int) -> tuple[list[dict[str, str]], bool]:
         """Our users, and those whom the user may see in rooms, with `term` in their id or display name.
