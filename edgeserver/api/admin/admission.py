@@ -83,31 +83,7 @@ def backwards(call: Call, default: str = "f") -> bool:
     return one_of(call, "dir", ("f", "b"), default) == "b"
 
 
-# Members of the body
-
-
-def text(body: Mapping[str, Any], name: str) -> str | None:
-    """None if it is not there, or null. Raises M_BAD_JSON."""
-    value = body.get(name)
-    if value is not None and type(value) is not str:
-        raise errors.BadJson(f"{name} must be a string")
-    return value
-
-
-def needed_text(body: Mapping[str, Any], name: str) -> str:
-    """Raises M_MISSING_PARAM, M_BAD_JSON."""
-    found = text(body, name)
-    if found is None:
-        raise errors.MissingParam(f"{name} is missing")
-    return found
-
-
-def switch(body: Mapping[str, Any], name: str) -> bool | None:
-    """None if it is not there. Raises M_BAD_JSON."""
-    value = body.get(name)
-    if value is not None and type(value) is not bool:
-        raise errors.BadJson(f"{name} must be a boolean")
-    return value
+# Users of the path
 
 
 def user_id(call: Call, name: str = "user_id") -> str:

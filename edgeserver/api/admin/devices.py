@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeserver.api.admin.admission import admin_endpoint, local_user, text
+from edgeserver.api.admin.admission import admin_endpoint, local_user
+from edgeserver.api.body import text
 from edgeserver.matrix import errors
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgeserver.api.admin.admission import admin_endpoint, flag, text
+from edgeserver.api.admin.admission import admin_endpoint, flag
+from edgeserver.api.body import text
 from edgeserver.matrix import errors
 from edgeserver.users.registration_tokens import DEFAULT_LENGTH, KEPT
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgeserver.api.admin.admission import admin_endpoint, switch, text
+from edgeserver.api.admin.admission import admin_endpoint
 from edgeserver.api.admin.rooms import ROOM, room_id_of
+from edgeserver.api.body import switch, text
 from edgeserver.matrix import errors, identifiers
 from edgeserver.rooms.removal import Wish
 from edgeserver.store import accounts, room_deletions, rooms

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeserver.api.admin.admission import admin_endpoint, backwards, flag, needed_text, one_of, page, switch, text
+from edgeserver.api.admin.admission import admin_endpoint, backwards, flag, one_of, page
+from edgeserver.api.body import needed_switch, needed_text, text
 from edgeserver.matrix import errors, identifiers, server_names
 from edgeserver.rooms import client_view, room_details
 from edgeserver.rooms.client_view import Viewer
@@ -131,9 +132,7 @@ class RoomsSection:
 
     async def block(self, call: Call) -> dict[str, Any]:
         """PUT /v1/rooms/{room_id}/block"""
-        room_id, on = room_id_of(call), switch(await call.json(), "block")
-        if on is None:
-            raise errors.MissingParam("block is missing")
+        room_id, on = room_id_of(call), needed_switch(await call.json(), "block")
         await self._removals.block(room_id, call.user_id, on=on)
         return {"block": on}
 

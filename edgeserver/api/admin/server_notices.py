@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgeserver.api.admin.admission import admin_endpoint, needed_text, text
+from edgeserver.api.admin.admission import admin_endpoint
+from edgeserver.api.body import needed_text, text
 from edgeserver.matrix import errors, identifiers
 from edgeserver.rooms.server_notices import MESSAGE
 

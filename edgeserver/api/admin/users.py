@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeserver.api.admin.admission import admin_endpoint, backwards, flag, local_user, needed_text, one_of, page, switch, text, user_id
+from edgeserver.api.admin.admission import admin_endpoint, backwards, flag, local_user, one_of, page, user_id
+from edgeserver.api.body import needed_switch, needed_text, switch, text
 from edgeserver.api.responses import JsonResponse
 from edgeserver.matrix import errors, identifiers
 from edgeserver.store import account_data, admin_users, rooms
@@ -157,9 +158,7 @@ class UsersSection:
     async def suspend(self, call: Call) -> dict[str, Any]:
         """PUT /v1/suspend/{user_id}"""
         user_id = local_user(call, self._server_name, "Can only suspend local users")
-        on = switch(await call.json(), "suspend")
-        if on is None:
-            raise errors.MissingParam("suspend is missing")
+        on = needed_switch(await call.json(), "suspend")
         if user_id == call.user_id:
             raise errors.Unknown("You may not suspend yourself.", status=400)
         await self._accounts.set_suspended(user_id, on)
@@ -181,9 +180,7 @@ class UsersSection:
     async def set_admin(self, call: Call) -> dict[str, Any]:
         """PUT /v1/users/{user_id}/admin"""
         user_id = local_user(call, self._server_name, "Only local users can be admins of this homeserver")
-        admin = switch(await call.json(), "admin")
-        if admin is None:
-            raise errors.MissingParam("admin is missing")
+        admin = needed_switch(await call.json(), "admin")
         if user_id == call.user_id and not admin:
             raise errors.Unknown("You may not demote yourself.", status=400)
         await self._accounts.set_admin(user_id, admin)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgeserver.api.body import switch
 from edgeserver.api.endpoint import Auth, endpoint
 from edgeserver.api.user_interactive import EMAIL, PASSWORD, credentials
 from edgeserver.matrix import errors
@@ -92,10 +93,7 @@ class AccountSection:
         body = await call.json(optional=True)
         if call.requester.appservice_id is None:
             body = await self._proven(call, body, "POST /account/deactivate")
-        erase = body.get("erase", False)
-        if type(erase) is not bool:
-            raise errors.BadJson("erase must be true or false.")
-        await self._accounts.deactivate(call.user_id, erase=erase)
+        await self._accounts.deactivate(call.user_id, erase=bool(switch(body, "erase")))
         return {"id_server_unbind_result": "no-support"}
 
     async def _proven(self, call: Call, body: dict[str, Any], operation: str) -> dict[str, Any]:

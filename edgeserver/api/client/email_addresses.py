@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from edgeserver.api.body import needed_text, text
 from edgeserver.api.endpoint import Auth, endpoint
 from edgeserver.api.pages import form, link, page, paragraph
 from edgeserver.api.user_interactive import PASSWORD
@@ -50,12 +51,12 @@ class EmailSection:
 
     async def _request(self, call: Call, purpose: Purpose) -> dict[str, Any]:
         body = await call.json()
-        secret, address, attempt = _text(body, "client_secret"), _text(body, "email"), body.get("send_attempt")
+        secret, address, attempt = needed_text(body, "client_secret"), needed_text(body, "email"), body.get("send_attempt")
         if attempt is None:
             raise errors.MissingParam("send_attempt is missing.")
         if type(attempt) is not int:
             raise errors.BadJson("send_attempt must be a whole number.")
-        next_link = _text(body, "next_link") if body.get("next_link") is not None else None
+        next_link = text(body, "next_link")
         if self._limiter is not None:  # whoever asks, from wherever: nobody's mailbox is to be filled
             self._limiter.check("email_address", checked_address(address))
         return {"sid": await self._emails.request(purpose, address, secret, attempt, next_link)}
@@ -88,14 +89,14 @@ class EmailSection:
     async def add(self, call: Call) -> dict[str, Any]:
         """POST /account/3pid/add"""
         proven = await self._interactive.authenticate(await call.json(), "POST /account/3pid/add", [[PASSWORD]], user_id=call.user_id)
-        await self._emails.add_to(call.user_id, _text(proven.body, "sid"), _text(proven.body, "client_secret"))
+        await self._emails.add_to(call.user_id, needed_text(proven.body, "sid"), needed_text(proven.body, "client_secret"))
         return {}
 
     async def delete(self, call: Call) -> dict[str, Any]:
         """POST /account/3pid/delete"""
         body = await call.json()
-        if _text(body, "medium") == "email":
-            await self._emails.remove(call.user_id, _text(body, "address"))
+        if needed_text(body, "medium") == "email":
+            await self._emails.remove(call.user_id, needed_text(body, "address"))
         return {"id_server_unbind_result": "no-support"}
 
     async def cancel(self, call: Call) -> dict[str, Any]:
@@ -103,8 +104,8 @@ class EmailSection:
         the session's secret is enough, and a token that is sent must be the right one.
         """
         body = await call.json()
-        token = _text(body, "token") if body.get("token") is not None else None
-        await self._emails.cancel(_text(body, "sid"), _text(body, "client_secret"), token)
+        token = text(body, "token")
+        await self._emails.cancel(needed_text(body, "sid"), needed_text(body, "client_secret"), token)
         return {}
 
 
@@ -121,17 +122,8 @@ def _confirmed(validation: Validation) -> Response:
 
 
 def _void() -> Response:
-    text = "This link has been used, has been replaced by that of a newer mail, or is more than a day old. You can ask for a new one."
-    return page("This link is not valid any more", paragraph(text, wrong=True), status=404)
-
-
-def _text(body: dict[str, Any], key: str) -> str:
-    value = body.get(key)
-    if value is None:
-        raise errors.MissingParam(f"{key} is missing.")
-    if not isinstance(value, str):
-        raise errors.BadJson(f"{key} must be a string.")
-    return value
+    why = "This link has been used, has been replaced by that of a newer mail, or is more than a day old. You can ask for a new one."
+    return page("This link is not valid any more", paragraph(why, wrong=True), status=404)
 
 
 def routes(emails: Emails, interactive: UserInteractive, limiter: Limiter | None = None, *, registering: bool = True) -> list[Route]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgeserver.api.body import text
 from edgeserver.api.endpoint import Auth, endpoint
 from edgeserver.api.user_interactive import PASSWORD, account_named, user_named
 from edgeserver.matrix import errors
@@ -129,17 +130,10 @@ def device_wish(body: dict[str, Any]) -> DeviceWish:
     """What a body says of the device for a new session. Raises M_BAD_JSON for wrong types, M_INVALID_PARAM for wrong
     sizes.
     """
-    for key in ("device_id", "initial_device_display_name"):
-        check_text(body, key)
-    wish = DeviceWish(body.get("device_id"), body.get("initial_device_display_name"), refreshable=body.get("refresh_token") is True)
+    names = text(body, "device_id"), text(body, "initial_device_display_name")
+    wish = DeviceWish(*names, refreshable=body.get("refresh_token") is True)
     wish.check()
     return wish
-
-
-def check_text(body: dict[str, Any], key: str) -> None:
-    """Raises M_BAD_JSON if `body[key]` is there and is no string."""
-    if body.get(key) is not None and type(body[key]) is not str:
-        raise errors.BadJson(f"{key} must be a string.")
 
 
 def token_routes(interactive: UserInteractive, login_tokens: LoginTokens, limiter: Limiter | None = None) -> list[Route]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgeserver.api.body import needed_switch
 from edgeserver.api.endpoint import endpoint
 from edgeserver.matrix import errors, identifiers
 
@@ -32,7 +33,7 @@ class ModerationSection:
     async def lock(self, call: Call) -> dict[str, Any]:
         """PUT /admin/lock/{userId}"""
         account = await self._moderated(call)
-        locked = await _flag(call, "locked")
+        locked = needed_switch(await call.json(), "locked")
         await self._accounts.set_locked(account.user_id, locked)
         return {"locked": locked}
 
@@ -43,7 +44,7 @@ class ModerationSection:
     async def suspend(self, call: Call) -> dict[str, Any]:
         """PUT /admin/suspend/{userId}"""
         account = await self._moderated(call)
-        suspended = await _flag(call, "suspended")
+        suspended = needed_switch(await call.json(), "suspended")
         await self._accounts.set_suspended(account.user_id, suspended)
         return {"suspended": suspended}
 
@@ -83,15 +84,6 @@ class ModerationSection:
 def _connection(device: dict[str, Any]) -> dict[str, Any]:
     seen = {"ip": device.get("last_seen_ip"), "last_seen": device.get("last_seen_ts")}
     return {key: value for key, value in seen.items() if value is not None}
-
-
-async def _flag(call: Call, key: str) -> bool:
-    value = (await call.json()).get(key)
-    if value is None:
-        raise errors.MissingParam(f"{key} is missing.")
-    if type(value) is not bool:
-        raise errors.BadJson(f"{key} must be true or false.")
-    return value
 
 
 def routes(accounts: Accounts, devices: Devices, server_name: str) -> list[Route]:

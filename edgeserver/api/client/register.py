@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgeserver.api.client.login import check_text, device_wish
+from edgeserver.api.body import text
+from edgeserver.api.client.login import device_wish
 from edgeserver.api.endpoint import Auth, endpoint
 from edgeserver.api.user_interactive import DUMMY, EMAIL, REGISTRATION_TOKEN, credentials
 from edgeserver.matrix import errors
@@ -105,18 +106,15 @@ class Registration:
         """kind=guest: of the body the device's name counts, and nothing else."""
         if not self._policy.guests:
             raise errors.GuestForbidden("This server has no guests.")
-        body = await call.json(optional=True)
-        check_text(body, "initial_device_display_name")
-        session = await self._accounts.create_guest(body.get("initial_device_display_name"), at_most=self._policy.guests)
+        name = text(await call.json(optional=True), "initial_device_display_name")
+        session = await self._accounts.create_guest(name, at_most=self._policy.guests)
         return session.as_json()
 
     async def _guest(self, body: dict[str, Any]) -> str | None:
         """The guest who registers by this request. Raises M_FORBIDDEN unless `username` is the guest's own."""
-        token = body.get("guest_access_token")
+        token = text(body, "guest_access_token")
         if token is None or self._tokens is None:
             return None
-        if type(token) is not str:
-            raise errors.BadJson("guest_access_token is not a string.")
         if body.get("username") is None:
             raise errors.MissingParam("username is missing: a guest keeps their own.")
         try:
@@ -129,15 +127,14 @@ class Registration:
 
     async def _check(self, body: dict[str, Any]) -> None:
         """What can be refused before anything is proven: names that cannot be had, passwords that are too weak."""
-        for key in ("username", "password"):
-            check_text(body, key)
+        username, password = text(body, "username"), text(body, "password")
         device_wish(body)
-        if body.get("username") is not None and await self._guest(body) is None:
-            user_id = await self._accounts.check_available(body["username"])
+        if username is not None and await self._guest(body) is None:
+            user_id = await self._accounts.check_available(username)
             if self._appservices is not None and self._appservices.exclusive_to(user_id) is not None:
                 raise errors.Exclusive
-        if body.get("password") is not None:
-            self._accounts.check_strength(body["password"])
+        if password is not None:
+            self._accounts.check_strength(password)
 
     async def _for_appservice(self, call: Call, body: dict[str, Any]) -> dict[str, Any]:
         requester = call.requester
