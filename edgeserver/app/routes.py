@@ -125,6 +125,8 @@ def client_routes(
         email="no" if users.emails is None else config.smtp.registration,
     )
     login_tokens = LoginTokens(ground.now_ms) if config.accounts.login_tokens else None
+    if login_tokens is not None:
+        users.devices.when_deleted(login_tokens.devices_deleted)
     can = {"m.3pid_changes": {"enabled": users.emails is not None}, "m.get_login_token": {"enabled": login_tokens is not None}}
     found = [
         *versions.routes({**UNSTABLE_FEATURES, thread_subscriptions.FEATURE: config.features.thread_subscriptions}),

@@ -179,6 +179,20 @@ async def test_a_login_token_logs_one_further_device_in_within_two_minutes(tmp_p
         assert told(await client.post(f"{V3}/login", {"type": "m.login.token", "token": locked})) == (401, "M_USER_LOCKED")
 
 
+async def test_a_login_token_is_void_when_the_device_that_asked_for_it_is_logged_out(tmp_path, autojump_clock):
+    async with World(tmp_path) as world:
+        a = await world.box("a", LAX)
+        alice, bob = await a.person("alice"), await a.person("bob")
+        tokens = {
+            one.user_id: (await ask(one, "POST", f"{V1}/login/get_token", {"auth": auth(one.user_id)})).json["login_token"]
+            for one in (alice, bob)
+        }
+        await a.box.users.accounts.set_password(alice.user_id, "another long one")
+        client = AsgiClient(a.box.app)
+        answers = [told(await client.post(f"{V3}/login", {"type": "m.login.token", "token": token})) for token in tokens.values()]
+        assert answers == [(403, "M_FORBIDDEN"), (200, "")]
+
+
 async def test_login_tokens_are_limited_and_can_be_switched_off(tmp_path, autojump_clock):
     async with World(tmp_path) as world:
         a = await world.box("a")
@@ -195,8 +209,8 @@ async def test_login_tokens_are_limited_and_can_be_switched_off(tmp_path, autoju
 
 def test_only_so_many_login_tokens_are_out_at_once() -> None:
     tokens = LoginTokens(lambda: 0)
-    first = tokens.issue("@alice:test")
-    last = [tokens.issue("@bob:test") for _ in range(KEPT)][-1]
+    first = tokens.issue("@alice:test", "A")
+    last = [tokens.issue("@bob:test", "B") for _ in range(KEPT)][-1]
     with pytest.raises(Exception, match="not valid"):
         tokens.take(first)
     assert tokens.take(last) == "@bob:test"

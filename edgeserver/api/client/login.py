@@ -145,7 +145,7 @@ def token_routes(interactive: UserInteractive, login_tokens: LoginTokens, limite
         await interactive.authenticate(await call.json(optional=True), "POST /login/get_token", [[PASSWORD]], user_id=call.user_id)
         if limiter is not None:
             limiter.check("login_token", call.user_id)
-        return {"login_token": login_tokens.issue(call.user_id), "expires_in_ms": LIFETIME_MS}
+        return {"login_token": login_tokens.issue(call.user_id, call.requester.device_id), "expires_in_ms": LIFETIME_MS}
 
     return endpoint("POST", "/_matrix/client/v1/login/get_token", get_token, rate="account", max_body=16 * 1024)
 
