@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgeserver.rooms import history
@@ -26,12 +26,17 @@ class Around:
 
 def around(tx: Transaction, at: View, stored: StoredEvent, earlier: int, later: int, user_id: str) -> Around:
     """At most `earlier` events before it and `later` after it, of which those are left out that the user may not see."""
-    start, end = history.before(stored), history.place(stored)
-    before = events.page_backwards(tx, at.room.number, start, earlier, at.upto)
-    after = events.page_forwards(tx, at.room.number, end, later, at.upto)
-    return Around(
-        history.visible(tx, user_id, at.membership, before),
-        history.visible(tx, user_id, at.membership, after),
-        history.before(before[-1]) if before else start,
-        history.place(after[-1]) if after else end,
+    found = all_around(tx, at.upto, stored, earlier, later)
+    return replace(
+        found,
+        before=history.visible(tx, user_id, at.membership, found.before),
+        after=history.visible(tx, user_id, at.membership, found.after),
     )
+
+
+def all_around(tx: Transaction, upto: int, stored: StoredEvent, earlier: int, later: int) -> Around:
+    """At most `earlier` events before it and `later` after it, up to that stream position, whoever may see them."""
+    start, end = history.before(stored), history.place(stored)
+    before = events.page_backwards(tx, stored.room, start, earlier, upto)
+    after = events.page_forwards(tx, stored.room, end, later, upto)
+    return Around(before, after, history.before(before[-1]) if before else start, history.place(after[-1]) if after else end)

@@ -7,7 +7,7 @@ Client-server API, "Syncing" (pagination), "Room History Visibility". Pages run 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeserver.matrix import errors, visibility
@@ -170,6 +170,17 @@ def place_of(tx: Transaction, room: int, token: str | None, upto: int, *, backwa
     return place(found)
 
 
+def stretch(tx: Transaction, room: int, start: Place, stop: Place | None, limit: int, upto: int, *, backwards: bool) -> Page:
+    """A page of what is held of a room's timeline up to a stream position, whoever may see it."""
+    found = (events.page_backwards if backwards else events.page_forwards)(tx, room, start, limit, upto)
+    if stop is not None:
+        found = [one for one in found if (place(one) > stop) == backwards]
+    if not found:
+        return Page([], start, None)
+    first = place(found[0]) if start.depth == FAR else start
+    return Page(found, first, before(found[-1]) if backwards else place(found[-1]))
+
+
 class History:
     """Pages of a room's timeline for local users, backfilled from other servers where we have gaps."""
 
@@ -198,23 +209,12 @@ class History:
         at = view(tx, room_id, user_id)
         start = place_of(tx, at.room.number, token, at.upto, backwards=backwards)
         stop = None if to is None else place_of(tx, at.room.number, to, at.upto, backwards=backwards)
-        if backwards:
-            raw = events.page_backwards(tx, at.room.number, start, limit, at.upto)
-            raw = [one for one in raw if stop is None or place(one) > stop]
-        else:
-            raw = events.page_forwards(tx, at.room.number, start, limit, at.upto)
-            raw = [one for one in raw if stop is None or place(one) <= stop]
-        end: Place | None = None
-        if raw:
-            end = before(raw[-1]) if backwards else place(raw[-1])
+        raw = stretch(tx, at.room.number, start, stop, limit, at.upto, backwards=backwards)
         gaps: list[str] = []
         if backwards:
-            low = raw[-1].depth if raw else start.depth
+            low = raw.chunk[-1].depth if raw.chunk else start.depth
             gaps = [held for held, _ in events.gaps_from(tx, at.room.number, low, start.depth, limit)]
-        chunk = visible(tx, user_id, at.membership, raw)
-        if start.depth == FAR and raw:
-            start = place(raw[0])
-        return Page(chunk, start, end), list(dict.fromkeys(gaps))
+        return replace(raw, chunk=visible(tx, user_id, at.membership, raw.chunk)), list(dict.fromkeys(gaps))
 
     async def backfill(self, room_id: str, from_ids: Sequence[str], limit: int, *, servers: Sequence[str] = ()) -> bool:
         """Asks these of the room's servers (or those with most members) for the events and what comes before them; True if anything

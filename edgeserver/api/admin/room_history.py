@@ -13,6 +13,7 @@ from edgeserver.api.admin.admission import admin_endpoint, backwards, number, nu
 from edgeserver.api.admin.rooms import ROOM, known_room
 from edgeserver.matrix import errors
 from edgeserver.rooms import client_view, history
+from edgeserver.rooms.around import all_around
 from edgeserver.rooms.client_view import Viewer
 from edgeserver.rooms.tokens import write_place
 from edgeserver.store import events, state, timestamps
@@ -46,15 +47,10 @@ class RoomHistorySection:
             room = known_room(tx, call.path["room_id"]).number
             start = history.place_of(tx, room, token, tx.position, backwards=turned)
             stop = None if to is None else history.place_of(tx, room, to, tx.position, backwards=turned)
-            turn = events.page_backwards if turned else events.page_forwards
-            found = turn(tx, room, start, limit, tx.position)
-            if stop is not None:
-                found = [one for one in found if (history.place(one) > stop) == turned]
-            shown = [one for one in found if wanted.takes(one.event)]
-            answer = {"start": write_place(start), "chunk": client_view.timeline(tx, shown, viewer)}
-            if found:
-                answer["end"] = write_place(history.before(found[-1]) if turned else history.place(found[-1]))
-            return answer
+            found = history.stretch(tx, room, start, stop, limit, tx.position, backwards=turned)
+            shown = [one for one in found.chunk if wanted.takes(one.event)]
+            answer = {"start": write_place(found.start), "chunk": client_view.timeline(tx, shown, viewer)}
+            return answer if found.end is None else {**answer, "end": write_place(found.end)}
 
         return await self._db.read(read)
 
@@ -68,16 +64,14 @@ class RoomHistorySection:
             stored = events.get(tx, event_id)
             if stored is None or stored.room != room or stored.after is None:
                 raise errors.NotFound("Event not found.")
-            start, end = history.before(stored), history.place(stored)
-            before = events.page_backwards(tx, room, start, limit // 2, tx.position)
-            after = events.page_forwards(tx, room, end, limit - limit // 2, tx.position)
-            known = state.whole_events(tx, (after[-1] if after else stored).after or stored.after)
+            near = all_around(tx, tx.position, stored, limit // 2, limit - limit // 2)
+            known = state.whole_events(tx, (near.after[-1] if near.after else stored).after or stored.after)
             return {
-                "start": write_place(history.before(before[-1]) if before else start),
-                "end": write_place(history.place(after[-1]) if after else end),
-                "events_before": client_view.timeline(tx, [one for one in before if wanted.takes(one.event)], viewer),
+                "start": write_place(near.start),
+                "end": write_place(near.end),
+                "events_before": client_view.timeline(tx, [one for one in near.before if wanted.takes(one.event)], viewer),
                 "event": client_view.timeline(tx, [stored], viewer)[0],
-                "events_after": client_view.timeline(tx, [one for one in after if wanted.takes(one.event)], viewer),
+                "events_after": client_view.timeline(tx, [one for one in near.after if wanted.takes(one.event)], viewer),
                 "state": client_view.state_events(tx, [one for one in known.values() if wanted.takes(one.event)], viewer),
             }
 
