@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +79,3 @@ def register(home: Box, name: str) -> Person:
 def register_there(home: Synapse, name: str) -> Person:
     """An account on a Synapse."""
     return Person(home, f"@{name}:{home.server_name}", home.register(name, PASSWORD))
-
-
-def troubles(box: Box) -> list[str]:
-    """The lines in which a box's log tells of faults of its own."""
-    fault = re.compile(r"^\S+ \S+ (error|critical) |^Traceback")
-    return [line for line in box.log().splitlines() if fault.search(line)]

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import trio
 
-from tests.interop.boxes import federating_box, register, register_there, troubles
+from tests.interop.boxes import federating_box, register, register_there
 from tests.interop.people import Person
 from tests.lab import netns, synapse
 from tests.lab.box import Box
@@ -126,7 +126,7 @@ def troubles_between(lab: Lab, *, expected: str | None = None) -> list[str]:
     `expected` is a pattern of what Synapse is right to complain of.
     """
     complaints = _complaints(lab.synapse.program.log.read_text(errors="replace"))
-    found = troubles(lab.box) + [line for line in complaints if expected is None or not re.search(expected, line)]
+    found = lab.box.troubles() + [line for line in complaints if expected is None or not re.search(expected, line)]
     found += [f"Synapse rejected {row}" for row in lab.synapse.rows("SELECT event_id, reason FROM rejections")]
     destination = lab.synapse.destination(BOX)
     if destination is None or destination["retry_interval"] != 0:

@@ -13,7 +13,7 @@ import pytest
 import trio
 import yaml
 
-from tests.interop.boxes import PASSWORD, local_box, register, troubles
+from tests.interop.boxes import PASSWORD, local_box, register
 from tests.lab.box import Box
 from tests.lab.client import NioClient
 from tests.lab.programs import python_module
@@ -46,7 +46,7 @@ def box(tmp_path: Path) -> Iterator[Box]:
     made.configure(made.config_file.read_text() + f'\n[bridges]\nregistrations = ["{registration(tmp_path)}"]\n')
     with made as started:
         yield started
-        assert troubles(started) == []
+        assert started.troubles() == []
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.boxes import PASSWORD, local_box, register, troubles
+from tests.interop.boxes import PASSWORD, local_box, register
 from tests.lab import jssdk
 from tests.lab.client import NioClient
 from tests.lab.jssdk import JsClient
@@ -43,4 +43,4 @@ async def test_matrix_js_sdk_and_nio_read_each_other_on_a_box(tmp_path: Path, ve
             assert (await erin.wait_event(room, replied))["content"]["body"] == "From Python's"
             assert (await erin.wait_message(room, "From Python's"))["decrypted"]
             assert await erin.members(room) == await frank.members(room) == sorted([erin_id, frank_id])
-        assert troubles(box) == []
+        assert box.troubles() == []

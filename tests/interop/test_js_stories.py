@@ -10,7 +10,7 @@ import pytest
 import trio
 from PIL import Image
 
-from tests.interop.boxes import PASSWORD, local_box, register, troubles
+from tests.interop.boxes import PASSWORD, local_box, register
 from tests.lab import jssdk
 from tests.lab.jssdk import JsClient
 
@@ -62,7 +62,7 @@ async def test_a_lost_phone_is_replaced_by_the_recovery_key_and_another_verified
             with trio.fail_after(60):
                 while not await new.do("is_verified", user_id=me["user_id"], device_id=third["device_id"]):
                     await trio.sleep(0.1)
-        assert troubles(box) == []
+        assert box.troubles() == []
 
 
 async def test_what_was_sent_while_nobody_was_logged_in_is_read_by_way_of_a_dehydrated_device(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ async def test_what_was_sent_while_nobody_was_logged_in_is_read_by_way_of_a_dehy
                 assert await new.do("dehydrate")
                 read = await new.wait_event(room, sent)
                 assert (read["content"]["body"], read["decrypted"]) == ("The boat is at the second pier", True)
-        assert troubles(box) == []
+        assert box.troubles() == []
 
 
 async def test_threads_edits_reactions_spaces_search_and_media_are_as_element_shows_them(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ async def test_threads_edits_reactions_spaces_search_and_media_are_as_element_sh
             await _edits(erin, frank, room)
             await _spaces(erin, frank, room)
             await _media(erin, frank)
-        assert troubles(box) == []
+        assert box.troubles() == []
 
 
 async def _threads(erin: JsClient, frank: JsClient, room: str) -> None:
@@ -177,4 +177,4 @@ async def test_a_phone_on_the_network_is_notified_through_the_box_itself(tmp_pat
             await erin.do("wait_unread", room_id=room, total=1, highlight=0, within=30)
             await erin.do("read", room_id=room, event_id=sent)
             await erin.do("wait_unread", room_id=room, total=0, highlight=0, within=30)
-        assert troubles(box) == []
+        assert box.troubles() == []

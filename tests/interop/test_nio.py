@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.interop.boxes import PASSWORD, local_box, register, troubles
+from tests.interop.boxes import PASSWORD, local_box, register
 from tests.lab.box import Box
 from tests.lab.client import NioClient
 from tests.lab.rpc import RpcError
@@ -25,7 +25,7 @@ pytestmark = [
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     with local_box(tmp_path_factory.mktemp("box")) as started:
         yield started
-        assert troubles(started) == []
+        assert started.troubles() == []
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.boxes import PASSWORD, local_box, register, troubles
+from tests.interop.boxes import PASSWORD, local_box, register
 from tests.lab import jssdk
 from tests.lab.jssdk import JsClient
 
@@ -42,7 +42,7 @@ async def test_js_sdk_lives_on_sliding_sync_alone(tmp_path: Path) -> None:
             await phone.wait_invite(plain)
             await phone.join(plain)
             await _unread(erin, phone, plain)
-        assert troubles(box) == []
+        assert box.troubles() == []
 
 
 async def _talk(erin: JsClient, phone: JsClient, room: str) -> None:

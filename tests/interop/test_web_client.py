@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.interop.boxes import PASSWORD, local_box, register, troubles
+from tests.interop.boxes import PASSWORD, local_box, register
 from tests.lab import browser
 from tests.lab.browser import WebClient
 
@@ -37,4 +37,4 @@ async def test_a_person_signs_in_with_a_browser_and_talks(tmp_path: Path) -> Non
             picture = tmp_path / "browser.png"
             await web.screenshot(picture)
         assert len(Image.open(picture).convert("L").getcolors() or []) > 50  # something was drawn
-        assert troubles(box) == []
+        assert box.troubles() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -88,6 +89,14 @@ class Box:
     def log(self) -> str:
         """All that it has written to stdout and stderr so far."""
         return self.program.log.read_text(errors="replace") if self.program.log.exists() else ""
+
+    def troubles(self, *, since: int = 0, expected: str | None = None, levels: Sequence[str] = ("error", "critical")) -> list[str]:
+        """The lines of the log after its first `since` characters that tell of faults of its own: records of these `levels` (an exception
+        that nobody foresaw is one line of them, see `edgeserver.cli.logs`) and tracebacks, but for lines in which `expected` is found.
+        """
+        fault = re.compile(rf"^\S+ \S+ ({'|'.join(levels)}) |Traceback \(most recent call last\)")
+        found = [line for line in self.log()[since:].splitlines() if fault.search(line)]
+        return [line for line in found if expected is None or not re.search(expected, line)]
 
     def request(self, method: str, path: str, body: Any = None, token: str | None = None, **more: Any) -> Answer:
         """A request to its client address (options of `tests.lab.web.request`)."""
