@@ -41,3 +41,11 @@ def _provoked(request: pytest.FixtureRequest, conformance: Conformance) -> Itera
     conformance.provoked = {one for mark in request.node.iter_markers("provokes") for one in mark.args}
     yield
     conformance.provoked = set()
+
+
+@pytest.fixture
+def whole_file(request: pytest.FixtureRequest) -> None:
+    """For a test that sums up what the others of its file have done: it is skipped only where somebody has asked for some tests alone."""
+    chosen = request.config.option
+    if chosen.keyword or chosen.deselect or getattr(chosen, "lf", False) or any("::" in one for one in request.config.args):
+        pytest.skip("it sums up its file, of which only some tests run")

@@ -335,12 +335,8 @@ ELSEWHERE: dict[str, str] = {
 """Operations that are asked for with success in another file; the test is named."""
 
 
-async def test_every_operation_that_is_served_is_answered_here_or_elsewhere_or_never(day, conformance, request):
+async def test_every_operation_that_is_served_is_answered_here_or_elsewhere_or_never(whole_file, day, conformance):
     alice, *_ = day
-    days = {item.name for item in request.session.items if item.fspath == request.node.fspath}
-    ours = {name for name in globals() if name.startswith("test_of_")}
-    if not days >= ours:
-        pytest.skip("only some of this file's tests run")
     served = openapi.served(alice._app._app.routes)
     unproven = served - conformance.answered - ELSEWHERE.keys() - NEVER.keys()
     assert not unproven, f"ask for these in a test of this file, or name in ELSEWHERE the test that does: {sorted(unproven)}"

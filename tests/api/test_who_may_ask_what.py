@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 import trio
 
+from edgeserver.api import moderated
 from edgeserver.api.guests import GUESTS_MAY
 from tests.api import openapi
 from tests.asgi import Answer, AsgiClient
@@ -354,7 +355,6 @@ SOME_OF_IT = ("/send/{eventType}/{txnId}", "/redact/{eventId}/{txnId}", "/sendTo
 
 @pytest.mark.parametrize(("standing", "refusal"), [("locked", "401 M_USER_LOCKED"), ("suspended", "403 M_USER_SUSPENDED")])
 async def test_locked_and_suspended_accounts_do_what_is_left_to_them(tmp_path, autojump_clock, standing, refusal):
-    moderated = pytest.importorskip("edgeserver.api.moderated", reason="this box neither locks nor suspends")
     may = {"locked": moderated.locked_may, "suspended": moderated.suspended_may}[standing]
     async with place(tmp_path) as here:
         verb = {"locked": "lock", "suspended": "suspend"}[standing]

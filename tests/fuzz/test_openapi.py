@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
+import schemathesis
 import trio
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -22,8 +23,6 @@ from hypothesis.errors import Unsatisfiable
 
 from tests.api import openapi
 from tests.fuzz.household import PASSWORD, Household, Identity, household
-
-schemathesis = pytest.importorskip("schemathesis", reason="the extra `test` brings Schemathesis")
 
 pytestmark = pytest.mark.provokes(*openapi.OPERATIONS)
 """What a server makes of a request that the specification does not allow is its own affair, as long as it answers in order."""

@@ -264,9 +264,7 @@ async def test_devices_keys_and_media(met: tuple[Peer, Person, Person]) -> None:
     assert peer.faults == []
 
 
-def test_no_operation_is_left_out(request: pytest.FixtureRequest) -> None:
-    here = [item for item in request.session.items if item.fspath == request.node.fspath]
-    if len(here) < 25:
-        pytest.skip("only with all tests of this file")
+@pytest.mark.usefixtures("whole_file")
+def test_no_operation_is_left_out() -> None:
     assert set(OPERATIONS) - covered == set()
     assert len(OPERATIONS) == 35
