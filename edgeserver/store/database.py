@@ -85,12 +85,15 @@ class Transaction:
     def all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         return self.execute(sql, parameters).fetchall()
 
-    def all_in(self, select: str, values: Iterable[Any]) -> Iterator[Row]:
-        """The rows of a SELECT that ends with IN, for any number of values, each once: some hundreds go in one statement."""
+    def all_in(self, select: str, values: Iterable[Any], before: Sequence[Any] = ()) -> Iterator[Row]:
+        """The rows of a SELECT that ends with IN, for any number of values, each once: some hundreds go in one statement.
+
+        `before` are the parameters before IN: written into the text instead, a number makes a new statement each time.
+        """
         wanted = list(dict.fromkeys(values))
         for start in range(0, len(wanted), VALUES_AT_ONCE):
             part = wanted[start : start + VALUES_AT_ONCE]
-            yield from self.execute(f"{select} ({','.join('?' * len(part))})", part).fetchall()
+            yield from self.execute(f"{select} ({','.join('?' * len(part))})", [*before, *part]).fetchall()
 
     def insert(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Runs an INSERT and returns its row id."""

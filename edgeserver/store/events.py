@@ -231,7 +231,7 @@ def auth_chain_among(tx: Transaction, numbers: Iterable[int], wanted: Iterable[s
     level: list[Any] = [number for number in numbers if number > oldest]
     column = "event"
     while level and len(found) < len(sought):
-        rows = tx.all_in(f"SELECT pdu FROM events WHERE event > {oldest} AND {column} IN", level)
+        rows = tx.all_in(f"SELECT pdu FROM events WHERE event > ? AND {column} IN", level, (oldest,))
         cited = {one for (pdu,) in rows for one in cited_ids(pdu)}
         level, column = list(cited - seen), "event_id"
         seen |= cited
@@ -288,7 +288,7 @@ def behind(tx: Transaction, prev_events: Iterable[str]) -> Behind:
 
 def afters(tx: Transaction, room: int, event_ids: Iterable[str]) -> dict[str, int]:
     """The states after those of the events that have a place in the room."""
-    return dict(tx.all_in(f"SELECT event_id, after FROM events WHERE room = {room} AND before IS NOT NULL AND event_id IN", event_ids))
+    return dict(tx.all_in("SELECT event_id, after FROM events WHERE room = ? AND before IS NOT NULL AND event_id IN", event_ids, (room,)))
 
 
 # The timeline, by arrival (stream) and by topology (depth, tie)

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 import trio_asyncio
 
-from edgeserver.store.database import Database, StoreError, Transaction, open_database
+from edgeserver.store.database import VALUES_AT_ONCE, Database, StoreError, Transaction, open_database
 
 
 @pytest.fixture
@@ -227,3 +227,14 @@ async def test_an_unchecked_write_is_alone_in_its_commit_and_foreign_keys_are_lo
         await db.write_unchecked(fails)
     with pytest.raises(sqlite3.IntegrityError):
         await db.write(orphan)
+
+
+async def test_any_number_of_values_is_asked_for_each_once(db: Database) -> None:
+    every = [f"{number:04}" for number in range(2 * VALUES_AT_ONCE + 1)]
+    await db.write(lambda tx: tx.executemany("INSERT INTO things (name) VALUES (?)", [(name,) for name in every]))
+
+    def look(tx: Transaction, least: str) -> list[str]:
+        return [name for (name,) in tx.all_in("SELECT name FROM things WHERE name >= ? AND name IN", [*every, *every], (least,))]
+
+    assert await db.read(lambda tx: look(tx, "0000")) == every
+    assert await db.read(lambda tx: look(tx, "0003")) == every[3:]
