@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MOST_RELATED: Final = 10_000
 """So many direct and indirect relations of one event are looked at."""
 
-_ARRIVED = " AND (SELECT stream FROM events WHERE event = r.event) <= {upto}"
+_ARRIVED: Final = " AND (:upto IS NULL OR (SELECT stream FROM events WHERE event = r.event) <= :upto)"
 
 
 def follow(tx: Transaction, room: int, number: int, event: Event, depth: int, *, shown: bool) -> None:
@@ -57,12 +57,11 @@ class Tally(NamedTuple):
 
 def tallies(tx: Transaction, room: int, parents: Iterable[str], upto: int | None = None) -> list[Tally]:
     """The relations of the types that are aggregated, for those of the events that have any."""
-    bound = "" if upto is None else _ARRIVED.format(upto=upto)
-    rows = tx.all(
-        "SELECT r.parent, r.rel_type, r.sender, count(*) FROM json_each(?) p CROSS JOIN relations r"
-        " WHERE r.room = ? AND r.parent = p.value AND r.rel_type IN ('m.thread', 'm.replace', 'm.reference')"
-        f"{bound} GROUP BY r.parent, r.rel_type, r.sender",
-        (_array(parents), room),
+    rows = tx.execute(
+        "SELECT r.parent, r.rel_type, r.sender, count(*) FROM json_each(:parents) p CROSS JOIN relations r"
+        " WHERE r.room = :room AND r.parent = p.value AND r.rel_type IN ('m.thread', 'm.replace', 'm.reference')"
+        f"{_ARRIVED} GROUP BY r.parent, r.rel_type, r.sender",
+        {"parents": _array(parents), "room": room, "upto": upto},
     )
     return [Tally(*row) for row in rows]
 
@@ -71,15 +70,39 @@ def latest_replies(
     tx: Transaction, room: int, roots: Iterable[str], limit: int, *, without: Collection[str] = (), upto: int | None = None
 ) -> dict[str, list[int]]:
     """Of each thread the numbers of its `limit` latest events, the latest first."""
-    bound = "" if upto is None else _ARRIVED.format(upto=upto)
-    rows = tx.all(
+    return _some(tx, room, roots, "m.thread", limit, without, upto, order="DESC")
+
+
+def references(
+    tx: Transaction, room: int, parents: Iterable[str], limit: int, *, without: Collection[str] = (), upto: int | None = None
+) -> dict[str, list[int]]:
+    """Of each event the numbers of the first `limit` events that refer to it (m.reference), the first first."""
+    return _some(tx, room, parents, "m.reference", limit, without, upto, order="ASC")
+
+
+def _some(
+    tx: Transaction,
+    room: int,
+    parents: Iterable[str],
+    rel_type: str,
+    limit: int,
+    without: Collection[str],
+    upto: int | None,
+    *,
+    order: str,
+) -> dict[str, list[int]]:
+    """Of each event the numbers of `limit` events of one type of relation, from one end of the timeline (ASC, DESC) on.
+
+    The type is written out: as a parameter SQLite would plan the statement anew each time, for an index that may fit it.
+    """
+    rows = tx.execute(
         "SELECT p.value, (SELECT json_group_array(event) FROM (SELECT r.event FROM relations r"
-        " WHERE r.room = ?1 AND r.parent = p.value AND r.rel_type = 'm.thread'"
-        f" AND r.sender NOT IN (SELECT value FROM json_each(?2)){bound}"
-        " ORDER BY r.depth DESC, r.tie DESC, r.event DESC LIMIT ?3)) FROM json_each(?4) p",
-        (room, _array(without), limit, _array(roots)),
+        f" WHERE r.room = :room AND r.parent = p.value AND r.rel_type = '{rel_type}'"
+        f" AND r.sender NOT IN (SELECT value FROM json_each(:without)){_ARRIVED}"
+        f" ORDER BY r.depth {order}, r.tie {order}, r.event {order} LIMIT :limit)) FROM json_each(:parents) p",
+        {"room": room, "parents": _array(parents), "limit": limit, "without": _array(without), "upto": upto},
     )
-    return {root: orjson.loads(numbers) for root, numbers in rows}
+    return {parent: orjson.loads(numbers) for parent, numbers in rows}
 
 
 def edits(
@@ -88,29 +111,13 @@ def edits(
     """Of each event the numbers of its sender's `limit` newest events of the type m.replace, the newest first. `senders`: event id →
     sender. What is newest is told by `origin_server_ts`, then by the event id ("Server-side aggregation of m.replace relationships").
     """
-    bound = "" if upto is None else _ARRIVED.format(upto=upto)
-    rows = tx.all(
+    rows = tx.execute(
         "SELECT p.key, (SELECT json_group_array(event) FROM (SELECT r.event FROM relations r JOIN events e ON e.event = r.event"
-        " WHERE r.room = ?1 AND r.parent = p.key AND r.rel_type = 'm.replace' AND r.sender = p.value"
-        f"{bound} ORDER BY r.tie >> 20 DESC, e.event_id DESC LIMIT ?2)) FROM json_each(?3) p",
-        (room, limit, orjson.dumps(dict(senders)).decode()),
+        " WHERE r.room = :room AND r.parent = p.key AND r.rel_type = 'm.replace' AND r.sender = p.value"
+        f"{_ARRIVED} ORDER BY r.tie >> 20 DESC, e.event_id DESC LIMIT :limit)) FROM json_each(:senders) p",
+        {"room": room, "senders": orjson.dumps(dict(senders)).decode(), "limit": limit, "upto": upto},
     )
     return {event_id: orjson.loads(numbers) for event_id, numbers in rows}
-
-
-def references(
-    tx: Transaction, room: int, parents: Iterable[str], limit: int, *, without: Collection[str] = (), upto: int | None = None
-) -> dict[str, list[int]]:
-    """Of each event the numbers of the first `limit` events that refer to it (m.reference), the first first."""
-    bound = "" if upto is None else _ARRIVED.format(upto=upto)
-    rows = tx.all(
-        "SELECT p.value, (SELECT json_group_array(event) FROM (SELECT r.event FROM relations r"
-        " WHERE r.room = ?1 AND r.parent = p.value AND r.rel_type = 'm.reference'"
-        f" AND r.sender NOT IN (SELECT value FROM json_each(?2)){bound}"
-        " ORDER BY r.depth, r.tie, r.event LIMIT ?3)) FROM json_each(?4) p",
-        (room, _array(without), limit, _array(parents)),
-    )
-    return {parent: orjson.loads(numbers) for parent, numbers in rows}
 
 
 def by_sender(tx: Transaction, room: int, parent: str, rel_type: str, sender: str, limit: int) -> list[int]:
