@@ -72,13 +72,23 @@ def remove(tx: Transaction, stream: int, pdu: Mapping[str, Any]) -> None:
     values = _values(pdu)
     done = progress(tx) if any(values) else None
     if done is not None and done.low < stream <= done.high:
-        tx.execute("INSERT INTO search_index (search_index, rowid, body, name, topic) VALUES ('delete', ?, ?, ?, ?)", (stream, *values))
+        _take_out(tx, stream, values)
 
 
 def remove_room(tx: Transaction, room: int) -> None:
-    """Takes out what was indexed of a whole room, before its events are gone."""
-    for stream, pdu in tx.all("SELECT stream, pdu FROM events WHERE room = ? AND stream IS NOT NULL", (room,)):
-        remove(tx, stream, _glance(pdu))
+    """Takes out what was indexed of a whole room, before its events are gone. They are read one by one: there may be any number."""
+    done = progress(tx)
+    if done is None:
+        return
+    indexed = tx.execute("SELECT stream, pdu FROM events WHERE room = ? AND stream > ? AND stream <= ?", (room, done.low, done.high))
+    for stream, pdu in indexed:
+        values = _values(_glance(pdu))
+        if any(values):
+            _take_out(tx, stream, values)
+
+
+def _take_out(tx: Transaction, stream: int, values: tuple[str | None, ...]) -> None:
+    tx.execute("INSERT INTO search_index (search_index, rowid, body, name, topic) VALUES ('delete', ?, ?, ?, ?)", (stream, *values))
 
 
 def _values(pdu: Mapping[str, Any]) -> tuple[str | None, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,3 +89,26 @@ def test_only_texts_are_taken_out_of_events() -> None:
     edit = {"body": "* b", "m.new_content": {"body": "b"}, "m.relates_to": {"rel_type": "m.replace", "event_id": "$e"}}
     assert search_text.texts_of("m.room.message", edit) == {"body": "b"}
     assert search_text.texts_of("m.room.message", {**edit, "m.new_content": 1}) == {"body": "* b"}
+
+
+def test_a_room_of_any_size_is_taken_out_event_by_event() -> None:
+    with index() as tx:
+        tx.execute("DELETE FROM events")
+        search_index.begin(tx, 0)
+        for stream in range(1, 301):
+            said = {"type": "m.room.message", "content": {"body": "tide", "format": "x" * 20_000}}
+            tx.execute(
+                "INSERT INTO events (event_id, room, stream, depth, tie, verdict, pdu) VALUES (?, ?, ?, 1, 1, 0, ?)",
+                (f"${stream}", stream % 100 == 0, stream, orjson.dumps(said)),
+            )
+        while search_index.forwards(tx, search_index.progress(tx) or search_index.Progress(0, 0)):
+            pass
+        tracemalloc.start()
+        try:
+            search_index.remove_room(tx, 0)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        tx.execute("DELETE FROM events")
+        assert search_index.hits(tx, "body : tide", 1000, 1000) == [300, 200, 100]
+        assert peak < 1_000_000  # of 6 MB
