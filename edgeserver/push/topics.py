@@ -135,7 +135,7 @@ class Topics:
     def _hand_out(self, kept: Kept) -> None:
         for subscription in list(self._listening.get(kept.topic, ())):
             if not subscription.hand(kept.number, kept.body):
-                self._listening[kept.topic].discard(subscription)
+                self._leave(subscription, [kept.topic])
 
     # Listening
 
@@ -155,10 +155,14 @@ class Topics:
             self._of_address[address] -= 1
             if not self._of_address[address]:
                 del self._of_address[address]
-            for name in names:
-                self._listening[name].discard(subscription)
-                if not self._listening[name]:
-                    del self._listening[name]
+            self._leave(subscription, names)
+
+    def _leave(self, subscription: Subscription, names: Sequence[str]) -> None:
+        for name in names:
+            listening = self._listening.get(name, set())
+            listening.discard(subscription)
+            if not listening:
+                self._listening.pop(name, None)
 
     async def waiting(self, names: Sequence[str], since: Since) -> list[tuple[int, bytes]]:
         """What waits in the topics for who has everything up to `since`: number and body, oldest first.

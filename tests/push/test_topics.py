@@ -120,6 +120,17 @@ async def test_who_does_not_take_what_comes_is_let_go_and_can_come_back_for_it(p
     assert await place.texts(since=Since(number=taken[-1][0])) == [str(UNREAD)]
 
 
+async def test_who_is_let_go_of_one_topic_leaves_nothing_behind_in_the_others(place: Place) -> None:
+    other = f"{TOPIC}2"
+    with place.topics.listening([TOPIC, other], "slow phone"), place.topics.listening([TOPIC], "phone") as phone:
+        for _ in range(UNREAD + 1):
+            await place.topics.publish(TOPIC, {}, keep=False)
+            await phone.next()
+    await place.topics.waiting([other], NOTHING_OLD)
+    place.now += FORSAKEN_SECONDS + 1
+    assert not place.topics.is_known(other)
+
+
 async def test_a_topic_that_nobody_listens_to_is_known_for_a_while(place: Place) -> None:
     assert place.topics.is_known(TOPIC)
     await place.topics.publish(TOPIC, {})
