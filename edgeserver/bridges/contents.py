@@ -35,6 +35,7 @@ SCANNED: Final = 500
 """Events that are looked at for one transaction."""
 MAX_EVENTS: Final = 100
 MAX_BYTES: Final = 512 * 1024
+"""Of events, and of messages to devices."""
 MAX_RECEIPTS: Final = 500
 MAX_TO_DEVICE: Final = 100
 
@@ -67,8 +68,7 @@ def read(tx: Transaction, service: Service, since: int, ceiling: int, ephemera: 
     messages: list[ToDeviceMessage] = []
     receipts: list[Receipt] = []
     if wants_more:
-        messages = bridges.new_to_device(tx, service.id, since, upto, MAX_TO_DEVICE)
-        upto = messages[-1].stream if len(messages) == MAX_TO_DEVICE else upto
+        messages, upto = bridges.new_to_device(tx, service.id, since, upto, MAX_TO_DEVICE, MAX_BYTES)
         found = bridges.new_receipts(tx, since, upto, MAX_RECEIPTS)
         upto = found[-1][0] if len(found) == MAX_RECEIPTS else upto
         receipts = [

@@ -89,15 +89,24 @@ class ToDeviceMessage(NamedTuple):
     message: dict[str, Any]
 
 
-def new_to_device(tx: Transaction, service: str, since: int, upto: int, limit: int) -> list[ToDeviceMessage]:
-    """Messages to devices of the service's own users in (since, upto], in order."""
+def new_to_device(tx: Transaction, service: str, since: int, upto: int, limit: int, most: int) -> tuple[list[ToDeviceMessage], int]:
+    """The oldest messages to devices of the service's own users in (since, upto], in order, and up to where that is all of them:
+    at most `limit`, and no more once they have `most` bytes together.
+    """
     # CROSS JOIN: what is new comes first, and each row looks its owner up
     rows = tx.all(
         "SELECT t.stream, t.user_id, t.device_id, t.message FROM to_device t CROSS JOIN accounts a ON a.user_id = t.user_id"
         " WHERE t.stream > ? AND t.stream <= ? AND a.appservice_id = ? ORDER BY t.stream LIMIT ?",
         (since, upto, service, limit),
     )
-    return [ToDeviceMessage(stream, user, device, canonical_json.decode_exact(message)) for stream, user, device, message in rows]
+    found: list[ToDeviceMessage] = []
+    size = 0
+    for stream, user_id, device_id, message in rows:
+        size += len(message)
+        found.append(ToDeviceMessage(stream, user_id, device_id, canonical_json.decode_exact(message)))
+        if size >= most or len(found) == limit:
+            return found, stream
+    return found, upto
 
 
 def taken_to_device(tx: Transaction, service: str, since: int, upto: int) -> None:

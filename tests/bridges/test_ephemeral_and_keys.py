@@ -159,6 +159,23 @@ async def test_messages_to_devices_wait_for_a_bridge_that_is_down_and_survive_a_
         assert max(len(body["to_device"]) for body in bridge.transactions.values()) == 100
 
 
+async def test_large_messages_to_devices_are_sent_in_several_transactions(tmp_path, autojump_clock):
+    async with bridged(tmp_path, FAST, **ENCRYPTING) as (_, _, bridge, alice):
+        await bridge.ok("PUT", "/devices/BRIDGE", {})
+        bridge.down = True
+        for number in range(30):
+            messages = {"@ircbot:a.test": {"BRIDGE": {"number": number, "body": "x" * 60_000}}}
+            await alice.ok("PUT", f"/sendToDevice/m.test/{number}", {"messages": messages})
+        bridge.down = False
+
+        async def all_there() -> bool:
+            return len(bridge.told("to_device")) >= 30
+
+        await until(all_there)
+        assert [one["content"]["number"] for one in bridge.told("to_device")] == list(range(30))
+        assert max(len(body.get("to_device", [])) for body in bridge.transactions.values()) < 10
+
+
 async def test_a_bridge_that_did_not_ask_for_it_is_told_nothing_but_events(tmp_path, autojump_clock):
     async with bridged(tmp_path) as (_, _a, bridge, alice):
         room, ghost = await portal(bridge, alice)
