@@ -77,6 +77,7 @@ class Topics:
         self._listening: dict[str, set[Subscription]] = {}
         self._of_address: Counter[str] = Counter()
         self._unwritten: list[Kept] = []
+        self._due: dict[int, Kept | None] = {}  # not handed out yet, by number; None: on its way to the disk, and those after it wait
         self._newest = 0
 
     async def load(self) -> None:
@@ -93,7 +94,13 @@ class Topics:
         """
         message, kept = await self._message(topic, said, None)
         if keep:
-            await self._db.write(lambda tx: self._write(tx, [kept]))
+            self._due[kept.number] = None
+            try:
+                await self._db.write(lambda tx: self._write(tx, [kept]))
+            except BaseException:
+                del self._due[kept.number]
+                self._hand_out_due()
+                raise
         self._hand_out(kept)
         return message
 
@@ -133,6 +140,18 @@ class Topics:
         return message, Kept(self._newest, topic, subject, expires, orjson.dumps(message))
 
     def _hand_out(self, kept: Kept) -> None:
+        self._due[kept.number] = kept
+        self._hand_out_due()
+
+    def _hand_out_due(self) -> None:
+        """In the order of their numbers: a subscriber comes back for what lies beyond the last one that it was handed."""
+        for number, kept in list(self._due.items()):
+            if kept is None:
+                return
+            del self._due[number]
+            self._hand_to_listeners(kept)
+
+    def _hand_to_listeners(self, kept: Kept) -> None:
         for subscription in list(self._listening.get(kept.topic, ())):
             if not subscription.hand(kept.number, kept.body):
                 self._leave(subscription, [kept.topic])

@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 import trio
+import trio.lowlevel
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,6 +119,30 @@ async def test_who_does_not_take_what_comes_is_let_go_and_can_come_back_for_it(p
         with pytest.raises(trio.EndOfChannel):
             await subscription.next()
     assert await place.texts(since=Since(number=taken[-1][0])) == [str(UNREAD)]
+
+
+async def test_messages_come_in_the_order_of_their_ids_however_long_the_disk_takes(place: Place) -> None:
+    other = f"{TOPIC}2"
+    await place.topics.waiting([TOPIC, other], NOTHING_OLD)
+    with place.topics.listening([TOPIC, other], "phone") as phone:
+        async with trio.open_nursery() as nursery:
+            for text in ("1", "2", "3"):
+                nursery.start_soon(place.topics.publish, TOPIC, {"message": text})
+            while place.topics._newest < place.now * 1000 + 2:
+                await trio.lowlevel.checkpoint()
+            await place.topics.hand_over(other, {"message": "4"}, "!r")
+        numbers = [(await phone.next())[0] for _ in range(4)]
+    assert numbers == sorted(numbers)
+
+
+async def test_a_message_that_cannot_be_kept_holds_no_other_up(place: Place) -> None:
+    await place.topics.waiting([TOPIC], NOTHING_OLD)
+    with place.topics.listening([TOPIC], "phone") as phone:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await place.topics.publish(TOPIC, {"message": "withdrawn"})
+        await place.topics.publish(TOPIC, {"message": "next"})
+        assert orjson.loads((await phone.next())[1])["message"] == "next"
 
 
 async def test_who_is_let_go_of_one_topic_leaves_nothing_behind_in_the_others(place: Place) -> None:
