@@ -5,13 +5,16 @@ Spec: client-server API, "Using access tokens"; application service API, "Identi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from edgeserver.matrix import errors
 
 if TYPE_CHECKING:
     from edgeserver.api.endpoint import Call
     from edgeserver.users.requester import Requester
+
+
+REGISTER: Final = ("/_matrix/client/v3/register", "/_matrix/client/r0/register")
 
 
 class TokenTable(Protocol):
@@ -91,7 +94,7 @@ class AccessTokens:
         if self._appservices is not None:
             as_user = call.query.get("user_id")
             device_id = call.query.get("device_id") or call.query.get("org.matrix.msc3202.device_id")
-            is_registering = call.scope["path"].endswith("/register")
+            is_registering = call.scope["path"] in REGISTER
             found = await self._appservices.requester(token, as_user, device_id, registering=is_registering)
             if found is not None:
                 return found

@@ -91,8 +91,9 @@ async def test_a_ghost_logs_in_syncs_and_logs_out(tmp_path, autojump_clock):
             nobody = await AsgiClient(a.box.app).post(f"/_matrix/client/v3{path}", login)
             assert (nobody.status, nobody.json["errcode"]) == (401, "M_MISSING_TOKEN")
         await bridge.ok("POST", "/account/deactivate", {}, as_user=ghost)
-        gone = await bridge.call("GET", "/account/whoami", as_user=ghost)
-        assert (gone.status, gone.json["errcode"]) == (403, "M_USER_DEACTIVATED")
+        for method, path in (("GET", "/account/whoami"), ("PUT", f"/rooms/{quote(room)}/send/m.room.message/register")):
+            gone = await bridge.call(method, path, {"msgtype": "m.text", "body": "x"}, as_user=ghost)
+            assert (gone.status, gone.json["errcode"]) == (403, "M_USER_DEACTIVATED")
 
 
 OUTSIDE = ["@alice:a.test", "@irc_stranger:b.test", "@irc_unregistered:a.test", "nonsense", f"@irc_{'x' * 300}:a.test"]
@@ -101,6 +102,7 @@ OF_A_USER = [
     ("POST", "/account/deactivate"), ("PUT", "/devices/X"), ("POST", "/delete_devices"), ("GET", "/pushrules/"), ("POST", "/keys/upload"),
     ("POST", "/keys/query"), ("POST", "/keys/device_signing/upload"), ("PUT", "/sendToDevice/m.test/t"), ("POST", "/logout/all"),
     ("PUT", "/profile/@alice:a.test/displayname"), ("GET", "/user/@alice:a.test/account_data/m.x"), ("GET", "/room_keys/version"),
+    ("PUT", "/sendToDevice/m.test/register"), ("PUT", "/devices/register"),
 ]  # fmt: skip
 
 
