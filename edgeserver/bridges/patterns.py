@@ -101,6 +101,8 @@ class _Scan:
         assert special is not None
         if "P=" in special[0] or "?(" in special[0]:
             raise PatternError("refers back to what another part has matched, which may take very long")
+        if re.match(r"\(\?([aiLmsu]*x|#)", self._left):  # between a part and its quantifier, say
+            raise PatternError("has remarks, or spaces that mean nothing, which may hide what it repeats: leave (?x) and (?#…) out")
         self._take(special.end())
 
     def _repeat(self, group: _Group) -> None:

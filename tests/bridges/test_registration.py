@@ -111,6 +111,7 @@ def test_two_services_share_no_id_token_or_account(tmp_path):
     [
         "(a+)+$", "(a*)*", "(a|a)*$", "(a|b?)+", "([a-z]+_)*x", "(?:a{1,3})+", "(a?){20}", "((ab)*c)+", "(.*a){9}", "(?:(?:a+)){2,}",
         "(?=(a+)+)x", r"(a+)\1+", r"(?P<x>a+)(?P=x)", ".*.*.*.*a", "a{0,100}b{0,100}c{0,100}d{0,100}", "x" * 2000, "(", "[a", "a{3,1}",
+        "(?x)(a+) +$", "(?ix:(a+) +)$", "(?xi)a", "(a+)(?#remark)+$",
         "*", r"(\(a+)+", "a?" * 30 + "a" * 30, "(a|ab)" * 30 + "!", "a|.*.*.*.*", "((a|b)c)+",
     ],
 )  # fmt: skip
@@ -125,7 +126,8 @@ def test_a_pattern_that_a_stranger_could_keep_the_box_busy_with_is_refused(patte
         (r"@irc_.*:example\.org", "@irc_bob:example.org"), (r"@(irc|xmpp)_[^:]+:x", "@xmpp_a:x"), (r"@_?irc(_.+)?:x", "@irc_a:x"),
         (r"@[]a-z[]+:x", "@a[]:x"), (r"@[^]]+:x", "@a:x"), (r"@a{2}b{1,3}:x", "@aabb:x"), (r"@(ab){3}:x", "@ababab:x"),
         (r"@(?!irc_bot).*:x", "@irc_a:x"), (r"@a{b", "@a{b"), (r"@\(a+\)+:x", "@(aa)):x"), (r"@(?P<n>[a-z]+):x", "@ab:x"),
-        (r"(?i)@IRC_.*", "@irc_a:x"), (r"@(?:a+|b):x", "@aa:x"), (r"@[\]+]+:x", "@+]:x"), ("", "@a:x"),
+        (r"(?i)@IRC_.*", "@irc_a:x"), (r"(?i-x:@IRC_.*)", "@irc_a:x"), (r"@(?P<x>[a-z]+):x", "@ab:x"),
+        (r"@(?:a+|b):x", "@aa:x"), (r"@[\]+]+:x", "@+]:x"), ("", "@a:x"),
     ],
 )  # fmt: skip
 def test_the_patterns_that_people_write_are_taken(pattern, name):
