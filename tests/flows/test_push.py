@@ -34,6 +34,14 @@ class Town:
     async def read(self, event_id: str) -> None:
         await self.bob.ok("POST", f"/rooms/{quote(self.room)}/receipt/m.read/{quote(event_id)}")
 
+    async def hears_nothing_but_what_comes(self) -> None:
+        """Nothing has been told by now, and what Alice says then is."""
+        await trio.sleep(60)
+        assert self.gateway.tries == []
+        said = await self.alice.say(self.room, "heard")
+        await trio.sleep(60)
+        assert self.gateway.events() == [said]
+
     def is_idle(self) -> bool:
         nursery = self.box.box.push.follower._nursery
         return nursery is not None and not nursery.child_tasks
@@ -105,11 +113,7 @@ async def test_what_does_not_notify_is_not_told(tmp_path, autojump_clock):
         await t.bob.ok("PUT", f"/pushrules/global/room/{quote(t.room)}", {"actions": []})
         await t.alice.say(t.room, "muted")
         await t.bob.ok("DELETE", f"/pushrules/global/room/{quote(t.room)}")
-        await trio.sleep(60)
-        assert t.gateway.tries == []
-        heard = await t.alice.say(t.room, "heard")
-        await trio.sleep(60)
-        assert t.gateway.events() == [heard]
+        await t.hears_nothing_but_what_comes()
 
 
 async def test_many_messages_are_told_one_after_the_other(tmp_path, autojump_clock):
@@ -257,11 +261,7 @@ async def test_a_pusher_that_is_off_is_told_nothing_and_of_that_time_nothing_lat
         await t.alice.say(t.room, "unheard")
         await trio.sleep(60)
         await t.set_pusher(**{"org.matrix.msc3881.enabled": True})
-        await trio.sleep(60)
-        assert t.gateway.tries == []
-        said = await t.alice.say(t.room, "heard")
-        await trio.sleep(60)
-        assert t.gateway.events() == [said]
+        await t.hears_nothing_but_what_comes()
 
 
 async def test_a_pusher_goes_with_its_device(tmp_path, autojump_clock):
