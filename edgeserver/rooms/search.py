@@ -175,8 +175,8 @@ class _Looker:
         for one in stored.values():
             if self._wants(one):
                 by_room.setdefault(one.room, []).append(one)
-        seen = {one.stream for room, found in by_room.items() for one in self._visible(room, found)}
-        hits = [(stream, self._hit(stored[stream])) for stream in streams if stream in seen]
+        seen = {one.stream: one for room, found in by_room.items() for one in self._visible(room, found)}
+        hits = [(stream, self._hit(seen[stream])) for stream in streams if stream in seen]
         return [(stream, hit) for stream, hit in hits if hit is not None]
 
     def _wants(self, stored: StoredEvent) -> bool:
@@ -212,7 +212,9 @@ class _Looker:
             return None
         texts = search_text.texts_of(matched.event.type, matched.event.content)
         searched = tuple(texts[name] for name in self._query.names if name in texts)
-        rank = max((search_text.score(self._query.phrases, search_text.words(text)) for text in searched), default=0.0)
+        if not searched:
+            return None  # its sender had themselves erased: this user is not to learn what it said
+        rank = max(search_text.score(self._query.phrases, search_text.words(text)) for text in searched)
         return Hit(shown, matched.stream, rank, searched, view)
 
     def _edited(self, matched: StoredEvent) -> StoredEvent | None:
@@ -223,7 +225,7 @@ class _Looker:
             return matched
         if original.redacted_by is not None or original.room != matched.room or original.event.sender != matched.event.sender:
             return None
-        return original if self._visible(original.room, [original]) else matched
+        return next(iter(self._visible(original.room, [original])), matched)
 
 
 def _rooms(tx: Transaction, user_id: str, query: Query) -> set[int]:

@@ -11,7 +11,7 @@ from edgeserver.api.client import search
 from edgeserver.api.ratelimit import RATES, RateLimiter
 from edgeserver.matrix import canonical_json
 from edgeserver.rooms import search as rooms_search
-from edgeserver.store import account_data, search_index
+from edgeserver.store import account_data, departures, search_index
 from edgeserver.store.account_data import ignored_users
 from tests.api.rooms_house import Client, Place, open_place
 from tests.asgi import section_application
@@ -156,6 +156,23 @@ async def test_nobody_finds_what_they_may_not_read(tmp_path: Path) -> None:
         assert await texts(place.carol, "plan") == []
         await place.bob.ok("POST", "rooms", room_id, "forget")
         assert await texts(place.bob, "plan") == []
+
+
+async def test_newcomers_do_not_find_what_the_erased_had_said(tmp_path: Path) -> None:
+    async with open_place(tmp_path) as place:
+        room_id = await shared(place)
+        event_id = await place.alice.say(room_id, "my address is 1 Main Street")
+        new = {"msgtype": "m.text", "body": "my house is 2 Main Street"}
+        edit = {**new, "m.new_content": new, "m.relates_to": {"rel_type": "m.replace", "event_id": event_id}}
+        await place.alice.ok("PUT", "rooms", room_id, "send", "m.room.message", "e1", json=edit)
+        await place.bob.say(room_id, "Main entrance")
+        await place.house.db.write(lambda tx: departures.erase(tx, ALICE, tx.stream()))
+        await place.carol.ok("POST", "join", room_id)
+        found = await find(place.carol, "main", event_context={"include_profile": True})
+        assert [one["result"]["content"].get("body") for one in found["results"]] == ["Main entrance"]
+        assert "Street" not in str(found)
+        assert (await find(place.carol, "street"))["count"] == 0
+        assert "my address is 1 Main Street" in await texts(place.bob, "street")  # he was there
 
 
 async def test_encrypted_rooms_are_left_out(tmp_path: Path) -> None:
