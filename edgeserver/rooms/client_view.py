@@ -14,6 +14,7 @@ from edgeserver.matrix.event import client_event
 from edgeserver.matrix.relations import REFERENCE, REPLACE, THREAD
 from edgeserver.matrix.visibility import membership_of
 from edgeserver.rooms.aggregations import aggregated
+from edgeserver.rooms.erasure import as_seen_by
 from edgeserver.store import events, state
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _timeline_notes(tx: Transaction, found: Sequence[StoredEvent], viewer: Viewe
                 member = state.lookup_event(tx, stored.after, "m.room.member", viewer.user_id)
                 memberships[stored.after] = membership_of(None if member is None else member.event)
             note["membership"] = memberships[stored.after]
-        note.update(_replaced(tx, stored))
+        note.update(_replaced(tx, stored, viewer.user_id))
     return notes
 
 
@@ -132,14 +133,15 @@ def _notes(tx: Transaction, found: Sequence[StoredEvent], viewer: Viewer) -> dic
     return notes
 
 
-def _replaced(tx: Transaction, stored: StoredEvent) -> dict[str, Any]:
-    """What the state held under this event's key before it."""
+def _replaced(tx: Transaction, stored: StoredEvent, user_id: str) -> dict[str, Any]:
+    """What the state held under this event's key before it, as the user may see it."""
     event = stored.event
     if event.state_key is None or stored.before is None:
         return {}
     previous = state.lookup_event(tx, stored.before, event.type, event.state_key)
     if previous is None or previous.number == stored.number:
         return {}
+    [previous] = as_seen_by(tx, user_id, [previous])
     return {
         "prev_content": previous.event.content,
         "prev_sender": previous.event.sender,

@@ -14,6 +14,7 @@ from edgeserver.matrix import errors
 from edgeserver.rooms import client_view, history
 from edgeserver.rooms.around import around as around_event
 from edgeserver.rooms.client_view import Viewer
+from edgeserver.rooms.erasure import as_seen_by
 from edgeserver.rooms.tokens import write_place
 from edgeserver.store import events, state
 
@@ -105,6 +106,8 @@ class RoomReadingSection:
             stored = events.get(tx, event_id)
             if stored is None or stored.stream is None or stored.event.room_id != room_id or not history.is_for_anybody(tx, stored):
                 _, stored = history.visible_event(tx, room_id, event_id, viewer.user_id)
+            else:
+                [stored] = as_seen_by(tx, viewer.user_id, [stored])
             return client_view.timeline(tx, [stored], viewer)[0]
 
         return await self._db.read(read)
