@@ -150,9 +150,10 @@ class OldStream:
 
         def read(tx: Transaction) -> Json:
             stored = events.get(tx, event_id)
-            if stored is None or stored.stream is None or not _may_see(tx, viewer.user_id, [(stored.stream, stored.room)]):
+            seen = [] if stored is None or stored.stream is None else _may_see(tx, viewer.user_id, [(stored.stream, stored.room)])
+            if not seen:
                 raise errors.NotFound("There is no such event, or you may not see it.")
-            return client_view.timeline(tx, [stored], viewer)[0]
+            return client_view.timeline(tx, seen, viewer)[0]
 
         return await self._db.read(read)
 
@@ -186,7 +187,8 @@ class OldStream:
 
 def _may_see(tx: Transaction, user_id: str, rows: Sequence[tuple[int, int]]) -> list[StoredEvent]:
     """Those of the events at these positions that the user may see, in order."""
-    ignored, kept = ignored_users(tx, user_id), set[int]()
+    ignored = ignored_users(tx, user_id)
+    kept: dict[int | None, StoredEvent] = {}
     found = events.at_streams(tx, [stream for stream, _ in rows])
     for room in {room for _, room in rows}:
         try:
@@ -195,8 +197,8 @@ def _may_see(tx: Transaction, user_id: str, rows: Sequence[tuple[int, int]]) -> 
             continue
         own = [one for one in found.values() if one.room == room and (one.stream or 0) <= at.upto]
         own = [one for one in own if one.event.state_key is not None or one.event.sender not in ignored]
-        kept |= {one.number for one in history.visible(tx, user_id, at.membership, own)}
-    return [found[stream] for stream, _ in rows if stream in found and found[stream].number in kept]
+        kept |= {one.stream: one for one in history.visible(tx, user_id, at.membership, own)}
+    return [kept[stream] for stream, _ in rows if stream in kept]
 
 
 def _is_joined(tx: Transaction, user_id: str, room_id: str) -> bool:

@@ -13,6 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from edgeserver.api.client import old_sync
+from edgeserver.store import departures
 from edgeserver.sync import old_stream
 from edgeserver.sync.old_stream import OldStream
 from edgeserver.users.requester import Requester
@@ -181,6 +182,20 @@ async def test_one_event_is_given_to_who_may_see_it(tmp_path: Path) -> None:
         assert (shown["content"]["body"], shown["room_id"]) == ("mine", room_id)
         assert await served.refused("bob", f"/events/{quote(event_id)}") == (404, "M_NOT_FOUND")
         assert await served.refused("alice", "/events/$none") == (404, "M_NOT_FOUND")
+
+
+async def test_who_came_later_is_given_the_events_of_the_erased_redacted(tmp_path: Path) -> None:
+    async with serve(tmp_path) as served:
+        world = served.world
+        room_id = await world.room(ALICE, CAROL, preset="public_chat")
+        start = str(world.db.position)
+        event_id = await world.say(room_id, ALICE, "1 Main Street")
+        await world.db.write(lambda tx: departures.erase(tx, ALICE, tx.stream()))
+        await world.memberships.join(BOB, room_id)
+        for who, content in (("bob", {}), ("carol", {"msgtype": "m.text", "body": "1 Main Street"})):
+            assert (await served.get(who, f"/events/{quote(event_id)}"))["content"] == content
+            chunk = (await served.get(who, "/events", **{"from": f"s{start}", "timeout": "0"}))["chunk"]
+            assert [one["content"] for one in chunk if one.get("event_id") == event_id] == [content]
 
 
 @pytest.mark.parametrize(
