@@ -309,7 +309,7 @@ class Memberships:
             membership = rooms.membership_in(tx, user_id, room_id)
             if membership is not None and membership.membership not in ("leave", "ban"):
                 raise errors.Unknown(f"You are still in the room {room_id}: leave it first.", status=400)
-            if membership is not None:
+            if membership is not None and not membership.forgotten:
                 rooms.forget(tx, user_id, membership.room, tx.stream())
 
         await self._db.write(run)

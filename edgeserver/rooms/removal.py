@@ -61,7 +61,7 @@ class BeforePurge(Protocol):
 
 
 class RoomRemovals:
-    """Takes wishes (`start`) and carries them out (`run`, one task for the life of the box; or `carry_out`, by whoever waits)."""
+    """Takes wishes (`start`) and carries them out (`run`, one task for the life of the box)."""
 
     def __init__(
         self,
@@ -80,7 +80,6 @@ class RoomRemovals:
         self._now_ms = now_ms
         self._before_purge = before_purge
         self._wake = trio.Event()
-        self._lock = trio.Lock()
 
     async def start(self, room_id: str, wish: Wish) -> str:
         """Notes the wish and returns its id; the rest happens by itself.
