@@ -6,6 +6,7 @@ somebody has got out of in spite of all (an operator put them out, say) is not u
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from edgeserver.store.accounts import Account
     from edgeserver.store.database import Database, Transaction
     from edgeserver.wakeups import Wakeups
+
+log = logging.getLogger(__name__)
 
 TAG: Final = "m.server_notice"
 TAGS: Final = "m.tag"
@@ -67,13 +70,23 @@ class ServerNotices:
         self._turns = Turns()
 
     async def announce(self, text: str, to: str | None = None) -> list[str]:
-        """Tells one of our people, or all (None), a text as m.server_notice; returns who was told."""
+        """Tells one of our people, or all (None), a text as m.server_notice; returns who was told.
+
+        Of all, those are left out who take no invites into a room of notices, and who have gone meanwhile.
+        """
         people = [to] if to is not None else await self._db.read(_everybody)
         content = {"msgtype": TAG, "body": text, "server_notice_type": ANNOUNCEMENT}
         told = []
         for user_id in people:
-            if user_id != self._user_id:
+            if user_id == self._user_id:
+                continue
+            try:
                 await self.send(user_id, content)
+            except (errors.InviteBlocked, errors.NotFound) as error:
+                if to is not None:
+                    raise
+                log.warning("%s could not be told what all are told: %s", user_id, error)
+            else:
                 told.append(user_id)
         return told
 

@@ -32,6 +32,17 @@ async def test_all_people_are_told_and_no_guest(tmp_path: Path, autojump_clock: 
         assert names["m.room.member", "@office:a.test"]["displayname"] == "The harbour office"
 
 
+async def test_who_takes_no_invites_keeps_the_notice_from_nobody_else(tmp_path: Path, autojump_clock: object) -> None:
+    async with World(tmp_path) as world:
+        box = await world.box("a", ON_AND_IN)
+        alice, bob = await box.person("alice"), await box.person("bob")
+        await alice.ok("PUT", f"/user/{alice.user_id}/account_data/m.invite_permission_config", {"default_action": "block"})
+        notices = box.box.rooms.notices
+        assert await notices.announce("Low tide") == [bob.user_id]
+        with pytest.raises(errors.InviteBlocked):
+            await notices.announce("Low tide", alice.user_id)
+
+
 async def _state(person, room_id: str) -> list[dict]:
     return await person.ok("GET", f"/rooms/{quote(room_id)}/state")
 
