@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeserver.matrix import errors
 from edgeserver.matrix.identifiers import is_user_id
 from edgeserver.rooms import history
-from edgeserver.store import accounts, events, reports, rooms, state
+from edgeserver.store import accounts, reports, rooms, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,13 +77,10 @@ class Reports:
 
 def _sender_of(tx: Transaction, user_id: str, room_id: str, event_id: str) -> str:
     """Who sent an event that the user, who is in its room, may see. Raises M_NOT_FOUND."""
-    room = rooms.get(tx, room_id)
-    membership = None if room is None else rooms.membership(tx, user_id, room.number)
-    stored = events.get(tx, event_id)
-    if room is None or membership is None or membership.membership != "join" or stored is None or stored.room != room.number:
+    membership = rooms.membership_in(tx, user_id, room_id)
+    if membership is None or membership.membership != "join":
         raise errors.NotFound("The event was not found or you are not joined to the room.")
-    if not history.visible(tx, user_id, membership, [stored]):
-        raise errors.NotFound("The event was not found or you are not joined to the room.")
+    _, stored = history.visible_event(tx, room_id, event_id, user_id)
     return stored.event.sender
 
 
