@@ -45,22 +45,17 @@ def texts_of(event_type: str, content: Mapping[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for kind, name in COLUMNS.values():
         if event_type == kind:
-            new = content.get("m.new_content") if is_edit(content) else None
+            new = content.get("m.new_content") if _is_edit(content) else None
             text = (new if isinstance(new, dict) else content).get(name)
             if isinstance(text, str) and text:
                 found[name] = text
     return found
 
 
-def is_edit(content: Mapping[str, Any]) -> bool:
-    return edited(content) is not None
-
-
-def edited(content: Mapping[str, Any]) -> str | None:
-    """The id of the event that one of this content edits."""
+def _is_edit(content: Mapping[str, Any]) -> bool:
+    """Part of `FORM`: looser than `relations.relation_of`, which may become stricter without another index."""
     relates = content.get("m.relates_to")
-    event_id = relates.get("event_id") if isinstance(relates, dict) and relates.get("rel_type") == "m.replace" else None
-    return event_id if isinstance(event_id, str) else None
+    return isinstance(relates, dict) and relates.get("rel_type") == "m.replace" and isinstance(relates.get("event_id"), str)
 
 
 def spaced(text: str) -> str:

@@ -16,6 +16,7 @@ import trio
 
 from edgeserver.matrix import errors, search_text
 from edgeserver.matrix.auth_events import CREATE
+from edgeserver.matrix.relations import REPLACE, is_replacement, relation_of
 from edgeserver.rooms import history
 from edgeserver.rooms.event_filter import EventFilter
 from edgeserver.rooms.succession import predecessor_of
@@ -219,11 +220,11 @@ class _Looker:
 
     def _edited(self, matched: StoredEvent) -> StoredEvent | None:
         """The message that this one edits, or itself; None for an edit that is none, or of what has been redacted."""
-        event_id = search_text.edited(matched.event.content)
-        original = None if event_id is None else events.get(self._tx, event_id)
+        relation = relation_of(matched.event.content)
+        original = events.get(self._tx, relation.event_id) if relation is not None and relation.rel_type == REPLACE else None
         if original is None or original.stream is None:
             return matched
-        if original.redacted_by is not None or original.room != matched.room or original.event.sender != matched.event.sender:
+        if original.redacted_by is not None or not is_replacement(matched.event, original.event):
             return None
         return next(iter(self._visible(original.room, [original])), matched)
 

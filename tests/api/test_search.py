@@ -136,6 +136,9 @@ async def test_an_edit_is_found_by_its_new_text_and_shows_the_message(tmp_path: 
         assert found["highlights"] == ["dusk"]
         await edit(place.bob, "forged words", "e2")
         assert await texts(place.alice, "forged") == []
+        empty = {"msgtype": "m.text", "body": "* edits nothing", "m.relates_to": {"rel_type": "m.replace", "event_id": event_id}}
+        await place.alice.ok("PUT", "rooms", room_id, "send", "m.room.message", "e3", json=empty)
+        assert await texts(place.alice, "nothing") == []
         await place.alice.ok("PUT", "rooms", room_id, "redact", event_id, "r", json={})
         assert await texts(place.alice, "dusk") == []
 
