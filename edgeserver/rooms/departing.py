@@ -7,6 +7,7 @@ middle goes on where it was. A room whose servers cannot be reached is tried aga
 from __future__ import annotations
 
 import logging
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = 60.0
 LONGEST_PAUSE: Final = 6 * 3600.0
-"""Seconds between two rounds."""
+"""Seconds between two rounds of one user."""
 MOST_ROUNDS: Final = 16
 
 
@@ -35,25 +36,28 @@ class Departures:
         self._db = db
         self._wakeups = wakeups
         self._memberships = memberships
+        self._due: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Leaves what is to be left, at once after a wake-up (`DEPARTURES`) and then in rounds."""
+        """Leaves what is to be left: at once after a wake-up (`DEPARTURES`), and then in rounds of each user's own."""
         with self._wakeups.listening(topics.DEPARTURES) as listener:
             while True:
-                rounds = await self._round()
-                pause = float("inf") if rounds is None else min(FIRST_PAUSE * 2 ** max(0, rounds - 1), LONGEST_PAUSE)
-                with trio.move_on_after(pause):
+                with trio.move_on_at(await self._round()):
                     await listener.wait()
 
-    async def _round(self) -> int | None:
-        """One round. Returns how many rounds the newest of those has been through who have not left everything; None if all have."""
+    async def _round(self) -> float:
+        """One round for everybody whose time has come. Returns when the next one's comes."""
         for user_id, tries in await self._db.read(departures.pending):
+            if self._due.get(user_id, -inf) > trio.current_time():
+                continue
             left = await self._leave_all(user_id)
+            self._due[user_id] = trio.current_time() + min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE)
             if left or tries + 1 >= MOST_ROUNDS:
                 await self._db.write(lambda tx, user_id=user_id: departures.done(tx, user_id))  # type: ignore[misc]
             else:
                 await self._db.write(lambda tx, user_id=user_id: departures.failed(tx, user_id))  # type: ignore[misc]
-        return min((tries for _, tries in await self._db.read(departures.pending)), default=None)
+        self._due = {user_id: self._due.get(user_id, -inf) for user_id, _ in await self._db.read(departures.pending)}
+        return min(self._due.values(), default=inf)
 
     async def _leave_all(self, user_id: str) -> bool:
         """True if nothing is left to be left."""

@@ -55,3 +55,21 @@ async def test_a_door_that_never_opens_is_left_alone_in_the_end(tmp_path: Path, 
     doors = Doors(10**6)
     assert await leaving(tmp_path, doors)
     assert len(doors.tried) == MOST_ROUNDS
+
+
+async def test_others_who_leave_meanwhile_do_not_wear_out_the_patience(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    doors, wakeups = Doors(2), Wakeups()
+    async with open_database(tmp_path / "edge.db", inline=True) as db, trio.open_nursery() as nursery:
+        await db.write(lambda tx: RoomStory(tx, "!room:test").join(tx, ALICE))
+        await db.write(lambda tx: departures.begin(tx, ALICE))
+        nursery.start_soon(Departures(db, wakeups, doors).run)  # type: ignore[arg-type]
+        for number in range(MOST_ROUNDS):
+            await trio.sleep(1)
+            await db.write(lambda tx, number=number: departures.begin(tx, f"@{number}:test"))
+            wakeups.notify([DEPARTURES])
+        await trio.testing.wait_all_tasks_blocked()
+        assert await db.read(departures.pending) == [(ALICE, 1)]
+        await trio.sleep(3600)
+        assert await db.read(departures.pending) == []
+        nursery.cancel_scope.cancel()
+    assert len(doors.tried) == 3
