@@ -74,7 +74,7 @@ def write(answer: SlidingAnswer) -> dict[str, Any]:
     """The body of the answer."""
     body: dict[str, Any] = {"pos": answer.pos}
     parts = {
-        "lists": {name: {"count": result.count} for name, result in answer.lists.items()},
+        "lists": {name: {"count": count} for name, count in answer.lists.items()},
         "rooms": {room_id: room(result) for room_id, result in answer.rooms.items()},
         "extensions": answer.extensions,
     }

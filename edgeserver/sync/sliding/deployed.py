@@ -1,7 +1,8 @@
 """The dialect of sliding sync that clients speak today: POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync.
 
-`pos` and `timeout` are in the query; `required_state` is a list of pairs with `*`, `$LAZY` and `$ME`; lists have several ranges and are
-answered with `ops`. The accepted form is `accepted.py`.
+`pos` and `timeout` are in the query; `required_state` is a list of pairs with `*`, `$LAZY` and `$ME`; lists have several ranges. Their
+answer is a count alone: of `ops`, which name each room of each range in each answer, no client makes anything (matrix-rust-sdk#3664,
+synapse#17671). The accepted form is `accepted.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from edgeserver.sync.sliding.extensions import THREADS
 from edgeserver.sync.sliding.wanted import MEMBER, Element, ListWish, RequiredState, RoomWish, SlidingRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from edgeserver.sync.sliding.wanted import ListResult, RoomResult, SlidingAnswer
+    from edgeserver.sync.sliding.wanted import RoomResult, SlidingAnswer
 
 UNSTABLE_THREADS: Final = "io.element.msc4308.thread_subscriptions"
 ANY: Final = "*"
@@ -51,7 +52,17 @@ def _list(user_id: str, given: Mapping[str, Any]) -> ListWish:
     if name_like is not None and type(name_like) is not str:
         raise errors.BadJson("room_name_like is not a string.")
     wanted = replace(reading.filters(given.get("filters"), invited="is_invite"), name_like=name_like)
-    return ListWish(_wish(user_id, given), None if ranges is None else tuple(map(reading.span, ranges)), wanted)
+    return ListWish(_wish(user_id, given), None if ranges is None else _apart(map(reading.span, ranges)), wanted)
+
+
+def _apart(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The same places in order, none of them twice."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        beyond = start if not found else max(start, found[-1][1] + 1)
+        if beyond <= end:
+            found.append((beyond, end))
+    return tuple(found)
 
 
 def _wish(user_id: str, given: Mapping[str, Any]) -> RoomWish:
@@ -90,15 +101,10 @@ def write(answer: SlidingAnswer) -> dict[str, Any]:
     """The body of the answer."""
     return {
         "pos": answer.pos,
-        "lists": {name: _list_result(result) for name, result in answer.lists.items()},
+        "lists": {name: {"count": count} for name, count in answer.lists.items()},
         "rooms": {room_id: room(result) for room_id, result in answer.rooms.items()},
         "extensions": {UNSTABLE_THREADS if name == THREADS else name: body for name, body in answer.extensions.items()},
     }
-
-
-def _list_result(result: ListResult) -> dict[str, Any]:
-    ops = [{"op": "SYNC", "range": list(span), "room_ids": room_ids} for span, room_ids in result.windows]
-    return {"count": result.count, "ops": ops}
 
 
 def room(result: RoomResult) -> dict[str, Any]:

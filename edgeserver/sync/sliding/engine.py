@@ -112,7 +112,7 @@ class SlidingSync:
         listed = self._lists.of(tx, request.user_id)
         windows = Windows(tx, request.user_id, listed, told.rooms)
         matched = self._matched(windows, listed.by_id, request, found.answer)
-        changes.counts = {name: result.count for name, result in found.answer.lists.items()}
+        changes.counts = found.answer.lists
         found.is_news = changes.counts != told.counts
         self._rooms(tx, told, request, windows, matched, found)
         extensions = ExtensionsOfAnswer(tx, request, told, changes, found.answer, self._typing.in_room)
@@ -141,8 +141,7 @@ class SlidingSync:
             if room is not None:
                 found[room.room] = _Matched(room, wish, subscribed=True)
         for name, wanted in request.lists.items():
-            result, rooms = windows.window(wanted)
-            answer.lists[name] = result
+            answer.lists[name], rooms = windows.window(wanted)
             for room in rooms:
                 known = found.get(room.room)
                 if known is None:

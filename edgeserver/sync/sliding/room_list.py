@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.store import account_data, events, room_list, room_views, state
-from edgeserver.sync.sliding.wanted import ListResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -37,13 +36,6 @@ class RoomList:
     by_id: dict[str, ListedRoom] = field(default_factory=dict)
     hidden: frozenset[int] = frozenset()
     """Rooms that are shown to those connections alone that know them already."""
-
-    def news(self, since: int) -> Iterator[ListedRoom]:
-        """Rooms in which anything happened after the position."""
-        for room in self.rooms:
-            if room.activity <= since:
-                return
-            yield room
 
 
 class RoomLists:
@@ -131,16 +123,13 @@ class Windows:
             self._direct = frozenset(room_id for rooms in lists for room_id in rooms if isinstance(room_id, str))
         return self._direct
 
-    def window(self, wish: ListWish) -> tuple[ListResult, list[ListedRoom]]:
+    def window(self, wish: ListWish) -> tuple[int, list[ListedRoom]]:
         """How many rooms are in a list, and those in its ranges, in order."""
         tests = list(self._tests(wish.filter))
         found = [room for room in self.shown if all(test(room) for test in tests)] if tests else self.shown
-        result, rooms = ListResult(len(found)), dict[int, "ListedRoom"]()
-        for start, end in ((0, len(found) - 1),) if wish.ranges is None else wish.ranges:
-            part = found[start : end + 1]
-            rooms.update({room.room: room for room in part})
-            result.windows.append(((start, end), [room.room_id for room in part]))
-        return result, list(rooms.values())
+        if wish.ranges is None:
+            return len(found), found
+        return len(found), [room for start, end in wish.ranges for room in found[start : end + 1]]
 
     def _tests(self, wanted: ListFilter) -> Iterator[Callable[[ListedRoom], bool]]:
         if wanted.is_invited is not None:

@@ -100,7 +100,7 @@ class ListFilter:
 
 @dataclass(frozen=True, slots=True)
 class ListWish:
-    """One list. `ranges` are inclusive, None is all of it."""
+    """One list. `ranges` are inclusive, in order and apart from each other; None is all of it."""
 
     wish: RoomWish
     ranges: tuple[tuple[int, int], ...] | None = None
@@ -170,14 +170,6 @@ class SlidingRequest:
 
 
 @dataclass(slots=True)
-class ListResult:
-    """How many rooms are in a list, and which stand in each of its ranges."""
-
-    count: int
-    windows: list[tuple[tuple[int, int], list[str]]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
 class RoomResult:
     """What is told of one room: fields of MSC4186's `RoomResult`. What has not changed is None or not there.
 
@@ -209,9 +201,12 @@ class RoomResult:
 
 @dataclass(slots=True)
 class SlidingAnswer:
-    """One answer: rooms by id, in the order of their importance. `extensions` is as on the wire: both dialects have it alike."""
+    """One answer: how many rooms are in each list; rooms by id, in the order of their importance.
+
+    `extensions` is as on the wire: both dialects have it alike.
+    """
 
     pos: str = ""
-    lists: dict[str, ListResult] = field(default_factory=dict)
+    lists: dict[str, int] = field(default_factory=dict)
     rooms: dict[str, RoomResult] = field(default_factory=dict)
     extensions: dict[str, Any] = field(default_factory=dict)
