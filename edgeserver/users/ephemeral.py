@@ -50,6 +50,7 @@ class Typing:
         self._server_name = server_name
         self.version = now_ms()
         self._rooms: dict[str, _Room] = {}  # the most recently changed last
+        self._busy: set[str] = set()  # those of them where somebody types
         self._rescheduled = trio.Event()
 
     async def set(self, user_id: str, room_id: str, typing: bool, timeout_ms: int = DEFAULT_MS) -> None:
@@ -86,6 +87,10 @@ class Typing:
         """Who is typing, in order of user id."""
         known = self._rooms.get(room_id)
         return [] if known is None else sorted(known.until)
+
+    def everywhere(self) -> dict[str, list[str]]:
+        """The rooms where somebody is typing, and who."""
+        return {room_id: self.in_room(room_id) for room_id in self._busy}
 
     def changed(self, since: int) -> dict[str, list[str]]:
         """Rooms whose typing changed after this version, with who is typing there now."""
@@ -131,6 +136,10 @@ class Typing:
         self._rescheduled.set()
         if was == (user_id in room.until):
             return False
+        if room.until:
+            self._busy.add(room_id)
+        else:
+            self._busy.discard(room_id)
         self.version += 1
         room.version = self.version
         self._rooms[room_id] = self._rooms.pop(room_id)
@@ -141,6 +150,7 @@ class Typing:
         if len(self._rooms) >= MAX_ROOMS:
             oldest = next((room_id for room_id, room in self._rooms.items() if not room.until), next(iter(self._rooms)))
             del self._rooms[oldest]
+            self._busy.discard(oldest)
 
     def _is_to_be_told(self, room_id: str, user_id: str, changed: bool) -> bool:
         room = self._rooms.get(room_id)

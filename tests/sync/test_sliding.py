@@ -400,6 +400,52 @@ async def test_an_extension_may_be_for_some_rooms_only(two):
     assert "rooms" not in (await told_v4(alice, v4))["extensions"]["account_data"]
 
 
+async def test_typing_is_told_where_the_client_looks_also_if_it_began_before(two):
+    alice, bob = two
+    made = await shared_rooms(alice, bob, 2)
+
+    async def types(room: str, typing: bool) -> None:
+        path = f"/rooms/{quote(room)}/typing/{quote(bob.user_id)}"
+        await bob.ok("PUT", path, {"typing": typing, **({"timeout": 30000} if typing else {})})
+
+    def typing_in(answer: Any) -> Any:
+        rooms = answer["extensions"].get("typing", {}).get("rooms", {})
+        return {room: event["content"]["user_ids"] for room, event in rooms.items()}
+
+    one, both = ({"lists": {"all": a_list(last)}, "extensions": {"typing": {"enabled": True}}} for last in (0, 1))
+    await types(made[0], True)
+    answer = await told(alice, one)
+    assert typing_in(answer) == {}
+    answer = await told(alice, both, pos=answer["pos"])
+    assert typing_in(answer) == {made[0]: [bob.user_id]}
+    await types(made[1], True)
+    answer = await told(alice, both, pos=answer["pos"])
+    assert typing_in(answer) == {made[1]: [bob.user_id]}
+    await types(made[0], False)
+    answer = await told(alice, one, pos=answer["pos"])
+    assert typing_in(answer) == {}
+    answer = await told(alice, both, pos=answer["pos"])
+    assert typing_in(answer) == {made[0]: []}
+    answer = await told(alice, both, pos=answer["pos"])
+    assert typing_in(answer) == {}
+    await trio.sleep(31)
+    assert typing_in(await told(alice, both, pos=answer["pos"])) == {made[1]: []}
+
+
+async def test_of_who_is_ignored_nothing_is_told_that_they_read_or_type(two):
+    alice, bob = two
+    (room,) = await shared_rooms(alice, bob, 1)
+    event = await alice.say(room, "read me")
+    await alice.ok("PUT", f"/user/{alice.user_id}/account_data/m.ignored_user_list", {"ignored_users": {bob.user_id: {}}})
+    await bob.ok("POST", f"/rooms/{quote(room)}/receipt/m.read/{quote(event, safe='')}")
+    await bob.ok("PUT", f"/rooms/{quote(room)}/typing/{quote(bob.user_id)}", {"typing": True})
+    body = {"lists": {"all": a_list(9)}, "extensions": {"typing": {"enabled": True}, "receipts": {"enabled": True}}}
+    answer = await told(alice, body)
+    assert list(answer["rooms"]) == [room]
+    assert answer["extensions"] == {}
+    assert set((await told(bob, body))["extensions"]) == {"typing", "receipts"}
+
+
 async def test_device_lists_and_key_counts_wake_a_connection_that_wants_them(two):
     alice, bob = two
     body = {"extensions": {"e2ee": {"enabled": True}}}

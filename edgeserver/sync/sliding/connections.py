@@ -52,7 +52,7 @@ class Told:
     """All that a connection has been told; never changed, only replaced.
 
     `receipts` and `data` (room account data): room → up to where, as in `Sent.upto`.
-    `extensions`: up to which position each extension has told. `typing`: room → who types there, as it was told last.
+    `extensions`: up to which position each extension has told. `typing`: room → who types there, as it was told last, if anybody.
     """
 
     position: int = 0
@@ -87,7 +87,7 @@ class Changes:
             {**told.rooms, **self.rooms} if self.rooms else told.rooms,
             {**told.receipts, **self.receipts} if self.receipts else told.receipts,
             {**told.data, **self.data} if self.data else told.data,
-            {**told.typing, **self.typing} if self.typing else told.typing,
+            {room: users for room, users in {**told.typing, **self.typing}.items() if users},
             self.extensions,
             self.counts,
         )

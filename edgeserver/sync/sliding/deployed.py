@@ -33,10 +33,7 @@ def read(user_id: str, device_id: str, pos: str | None, timeout_ms: int, body: M
         pos,
         timeout_ms,
         {name: _list(user_id, given) for name, given in reading.lists(body).items()},
-        {
-            room_id: _wish(user_id, given)
-            for room_id, given in reading.table(body, "room_subscriptions", reading.MAX_SUBSCRIPTIONS).items()
-        },
+        {room_id: _wish(user_id, given) for room_id, given in reading.table(body, "room_subscriptions", reading.MAX_SUBSCRIPTIONS).items()},
         reading.extensions(body, star=True, threads=UNSTABLE_THREADS),
         counts_reads=True,
     )

@@ -104,18 +104,21 @@ class SlidingSync:
         return found.answer
 
     async def _round(self, told: Told, request: SlidingRequest) -> _Round:
-        return await self._db.read(lambda tx: self._read(tx, told, request))
+        typing = {} if request.extensions.typing is None else self._typing.everywhere()
+        return await self._db.read(lambda tx: self._read(tx, told, request, typing))
 
-    def _read(self, tx: Transaction, told: Told, request: SlidingRequest) -> _Round:
+    def _read(self, tx: Transaction, told: Told, request: SlidingRequest, typing: Mapping[str, list[str]]) -> _Round:
         changes = Changes(tx.position, extensions=dict(told.extensions))
         found = _Round(SlidingAnswer(), changes)
         listed = self._lists.of(tx, request.user_id)
-        windows = Windows(tx, request.user_id, listed, told.rooms)
+        ignored = account_data.ignored_users(tx, request.user_id)
+        windows = Windows(tx, request.user_id, listed, told.rooms, ignored)
         matched = self._matched(windows, listed.by_id, request, found.answer)
         changes.counts = found.answer.lists
         found.is_news = changes.counts != told.counts
-        self._rooms(tx, told, request, windows, matched, found)
-        extensions = ExtensionsOfAnswer(tx, request, told, changes, found.answer, self._typing.in_room)
+        self._rooms(tx, told, request, windows, matched, ignored, found)
+        typing_now = {listed.by_id[room_id].room: users for room_id, users in typing.items() if room_id in listed.by_id}
+        extensions = ExtensionsOfAnswer(tx, request, told, changes, found.answer, typing_now, ignored)
         told_of = {number: one for number, one in matched.items() if number in changes.rooms or number in told.rooms}
         extensions.compose(InScope({number: (one.room, one.lists, one.subscribed) for number, one in told_of.items()}))
         found.is_news = found.is_news or extensions.is_news
@@ -152,11 +155,18 @@ class SlidingSync:
         return found
 
     def _rooms(
-        self, tx: Transaction, told: Told, request: SlidingRequest, windows: Windows, matched: Mapping[int, _Matched], found: _Round
+        self,
+        tx: Transaction,
+        told: Told,
+        request: SlidingRequest,
+        windows: Windows,
+        matched: Mapping[int, _Matched],
+        ignored: frozenset[str],
+        found: _Round,
     ) -> None:
         composer = Composer(
             Viewer(request.user_id, request.device_id, self._now_ms()),
-            account_data.ignored_users(tx, request.user_id),
+            ignored,
             windows.direct,
             upto=tx.position,
             live_since=tx.position if request.pos is None else told.position,

@@ -14,7 +14,7 @@ from edgeserver.sync.sliding.connections import LIVE
 from edgeserver.users.receipts import edu_content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from edgeserver.store.account_data import Item
     from edgeserver.store.database import Transaction
@@ -48,7 +48,10 @@ class InScope:
 
 
 class ExtensionsOfAnswer:
-    """Composes them for one answer, and notes in `changes` what was told. `is_news`: one of them has something to tell."""
+    """Composes them for one answer, and notes in `changes` what was told. `is_news`: one of them has something to tell.
+
+    `typing`: who types in those of the user's rooms where anybody does. Of what `ignored` users read and type nothing is told.
+    """
 
     def __init__(
         self,
@@ -57,14 +60,16 @@ class ExtensionsOfAnswer:
         told: Told,
         changes: Changes,
         answer: SlidingAnswer,
-        typing_in: Callable[[str], list[str]],
+        typing: Mapping[int, list[str]],
+        ignored: frozenset[str],
     ) -> None:
         self._tx = tx
         self._request = request
         self._told = told
         self._changes = changes
         self._answer = answer
-        self._typing_in = typing_in
+        self._typing_now = typing
+        self._ignored = ignored
         self.is_news = False
 
     def compose(self, scope: InScope) -> None:
@@ -156,6 +161,7 @@ class ExtensionsOfAnswer:
                 of_room = list({*self._receipts_shown(number, result), *changed.get(number, ())})
             else:
                 of_room = changed.get(number, []) if told == LIVE else receipts.changed_in(self._tx, number, user_id, told)
+            of_room = [one for one in of_room if one.user_id not in self._ignored]
             if of_room:
                 found[room.room_id] = {"type": "m.receipt", "content": edu_content(of_room)}
         _follow(self._told.receipts, self._changes.receipts, rooms, since)
@@ -171,13 +177,14 @@ class ExtensionsOfAnswer:
     def _typing(self, rooms: Mapping[int, ListedRoom]) -> None:
         """Who types in a room is told if it is not what the connection was told last, be that long ago."""
         found: dict[str, Any] = {}
-        for number, room in rooms.items():
-            users = tuple(self._typing_in(room.room_id))
-            if users != self._told.typing.get(number, ()):
+        told = self._told.typing
+        for number in {*self._typing_now, *told}:
+            room = rooms.get(number)
+            users = tuple(one for one in self._typing_now.get(number, ()) if one not in self._ignored)
+            if room is not None and users != told.get(number, ()):
                 found[room.room_id] = {"type": "m.typing", "content": {"user_ids": list(users)}}
                 self._changes.typing[number] = users
         self._tell("typing", {"rooms": found} if found else {}, is_news=bool(found))
-
 
     def _threads(self, limit: int) -> None:
         """The newest changes of thread subscriptions; older ones are paged for from `prev_batch` (MSC4308)."""

@@ -105,11 +105,11 @@ class Windows:
     Rooms that the user has left by themselves are among them only if the connection knows them (MSC4186, "Lists").
     """
 
-    def __init__(self, tx: Transaction, user_id: str, listed: RoomList, known: Collection[int]) -> None:
+    def __init__(self, tx: Transaction, user_id: str, listed: RoomList, known: Collection[int], ignored: frozenset[str]) -> None:
         self._tx = tx
         self._user_id = user_id
         self._listed = listed
-        hidden = listed.hidden.difference(known) | _unwanted(tx, user_id, listed)
+        hidden = listed.hidden.difference(known) | _unwanted(tx, user_id, listed, ignored)
         self.shown = [room for room in listed.rooms if room.room not in hidden] if hidden else listed.rooms
         self._direct: frozenset[str] | None = None
         self._tags: Mapping[str, frozenset[str]] | None = None
@@ -184,14 +184,13 @@ class Windows:
         return name if isinstance(name, str) else ""
 
 
-def _unwanted(tx: Transaction, user_id: str, listed: RoomList) -> set[int]:
+def _unwanted(tx: Transaction, user_id: str, listed: RoomList, ignored: frozenset[str]) -> set[int]:
     """Invites that the user does not want to see: any, or those of people whom they ignore."""
     invites = {room.room for room in listed.rooms if room.membership == "invite"}
     if not invites:
         return invites
     if account_data.blocks_invites(tx, user_id):
         return invites
-    ignored = account_data.ignored_users(tx, user_id)
     return room_list.invited_by(tx, user_id, ignored) if ignored else set()
 
 
