@@ -40,8 +40,11 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
+    """`more`: it ends before all that there is."""
+
     events: list[Json]
     end: Since
+    more: bool
 
 
 class OldStream:
@@ -69,7 +72,7 @@ class OldStream:
                 reached = found.end
                 if found.events:
                     break
-                if reached.stream < self._db.position:
+                if found.more:
                     continue  # so much was not for this user's eyes
                 with trio.move_on_at(deadline) as waiting:
                     await listener.wait()
@@ -110,7 +113,7 @@ class OldStream:
             if _is_joined(tx, user_id, room.room_id):
                 chunk.append({"type": "m.receipt", "room_id": room.room_id, "content": edu_content(found)})
         chunk += _presence_events(tx, user_id, presence)
-        return _Chunk(chunk, Since(upto, version, upto))
+        return _Chunk(chunk, Since(upto, version, upto), upto < tx.position)
 
     async def peek(self, viewer: Viewer, room_id: str, since: Since | None, timeout_ms: int) -> Json:
         """What is new in a room that the user may read, joined or not. Raises M_FORBIDDEN."""
@@ -127,7 +130,7 @@ class OldStream:
                 reached = found.end
                 if found.events:
                     break
-                if reached.stream < self._db.position:
+                if found.more:
                     continue
                 with trio.move_on_at(deadline) as waiting:
                     await listener.wait()
@@ -141,7 +144,7 @@ class OldStream:
         rows = old_stream.arrived_in(tx, at.room.number, stream, last, MAX_CHUNK)
         upto = rows[-1][0] if len(rows) == MAX_CHUNK else tx.position
         chunk = client_view.timeline(tx, _may_see(tx, viewer.user_id, rows), viewer)
-        return _Chunk(chunk, Since(upto, since.typing, upto))
+        return _Chunk(chunk, Since(upto, since.typing, upto), upto < tx.position)
 
     # GET /events/{eventId}
 

@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from edgeserver.api.client import old_sync
 from edgeserver.store import departures
+from edgeserver.rooms.client_view import Viewer
 from edgeserver.sync import old_stream
 from edgeserver.sync.old_stream import OldStream
 from edgeserver.users.requester import Requester
@@ -123,6 +124,31 @@ async def test_more_than_a_chunk_comes_in_several_and_hidden_events_hold_nothing
             token = heard["end"]
             seen += texts(heard["chunk"])
         assert seen == ["m.room.member", "0", "1", "2", "3"]
+
+
+async def test_what_happens_elsewhere_meanwhile_makes_nobody_read_again(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with open_world(tmp_path) as world:
+        elsewhere = await world.room(CAROL)
+
+        class Busy:
+            """A database where something is written during each of the first reads."""
+
+            reads = 0
+
+            @property
+            def position(self) -> int:
+                return world.db.position
+
+            async def read(self, function: Any) -> Any:
+                found = await world.db.read(function)
+                self.reads += 1
+                if self.reads <= 10:
+                    await world.say(elsewhere, CAROL, "nothing to others")
+                return found
+
+        busy: Any = Busy()
+        heard = await OldStream(busy, world.wakeups, world.typing).listen(Viewer(ALICE, "D", world.now_ms()), None, 1000)
+        assert (heard["chunk"], busy.reads) == ([], 1)
 
 
 async def test_who_has_left_hears_of_it_and_of_nothing_after(tmp_path: Path, autojump_clock: MockClock) -> None:
