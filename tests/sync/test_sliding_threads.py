@@ -12,7 +12,7 @@ import trio.testing
 
 from edgeserver.store.database import Database, Transaction
 from edgeserver.sync.sliding import connections, deployed
-from edgeserver.sync.sliding.connections import Changes, Connections
+from edgeserver.sync.sliding.connections import LIVE, Changes, Connections
 from edgeserver.sync.sliding.engine import SlidingSync
 from edgeserver.sync.sliding.room_list import RoomLists
 from tests.sync.world import ALICE, BOB, open_world
@@ -83,6 +83,20 @@ def test_connections_are_bounded_and_the_one_used_longest_ago_goes(monkeypatch: 
         known.enter("@a:b", "D", "c", given["@a:b"])
     for user in ("@b:b", "@c:b", "@d:b"):
         known.enter(user, "D", "c", given[user])
+
+
+async def test_what_an_answer_adds_does_not_grow_with_the_rooms_in_sight(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world:
+        rooms = [await world.room(ALICE, BOB) for _ in range(3)]
+        engine = SlidingSync(world.db, world.wakeups, world.typing, world.now_ms, lambda _: 0)
+        body = {**BODY, "extensions": {name: {"enabled": True} for name in ("account_data", "receipts", "typing")}}
+        pos = (await engine.sync(deployed.read(ALICE, "PHONE", None, 0, body))).pos
+        await world.say(rooms[0], BOB, "one")
+        pos = (await engine.sync(deployed.read(ALICE, "PHONE", pos, 0, body))).pos
+        [connection] = engine.connections._open.values()
+        assert connection._offered is not None
+        assert (len(connection._offered.rooms), connection._offered.receipts, connection._offered.data) == (1, {}, {})
+        assert set(connection.told.receipts.values()) == set(connection.told.data.values()) == {LIVE}
 
 
 async def test_a_reader_that_is_behind_does_not_put_its_older_list_in_place_of_a_newer(tmp_path: Path) -> None:

@@ -204,8 +204,8 @@ class ExtensionsOfAnswer:
 
 
 def _follow(told: Mapping[int, int], changes: dict[int, int], rooms: Mapping[int, ListedRoom], since: int | None) -> None:
-    """Rooms in scope have been told to now, those that have left it up to `since`."""
-    changes.update(dict.fromkeys(rooms, LIVE))
+    """Rooms in scope have been told to now, those that have left it up to `since`. A poll that waits holds the changes: no others."""
+    changes.update({number: LIVE for number in rooms if told.get(number) != LIVE})
     changes.update({number: since or 0 for number, upto in told.items() if upto == LIVE and number not in rooms})
 
 
