@@ -94,10 +94,12 @@ class ClassicSync:
                 answer = await self._answer(request)
                 if answer.is_news or request.since is None or request.full_state:
                     return answer.body
+                body = answer.body
+                del answer  # what it was made with is not needed while this waits
                 with trio.move_on_at(deadline) as waiting:
                     await listener.wait()
                 if waiting.cancelled_caught:
-                    return answer.body
+                    return body
 
     async def _answer(self, request: SyncRequest) -> _Answer:
         versions = self._typing.version
