@@ -6,7 +6,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeserver.api.client.sync import PRESENCE, milliseconds
+from edgeserver.api import query
+from edgeserver.api.client.sync import PRESENCE
 from edgeserver.api.endpoint import endpoint
 from edgeserver.matrix import errors
 from edgeserver.sync.sliding import accepted, deployed
@@ -27,9 +28,7 @@ BYTES_PER_BIT_RATE: Final = 6
 LEAST_BUDGET: Final = 4096
 
 
-def routes(
-    sync: SlidingSync, syncing: Callable[[str, str | None, str], AbstractContextManager[None]] | None = None
-) -> list[Route]:
+def routes(sync: SlidingSync, syncing: Callable[[str, str | None, str], AbstractContextManager[None]] | None = None) -> list[Route]:
     """`syncing(user_id, device_id, set_presence)` is entered for as long as a sync takes."""
 
     async def answered(call: Call, request: SlidingRequest, presence: object) -> SlidingAnswer:
@@ -40,7 +39,7 @@ def routes(
             return await sync.sync(_fitted(request, call.link))
 
     async def answer_deployed(call: Call) -> dict[str, Any]:
-        timeout, body = milliseconds(call.query.get("timeout")), await call.json(optional=True)
+        timeout, body = query.number(call, "timeout", 0), await call.json(optional=True)
         request = deployed.read(call.user_id, _device(call), call.query.get("pos") or None, timeout, body)
         return deployed.write(await answered(call, request, call.query.get("set_presence")))
 

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from edgeserver.api import query
 from edgeserver.api.endpoint import endpoint
 from edgeserver.matrix import errors
 from edgeserver.rooms.event_filter import EventFilter
@@ -48,7 +49,7 @@ def routes(
             wanted,
             _flag(call, "full_state"),
             _flag(call, "use_state_after") or _flag(call, _UNSTABLE_STATE_AFTER),
-            milliseconds(call.query.get("timeout")),
+            query.number(call, "timeout", 0),
         )
         with nullcontext() if syncing is None else syncing(call.user_id, call.requester.device_id, presence):
             return await sync.sync(request)
@@ -61,12 +62,3 @@ def _flag(call: Call, name: str) -> bool:
     if value not in ("true", "false"):
         raise errors.InvalidParam(f"{name} is true or false.")
     return value == "true"
-
-
-def milliseconds(value: str | None) -> int:
-    """The `timeout` of a query. Raises M_INVALID_PARAM."""
-    if not value:
-        return 0
-    if not (value.isascii() and value.isdecimal()) or len(value) > 12:
-        raise errors.InvalidParam("timeout is a number of milliseconds.")
-    return int(value)
