@@ -125,8 +125,9 @@ class Windows:
 
     def window(self, wish: ListWish) -> tuple[int, list[ListedRoom]]:
         """How many rooms are in a list, and those in its ranges, in order."""
-        tests = list(self._tests(wish.filter))
-        found = [room for room in self.shown if all(test(room) for test in tests)] if tests else self.shown
+        found = self.shown
+        for test in self._tests(wish.filter):
+            found = list(filter(test, found))
         if wish.ranges is None:
             return len(found), found
         return len(found), [room for start, end in wish.ranges for room in found[start : end + 1]]
