@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.store import account_data, device_keys, device_lists, receipts, thread_subscriptions, to_device
+from edgeserver.store.account_data import Item
 from edgeserver.sync.sliding.connections import LIVE
 from edgeserver.users.receipts import edu_content
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from edgeserver.store.account_data import Item
     from edgeserver.store.database import Transaction
     from edgeserver.store.receipts import Receipt
     from edgeserver.store.room_list import ListedRoom
@@ -130,7 +130,8 @@ class ExtensionsOfAnswer:
     def _account_data(self, rooms: Mapping[int, ListedRoom]) -> None:
         since, user_id = self._since("account_data"), self._request.user_id
         by_room: dict[str, list[Item]] = {}
-        for item in account_data.changed(self._tx, user_id, since or 0, self._changes.position):
+        items = self._overall() if since is None else account_data.changed(self._tx, user_id, since, self._changes.position)
+        for item in items:
             by_room.setdefault(item.room_id, []).append(item)
         found: dict[str, list[dict[str, Any]]] = {}
         for number, room in rooms.items():
@@ -146,6 +147,14 @@ class ExtensionsOfAnswer:
         body: dict[str, Any] = {"global": _events(overall)} if overall else {}
         body |= {"rooms": found} if found else {}
         self._tell("account_data", body, is_news=bool(body))
+
+    def _overall(self) -> list[Item]:
+        """What is of no room, push rules always among it: what rooms have is read of those alone that are in scope."""
+        user_id, kind = self._request.user_id, account_data.PUSH_RULES
+        items = account_data.of_room(self._tx, user_id, "")
+        if not any(item.type == kind for item in items):
+            items.insert(0, Item("", kind, account_data.get(self._tx, user_id, "", kind) or {}, 0))
+        return items
 
     def _receipts(self, rooms: Mapping[int, ListedRoom]) -> None:
         since, user_id = self._since("receipts"), self._request.user_id
