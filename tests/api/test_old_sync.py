@@ -13,8 +13,8 @@ import trio
 from trio.testing import MockClock
 
 from edgeserver.api.client import old_sync
-from edgeserver.store import departures
 from edgeserver.rooms.client_view import Viewer
+from edgeserver.store import departures
 from edgeserver.sync import old_stream
 from edgeserver.sync.old_stream import OldStream
 from edgeserver.users.requester import Requester
