@@ -80,6 +80,7 @@ class RoomRemovals:
         self._now_ms = now_ms
         self._before_purge = before_purge
         self._wake = trio.Event()
+        self._ended = trio.Event()
 
     async def start(self, room_id: str, wish: Wish) -> str:
         """Notes the wish and returns its id; the rest happens by itself.
@@ -131,10 +132,11 @@ class RoomRemovals:
     async def finished(self, delete_id: str) -> Deletion:
         """Waits until it has come to its end."""
         while True:
+            ended = self._ended
             found = await self.status(delete_id)
             if found.finished_at is not None:
                 return found
-            await trio.sleep(0.2)
+            await ended.wait()
 
     async def run(self) -> None:
         """Carries out what has been asked for, one room after the other; what waits for other servers holds up no other."""
@@ -164,6 +166,9 @@ class RoomRemovals:
 
     async def _put(self, deletion: Deletion) -> Deletion:
         await self._db.write(lambda tx: room_deletions.put(tx, deletion))
+        if deletion.finished_at is not None:
+            self._ended.set()
+            self._ended = trio.Event()
         return deletion
 
     # The people

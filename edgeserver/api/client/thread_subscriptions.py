@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from edgeserver.api import query
 from edgeserver.api.endpoint import endpoint
 from edgeserver.matrix import errors
 
@@ -43,10 +44,8 @@ class ThreadSubscriptionsSection:
         """GET …/thread_subscriptions?dir=b"""
         if call.query.get("dir") != "b":
             raise errors.InvalidParam("dir is not b: there is no other direction.")
-        limit = _number(call, "limit", DEFAULT_LIMIT)
-        if not limit:
-            raise errors.InvalidParam("limit is not greater than zero.")
-        found, end = await self._subscriptions.page(call.user_id, _number(call, "from", None), _number(call, "to", None) or 0, limit)
+        limit = query.number_if_any(call, "limit", at_least=1) or DEFAULT_LIMIT
+        found, end = await self._subscriptions.page(call.user_id, _position(call, "from"), _position(call, "to") or 0, limit)
         answer: dict[str, Any] = {}
         for one in found:
             if one.automatic is None:
@@ -59,14 +58,14 @@ class ThreadSubscriptionsSection:
         return answer
 
 
-def _number(call: Call, name: str, default: int | None) -> int | None:
+def _position(call: Call, name: str) -> int | None:
     """Tokens are stream positions, with or without the `s` of other tokens and what follows the number in those."""
     given = call.query.get(name)
     if given is None:
-        return default
-    digits = given.removeprefix("s").partition("_")[0] if name != "limit" else given
+        return None
+    digits = given.removeprefix("s").partition("_")[0]
     if not (digits.isascii() and digits.isdecimal() and len(digits) < 19):
-        raise errors.InvalidParam(f"{name} is not a {'number' if name == 'limit' else 'token of this server'}.")
+        raise errors.InvalidParam(f"{name} is not a token of this server.")
     return int(digits)
 
 
