@@ -103,10 +103,14 @@ class MemoryWire:
         self._stats = stats
         self._decoder = hdlc.Decoder(self.mtu)
         self._frames: deque[bytes] = deque()
+        self._flag_stands_until = 0.0
 
     async def send(self, frame: bytes) -> None:
-        data = hdlc.encode(frame)
+        # On a shared channel others have spoken since.
+        data = hdlc.encode(frame, flag_stands=not self.shared and trio.current_time() < self._flag_stands_until)
+        self._flag_stands_until = 0.0  # a frame that was broken off has no closing flag
         await self._end.transmit(self, data)
+        self._flag_stands_until = trio.current_time() + hdlc.FLAG_STANDS
         self._stats.frames_out += 1
         self._stats.bytes_out += len(data)
 

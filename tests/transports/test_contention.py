@@ -18,7 +18,7 @@ from transports.identity import Identity
 from transports.link.airtime import DutyCycle
 from transports.link.connection import Link
 from transports.link.rendezvous import Party, Rendezvous
-from transports.link.secure import WAKE
+from transports.link.secure import SEALED, WAKE
 from transports.link.switchboard import Seat, Switchboard
 from transports.link.wire import LinkStats
 from transports.memory import Air, Medium, Station
@@ -182,7 +182,7 @@ def test_another_peer_s_call_cannot_take_a_session_on_a_shared_channel() -> None
     frames = []
     while (frame := bob.next_frame(5.0)) is not None:
         frames.append(frame)
-    assert all(frame[0] >= 0x80 for frame in frames)  # no answer: it is for another link of the station
+    assert all(frame[0] >= SEALED for frame in frames)  # no answer: it is for another link of the station
     assert bob.session.ended is None
 
 
@@ -203,7 +203,7 @@ def test_a_call_that_crossed_our_confirmation_does_not_replace_the_session(wire)
         replies = []
         while (frame := alice.next_frame(0.6)) is not None:
             replies.append(frame)
-        assert [frame[0] >= 0x80 for frame in replies] == [True]  # the confirmation again, no answer
+        assert [frame[0] >= SEALED for frame in replies] == [True]  # the confirmation again, no answer
         bob.receive(replies[0], 0.8)
         assert bob.session.handshake_hash == alice.session.handshake_hash
         assert alice.session is session
@@ -224,7 +224,7 @@ def test_a_peer_that_restarted_in_the_middle_of_a_handshake_is_answered_after_a_
     frames = []
     while (frame := alice.next_frame(10.1)) is not None:
         frames.append(frame)
-    again.receive(next(frame for frame in frames if frame[0] < 0x80), 10.3)
+    again.receive(next(frame for frame in frames if frame[0] < SEALED), 10.3)
     alice.receive(again.next_frame(10.3), 10.5)
     assert alice.session.handshake_hash == again.session.handshake_hash
 
@@ -237,7 +237,7 @@ def test_a_wake_on_a_shared_channel_costs_a_living_session_nothing_but_a_ping() 
     for _ in range(200):
         for here, there in ((alice, bob), (bob, alice)):
             while (frame := here.next_frame(now)) is not None:
-                assert frame[0] >= 0x80
+                assert frame[0] >= SEALED
                 there.receive(frame, now)
         now += 0.1
     assert alice.session is session
@@ -262,7 +262,7 @@ def test_a_wake_of_a_peer_that_has_lost_the_session_brings_a_call() -> None:
         frame = alice.next_frame(now)
         kinds += [] if frame is None else [frame[0]]
         now += 0.1
-    assert any(kind < 0x80 for kind in kinds)
+    assert any(kind < SEALED for kind in kinds)
 
 
 # ---- requests under way

@@ -4,6 +4,7 @@ From the bottom up::
 
     wire.py         what a driver gives: frames that may be lost, doubled, damaged or overtaken
     noise.py        the Noise framework's symmetric part and the IK and NN patterns
+    short_tags.py   sealing with tags of 8 bytes, for thin lines
     secure.py       handshake messages, sealed frames, replay window
     fragments.py    the chunks within a sealed frame; messages put together again
     window.py       acknowledgements, round-trip estimates, loss, retransmission timers

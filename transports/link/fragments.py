@@ -5,13 +5,16 @@ A sealed frame's plaintext is a row of chunks, each a kind byte and its fields (
     1ofl0000  DATA    message id mod 2^14 [offset if o] [length if l, else to the end of the frame] bytes; f: these bytes end the message
     00000001  ACK     newest frame number mod 2^16 (2 B), how many before it arrived too,
                       how many more runs, then for each: frames missing, frames arrived less one
+    01nnnnnn  ACK     newest frame number mod 64; it and the 15 before it arrived
+    001nnnnn  ACK     the same, newest frame number mod 2^13 (5 bits here, then 8)
     00000010  CREDIT  how much the receiver takes in all, in units of 1,024
     00000011  RESET   message id mod 2^14, bytes that had been sent of it: forget this message
     00000100  PING    wants an acknowledgement, nothing else
     00000101  CLOSE   the session is over
 
-A message that fits one frame costs 2 to 3 bytes here and 18 in `secure.py`. Its end mark counts as one more byte of the message, so that an
-empty message too is something that can be acknowledged.
+A message that fits one frame costs 2 to 3 bytes here and 18 or 10 in `secure.py`, its acknowledgement 5 bytes, or 1 in the ordinary
+case where both ends take the short ones (`Terms.compact`; `window.Receipts` says when, `Session` how they are read). Its end mark counts
+as one more byte of the message, so that an empty message too is something that can be acknowledged.
 
 Credit: a receiver holds at most `credit_for(max_message)` of messages that are incomplete or that nobody has taken yet, each counted with
 its length and 64. That is five whole messages, and a sender has at most one begun message in each of the five priorities,
@@ -33,6 +36,9 @@ ID_SPAN = 1 << 14
 ID_WINDOW = 4096  # messages between the oldest unfinished one and the newest
 MESSAGE_COST = 64
 CREDIT_UNIT = 1024
+SHORT_RUN = 16
+SHORT_SPAN, SHORTER_SPAN = 1 << 13, 1 << 6
+_SHORT, _SHORTER = 0x20, 0x40
 _MAX_RUNS = 32
 
 
@@ -59,6 +65,14 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
+class ShortAck:
+    """The frame whose number mod `span` is `low` arrived, and so did the `SHORT_RUN` - 1 before it."""
+
+    low: int
+    span: int
+
+
+@dataclass(frozen=True, slots=True)
 class Credit:
     limit: int
 
@@ -79,7 +93,7 @@ class Close:
     pass
 
 
-Chunk = Segment | Ack | Credit | Reset | Ping | Close
+Chunk = Segment | Ack | ShortAck | Credit | Reset | Ping | Close
 
 
 def credit_for(max_message: int) -> int:
@@ -117,6 +131,13 @@ def encode_ack(received: Ranges, max_bytes: int) -> bytes:
     return head + bytes([count]) + body
 
 
+def encode_short_ack(newest: int, span: int) -> bytes:
+    """One byte with `SHORTER_SPAN`, two with `SHORT_SPAN`."""
+    if span == SHORTER_SPAN:
+        return bytes([_SHORTER | newest % SHORTER_SPAN])
+    return (_SHORT << 8 | newest % SHORT_SPAN).to_bytes(2, "big")
+
+
 def encode_credit(limit: int) -> bytes:
     return bytes([CREDIT]) + varint.encode(limit // CREDIT_UNIT)
 
@@ -143,6 +164,10 @@ def _decode_one(data: bytes, at: int) -> tuple[Chunk, int]:
     at += 1
     if kind & DATA:
         return _decode_segment(kind, data, at)
+    if kind & _SHORTER:
+        return ShortAck(kind % SHORTER_SPAN, SHORTER_SPAN), at
+    if kind & _SHORT:
+        return ShortAck((kind << 8 | data[at]) % SHORT_SPAN, SHORT_SPAN), at + 1
     match kind:
         case 1:
             return _decode_ack(data, at)

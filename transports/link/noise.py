@@ -35,13 +35,14 @@ class NoiseError(Exception):
     """The message is not authentic, is cut short, or carries a key of small order."""
 
 
-def _nonce(counter: int) -> bytes:
+def nonce(counter: int) -> bytes:
+    """The 12 bytes that ChaCha20-Poly1305 wants for a counter (section 12.3)."""
     return bytes(4) + counter.to_bytes(8, "little")
 
 
 def seal(key: bytes, counter: int, associated: bytes, plaintext: bytes) -> bytes:
     """ENCRYPT(k, n, ad, plaintext) of section 12.3."""
-    return crypto_aead_chacha20poly1305_ietf_encrypt(plaintext, associated, _nonce(counter), key)
+    return crypto_aead_chacha20poly1305_ietf_encrypt(plaintext, associated, nonce(counter), key)
 
 
 def unseal(key: bytes, counter: int, associated: bytes, ciphertext: bytes) -> bytes:
@@ -49,7 +50,7 @@ def unseal(key: bytes, counter: int, associated: bytes, ciphertext: bytes) -> by
     if len(ciphertext) < TAG:
         raise NoiseError("shorter than its tag")
     try:
-        return crypto_aead_chacha20poly1305_ietf_decrypt(ciphertext, associated, _nonce(counter), key)
+        return crypto_aead_chacha20poly1305_ietf_decrypt(ciphertext, associated, nonce(counter), key)
     except CryptoError as error:
         raise NoiseError("not authentic") from error
 

@@ -29,8 +29,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from transports.link.secure import IK1, IK2, NN1, NN2, WAKE, Initiation, Refused, Response, Terms
-from transports.link.session import Session, ack_delay
+from transports.link.secure import IK1, IK2, NN1, NN2, SEALED, WAKE, Forged, Initiation, Refused, Response, Terms
+from transports.link.session import Session, ack_delay, takes_compact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,6 +122,7 @@ class Rendezvous:
             ack_delay=ack_delay(wire.bit_rate),
             keepalive=wire.keepalive,
             connection_id=wire.connection_id,
+            compact=takes_compact(wire),
         )
         self._broadcast = wire.shared and wire.time_on_air(1) > 0  # all hear all; datagrams may come from anybody, but take no air
         # On a shared wire the channel may be busy with others' frames.
@@ -142,6 +143,8 @@ class Rendezvous:
         self._wake_at: float | None = None
         self._last_wake = float("-inf")
         self._heads: deque[bytes] = deque(maxlen=16)
+        self._unreadables = 0
+        self._heed_at = float("-inf")
 
     @property
     def vacant(self) -> bool:
@@ -175,7 +178,7 @@ class Rendezvous:
         if not frame:
             return False
         try:
-            if frame[0] >= 0x80:
+            if frame[0] >= SEALED:
                 return self._receive_sealed(frame, now)
             if frame[0] in (IK1, NN1):
                 self._receive_first(frame, now)
@@ -185,6 +188,12 @@ class Rendezvous:
                 self._receive_wake(frame[1:], now)
             else:
                 raise Refused("unknown kind of frame")
+        except Forged:
+            # A compact frame has no CRC: on a wire between two a wrong tag is what the CRC of others would have told.
+            if frame[0] < 0x80 and not self._wire.shared:
+                self._stats.crc_errors += 1
+            else:
+                self._stats.refused_frames += 1
         except Refused:
             self._stats.refused_frames += 1
         return False
@@ -212,6 +221,12 @@ class Rendezvous:
 
     def _unreadable(self, frame: bytes, now: float) -> None:
         # The other end still believes in a session that we have lost.
+        if frame[0] < 0x80:
+            # Or it is noise: no CRC vouches for a compact frame, so a noisy line must not make us call without end.
+            if now < self._heed_at:
+                return
+            self._heed_at = now + self._pause(self._unreadables, self._redial_cap)
+            self._unreadables += 1
         if self._calls:
             self._hurry(now)
         elif not self._pending and now - self._last_wake >= _WAKE_PAUSE:
@@ -318,6 +333,7 @@ class Rendezvous:
         self._stats.handshakes += 1
         self._pending = []
         self._call = self._call_at = self._wake_at = None
+        self._unreadables, self._heed_at = 0, float("-inf")
         self.ups.append(up)
 
     # ---- frames out

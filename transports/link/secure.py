@@ -13,20 +13,30 @@ Properties, from the Noise specification's section 7.7 and what `rendezvous.py` 
   responder's key learns who had called).
 - A replayed first message gets an answer that only the true initiator can use; no session is replaced before its
   owner has sealed a frame with the new keys.
-- Sealed frames carry a 64-bit counter (its low 15 bits on the wire), each is accepted once, and only within 4,096 of
-  the newest.
+- Sealed frames have a 64-bit counter (its low 15 or 14 bits on the wire), each is accepted once, and only within 4,096
+  of the newest.
 - Strangers (NN) get encryption against listeners only; `pairing.py` binds its proof to `Channel.handshake_hash`, so
   a man in the middle is found out.
 - Keys live as long as the session. Lengths and times of frames are not hidden.
 
 Bytes: first message 103, second 55 (59 with a connection id), frame overhead 18 (counter 2, tag 16) plus the
-connection id. Every tag is whole.
+connection id. Where both ends say so in their `Terms` (thin lines) frames are *compact*: tags of 8 bytes (see
+`short_tags.py`), so 10 in all. Handshake messages always have whole tags, and what is agreed there is authentic.
 
-All first bytes below 80 hex are handshake kinds, 80 and above start a sealed frame::
+All first bytes below 40 hex are handshake kinds, 40 and above start a sealed frame::
 
     20 <IK message 1>   21 <IK message 2>   22 <NN message 1>   23 <NN message 2>
     24 <first 8 bytes of the frame that could not be read, or nothing>      "I have no session, please start one"
-    1 bit set, 15 bits counter, connection id, ciphertext and tag
+    1 bit set, 15 bits counter, connection id, ciphertext and tag of 16
+    bits 01, 14 bits counter, connection id, ciphertext and tag of 8        (compact)
+
+Forgeries of compact frames: each try succeeds with probability 2^-64, at the rate of a line of 64 kbit/s once in a
+billion years. After `MAX_FORGED` (2^16) frames that were not authentic a session with such tags ends and new keys
+are made, so nobody forges a frame of it with a better chance than 2^-48. Everything with a plausible counter counts:
+damage, and on a shared channel what others say to each other, for none of it can be told from a try. That costs
+little: strangers must fill the air with 65,536 frames, the better part of an hour of a 5 kbit/s channel and more than
+any jammer needs, to make us spend some 200 bytes on a handshake; what was under way is then sent again. A lower limit
+would let a busy channel interrupt its own sessions, and gain nothing: a try that failed teaches nothing about the next.
 
 Amateur bands forbid encryption: a channel that signs without encrypting would be a second class with the methods of
 `Channel`.
@@ -34,16 +44,18 @@ Amateur bands forbid encryption: a channel that signs without encrypting would b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transports.identity import BadKey, Identity, dh_public, public_key_from_dh, sign_bit
-from transports.link.noise import TAG, Handshake, NoiseError, Pattern, seal, unseal
+from transports.link import noise, short_tags
+from transports.link.noise import Handshake, NoiseError, Pattern
 
 PROLOGUE = b"edgeserver link 1"
 VERSION = 1
 IK1, IK2, NN1, NN2, WAKE = 0x20, 0x21, 0x22, 0x23, 0x24
 COUNTER = 2
-_COUNTER_SPAN = 1 << 15
+SEALED = 0x40  # the least first byte of a sealed frame
+MAX_FORGED = 1 << 16
 _REPLAY_WINDOW = 4096
 
 
@@ -51,12 +63,22 @@ class Refused(Exception):
     """A frame that is not authentic, was seen before, is too old, or comes from somebody unknown."""
 
 
+class Forged(Refused):
+    """A sealed frame whose tag is wrong: damaged, another session's, or forged."""
+
+
 @dataclass(frozen=True)
 class Terms:
     """What one end tells the other during the handshake.
 
     `max_message` in bytes (a power of two); `ack_delay` and `keepalive` in seconds (0: sends no keep-alives); `mtu`
-    the longest frame that it takes; `connection_id` 0 to 8 bytes which it wants to see in each sealed frame.
+    the longest frame that it takes; `connection_id` 0 to 8 bytes which it wants to see in each sealed frame;
+    `compact`: that it takes compact frames and short acknowledgements, which are used if both say so.
+
+    On the wire: version, 1 bit lost in the sender's key and 7 bits log2 of `max_message`, 1 bit `compact` and 7 bits
+    `ack_delay` in 1/50 s, `keepalive` in seconds, `mtu` (2 bytes), `connection_id`. An end that does not know
+    `compact` sends that bit as 0 and takes a 1 for 2.56 s more of `ack_delay`: it works, and waits longer before it
+    sends again.
     """
 
     max_message: int
@@ -64,14 +86,16 @@ class Terms:
     ack_delay: float = 0.025
     keepalive: float = 0.0
     connection_id: bytes = b""
+    compact: bool = False
 
     def encode(self, bit: int) -> bytes:
-        head = (VERSION, bit << 7 | (self.max_message.bit_length() - 1), self._tick(self.ack_delay * 50), self._tick(self.keepalive))
+        delay = self.compact << 7 | self._tick(self.ack_delay * 50, 127)
+        head = (VERSION, bit << 7 | (self.max_message.bit_length() - 1), delay, self._tick(self.keepalive, 255))
         return bytes(head) + self.mtu.to_bytes(2, "big") + self.connection_id
 
     @staticmethod
-    def _tick(value: float) -> int:
-        return min(255, -int(-value // 1))
+    def _tick(value: float, most: int) -> int:
+        return min(most, -int(-value // 1))
 
     @classmethod
     def decode(cls, data: bytes) -> tuple[Terms, int]:
@@ -81,15 +105,27 @@ class Terms:
         exponent, mtu = data[1] & 0x7F, int.from_bytes(data[4:6], "big")
         if not 10 <= exponent <= 30 or mtu < 64:
             raise Refused("impossible terms")
-        return cls(1 << exponent, mtu, data[2] / 50, float(data[3]), data[6:]), data[1] >> 7
+        return cls(1 << exponent, mtu, (data[2] & 0x7F) / 50, float(data[3]), data[6:], data[2] >= 0x80), data[1] >> 7
 
 
 class Channel:
-    """The two directions of an established session: seals frames, and opens each authentic one once."""
+    """The two directions of an established session: seals frames, and opens each authentic one once.
 
-    def __init__(self, handshake: Handshake, *, own_id: bytes = b"", peer_id: bytes = b"") -> None:
+    `forged` counts frames with a plausible counter and a wrong tag.
+    """
+
+    def __init__(self, handshake: Handshake, *, own_id: bytes = b"", peer_id: bytes = b"", compact: bool = False) -> None:
         self._send_key, self._receive_key = handshake.split()
         self.handshake_hash = handshake.hash
+        self.compact = compact
+        self.forged = 0
+        if compact:
+            self._mark, self._span, self._tag = 0x4000, 1 << 14, short_tags.TAG
+            self._send_key, self._receive_key = short_tags.keys(self._send_key), short_tags.keys(self._receive_key)
+            self._seal, self._unseal = short_tags.seal, short_tags.unseal
+        else:
+            self._mark, self._span, self._tag = 0x8000, 1 << 15, noise.TAG
+            self._seal, self._unseal = noise.seal, noise.unseal
         self._own_id = own_id
         self._peer_id = peer_id
         self._next = 0
@@ -99,33 +135,40 @@ class Channel:
     @property
     def overhead(self) -> int:
         """Bytes that a sealed frame to the other end has beyond its plaintext."""
-        return COUNTER + len(self._peer_id) + TAG
+        return COUNTER + len(self._peer_id) + self._tag
 
     @property
     def next_counter(self) -> int:
         return self._next
 
+    @property
+    def worn_out(self) -> bool:
+        """So many forgeries were tried that tags of this length should get new keys."""
+        return self.compact and self.forged >= MAX_FORGED
+
     def seal(self, plaintext: bytes) -> bytes:
         """The next frame; its number is `next_counter` as it was before the call."""
-        head = (0x8000 | self._next % _COUNTER_SPAN).to_bytes(2, "big") + self._peer_id
-        frame = head + seal(self._send_key, self._next, head, plaintext)
+        head = (self._mark | self._next % self._span).to_bytes(2, "big") + self._peer_id
+        frame = head + self._seal(self._send_key, self._next, head, plaintext)
         self._next += 1
         return frame
 
     def open(self, frame: bytes) -> tuple[int, bytes, bool]:
-        """(counter, plaintext, is it the newest so far). Raises `Refused`."""
+        """(counter, plaintext, is it the newest so far). Raises `Refused`, `Forged` for a wrong tag."""
         size = COUNTER + len(self._own_id)
         head, rest = frame[:size], frame[size:]
-        if len(rest) < TAG or frame[0] < 0x80 or head[2:] != self._own_id:
+        low = int.from_bytes(head[:COUNTER], "big") ^ self._mark
+        if len(rest) < self._tag or low >= self._span or head[COUNTER:] != self._own_id:
             raise Refused("not a sealed frame of this session")
-        counter = expand(int.from_bytes(head[:2], "big") & 0x7FFF, self._newest + 1, _COUNTER_SPAN)
+        counter = expand(low, self._newest + 1, self._span)
         age = self._newest - counter
         if age >= _REPLAY_WINDOW or (age >= 0 and self._seen >> age & 1):
             raise Refused("seen before or too old")
         try:
-            plaintext = unseal(self._receive_key, counter, head, rest)
+            plaintext = self._unseal(self._receive_key, counter, head, rest)
         except NoiseError as error:
-            raise Refused(str(error)) from error
+            self.forged += 1
+            raise Forged(str(error)) from error
         if age < 0:
             self._seen = (self._seen << -age | 1) & (1 << _REPLAY_WINDOW) - 1
             self._newest = counter
@@ -171,7 +214,8 @@ class Initiation:
             terms, _ = Terms.decode(attempt.read(answer[1:]))
         except NoiseError as error:
             raise Refused(str(error)) from error
-        return Channel(attempt, own_id=self._terms.connection_id, peer_id=terms.connection_id), terms
+        compact = self._terms.compact and terms.compact
+        return Channel(attempt, own_id=self._terms.connection_id, peer_id=terms.connection_id, compact=compact), terms
 
 
 class Response:
@@ -196,5 +240,7 @@ class Response:
 
         nothing may be believed of the channel before a frame was opened with it.
         """
-        message = bytes([self._kind]) + self._handshake.write(terms.encode(0))
-        return message, Channel(self._handshake, own_id=terms.connection_id, peer_id=self.peer_terms.connection_id)
+        compact = terms.compact and self.peer_terms.compact
+        message = bytes([self._kind]) + self._handshake.write(replace(terms, compact=compact).encode(0))
+        own_id, peer_id = terms.connection_id, self.peer_terms.connection_id
+        return message, Channel(self._handshake, own_id=own_id, peer_id=peer_id, compact=compact)

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 from transports.exchange import Priority
 from transports.link import fragments
 from transports.link.airtime import DutyCycle, Schedule
-from transports.link.fragments import Ack, Close, Credit, Outgoing, Ping, Reassembler, Reset, Segment, Violation
+from transports.link.fragments import Ack, Close, Credit, Outgoing, Ping, Reassembler, Reset, Segment, ShortAck, Violation
 from transports.link.ranges import Ranges
-from transports.link.secure import Channel, Terms, expand
+from transports.link.secure import Channel, Forged, Terms, expand
 from transports.link.window import Outcome, Receipts, SendWindow
 
 if TYPE_CHECKING:
     from transports.link.wire import LinkStats, Wire
 
 _KEEPALIVES_MISSED = 4
+_COMPACT_BELOW = 64_000
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,14 @@ def ack_delay(bit_rate: int | None) -> float:
     return 0.025 if bit_rate is None else min(0.5, max(0.025, 800 / bit_rate))
 
 
+def takes_compact(wire: Wire) -> bool:
+    """Whether short tags and short acknowledgements are worth it there: on serial lines and radios below 64 kbit/s.
+
+    Not where frames overtake each other: that is the internet, from which anybody may try forgeries by the million.
+    """
+    return wire.ordered and wire.bit_rate is not None and wire.bit_rate < _COMPACT_BELOW
+
+
 class Session:
     """`terms` are ours, `peer_terms` theirs.
 
@@ -84,6 +93,7 @@ class Session:
             reordering=1 if wire.ordered else 3,
         )
         self._receipts = Receipts(terms.ack_delay)
+        self._newest_named = -1  # in any acknowledgement
         self._schedule = Schedule()
         self._reassembler = Reassembler(terms.max_message)
         self._announced = self._reassembler.limit
@@ -148,21 +158,26 @@ class Session:
 
     def receive_frame(self, frame: bytes, now: float) -> bool:
         """Takes a frame in; True when it is the newest of this session. Raises `Refused` when it is not authentic."""
-        number, plaintext, newest = self._channel.open(frame)
+        try:
+            number, plaintext, newest = self._channel.open(frame)
+        except Forged:
+            if self._channel.worn_out:
+                self._end("so many frames were not authentic that new keys are due")
+            raise
         if self.ended is not None:
             return newest
         self._last_heard = now
         try:
             chunks = fragments.decode(plaintext)
             wanted = any(isinstance(chunk, Segment | Credit | Reset | Ping) for chunk in chunks)
-            self._receipts.add(number, wanted=wanted, now=now)
+            self._receipts.add(number, wanted=wanted, now=now, in_full=any(isinstance(chunk, Ping) for chunk in chunks))
             for chunk in chunks:
-                self._take(chunk, now)
+                self._take(chunk, now, newest)
         except Violation as error:
             self._end(f"protocol violation: {error}")
         return newest
 
-    def _take(self, chunk: fragments.Chunk, now: float) -> None:
+    def _take(self, chunk: fragments.Chunk, now: float, newest: bool) -> None:
         match chunk:
             case Segment():
                 message = self._reassembler.feed(chunk)
@@ -170,8 +185,11 @@ class Session:
                     self._stats.messages_in += 1
                     self.events.append(Received(message))
             case Ack():
-                self._settle(self._window.acknowledged(self._exact(chunk), now))
-                self._stats.rtt = self._window.rtt
+                self._acknowledged(self._exact(chunk), now)
+            case ShortAck():
+                runs = self._unambiguous(chunk) if newest else None
+                if runs is not None:
+                    self._acknowledged(runs, now)
             case Credit(limit):
                 self._credit_limit = max(self._credit_limit, limit)
             case Reset():
@@ -180,6 +198,26 @@ class Session:
                 self._end("the other end closed the session")
             case Ping():
                 pass
+
+    def _acknowledged(self, runs: Ranges, now: float) -> None:
+        self._newest_named = max(self._newest_named, runs.end - 1)
+        self._settle(self._window.acknowledged(runs, now))
+        self._stats.rtt = self._window.rtt
+
+    def _unambiguous(self, ack: ShortAck) -> Ranges | None:
+        """What a short acknowledgement names; None when that is not certain.
+
+        It came in the newest frame, so it names a frame no older than any that was named before, and one that was
+        sent: if only one such number has this remainder, that is it, however long the wire or somebody on it held
+        anything back. Else we act as if it was lost, and our next probe asks for all.
+        """
+        earliest, latest = max(self._newest_named, 0), self._channel.next_counter - 1
+        number = latest - (latest - ack.low) % ack.span
+        if number < earliest or number - ack.span >= earliest:
+            return None
+        runs = Ranges()
+        runs.add(max(0, number + 1 - fragments.SHORT_RUN), number + 1)
+        return runs
 
     def _exact(self, ack: Ack) -> Ranges:
         newest = expand(ack.newest, self._channel.next_counter, 1 << 16)
@@ -275,9 +313,15 @@ class Session:
         if (ack_now or others or segments) and self._receipts.pending:
             # The acknowledgement may take what is left, for a long list of holes helps the sender most.
             left = self._room - len(others) - sum(map(len, segments))
-            out = fragments.encode_ack(self._receipts.received, min(left, 64))
-            self._receipts.told()
+            out = self._acknowledgement(min(left, 64))
         return out + others + b"".join(segments), content, bool(others or segments)
+
+    def _acknowledgement(self, room: int) -> bytes:
+        span = self._receipts.short_span() if self._channel.compact else None
+        received = self._receipts.received
+        out = fragments.encode_ack(received, room) if span is None else fragments.encode_short_ack(received.end - 1, span)
+        self._receipts.told()
+        return out
 
     def _control(self, content: _Content) -> bytes:
         out = b""

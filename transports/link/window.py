@@ -17,9 +17,10 @@ again may be cut anew.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
+from transports.link.fragments import SHORT_RUN, SHORT_SPAN, SHORTER_SPAN
 from transports.link.ranges import Ranges
 
 PATIENCE = 16  # at 30 % loss each way half of all probes fail: once in 50,000 this is a mistake
@@ -28,6 +29,7 @@ _MAX_FRAMES = 512
 _MIN_FRAMES = 16
 _REMEMBERED = 256
 _MAX_RUNS = 64
+_TELLINGS = 8
 
 
 @dataclass(slots=True)
@@ -207,6 +209,9 @@ class Receipts:
     """The receiver's side: what to acknowledge, and when.
 
     At once when frames are missing or `every` frames have come; else after `delay` seconds, in the hope of company.
+
+    What lies before a hole is told `_TELLINGS` times and then forgotten: a frame that is lost stays lost, its content
+    comes in another, and one hole must not make every later acknowledgement longer.
     """
 
     def __init__(self, delay: float, every: int = 4) -> None:
@@ -214,10 +219,14 @@ class Receipts:
         self._every = every
         self.received = Ranges()
         self._unacknowledged = 0
+        self._oldest: int | None = None  # of those not acknowledged yet
+        self._in_full = False
+        self._newest_told = -1
+        self._ends_told: deque[int] = deque(maxlen=_TELLINGS)
         self._due: float | None = None
 
-    def add(self, number: int, *, wanted: bool, now: float) -> None:
-        """A frame came; `wanted`: its sender waits for an acknowledgement."""
+    def add(self, number: int, *, wanted: bool, now: float, in_full: bool = False) -> None:
+        """A frame came; `wanted`: its sender waits for an acknowledgement, `in_full`: for one that names all that arrived."""
         expected = self.received.end
         self.received.add(number, number + 1)
         if len(self.received) > _MAX_RUNS:
@@ -225,6 +234,8 @@ class Receipts:
         if not wanted:
             return
         self._unacknowledged += 1
+        self._oldest = number if self._oldest is None else min(self._oldest, number)
+        self._in_full |= in_full
         at_once = number != expected or self._unacknowledged >= self._every
         due = now if at_once else now + self._delay
         self._due = due if self._due is None else min(self._due, due)
@@ -233,10 +244,30 @@ class Receipts:
     def pending(self) -> bool:
         return self._unacknowledged > 0
 
+    def short_span(self) -> int | None:
+        """Modulo what the newest number says all that there is to say; None: a short acknowledgement does not do.
+
+        It must be true (no hole in its run) and tell all that is new. Half a run is left for an earlier one that was
+        lost, half of the span for frames that are under way to us: the sender takes no number that may mean two frames
+        and then asks for all.
+        """
+        if self._in_full or self._oldest is None:
+            return None
+        newest = self.received.end - 1
+        if newest - self._oldest >= SHORT_RUN // 2 or not self.received.covers(max(0, newest + 1 - SHORT_RUN), newest + 1):
+            return None
+        return next((span for span in (SHORTER_SPAN, SHORT_SPAN) if newest - self._newest_told < span // 2), None)
+
     def deadline(self) -> float | None:
         return self._due
 
     def told(self) -> None:
         """An acknowledgement has been sent."""
         self._unacknowledged = 0
-        self._due = None
+        self._oldest = self._due = None
+        self._in_full = False
+        self._newest_told = self.received.end - 1
+        if len(self._ends_told) == _TELLINGS:
+            while len(self.received) > 1 and self.received.first[1] <= self._ends_told[0]:
+                self.received.drop_first()
+        self._ends_told.append(self.received.end)

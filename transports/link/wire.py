@@ -26,8 +26,9 @@ class WireGone(Exception):
 class LinkStats:
     """Counters since the link was made; bytes are those on the wire, framing included; times in seconds.
 
-    `refused_frames` were whole but not authentic (noise, replays, strangers). `since` is the caller's clock when the
-    present session came up.
+    `crc_errors` were damaged; a frame without CRC is when its tag is wrong on a wire that nobody shares.
+    `refused_frames` were whole but not authentic (noise, replays, strangers). `airtime` counts every frame with the
+    longest framing. `since` is the caller's clock when the present session came up.
     """
 
     bytes_in: int = 0
@@ -118,9 +119,11 @@ class StreamWire:
         self._decoder = hdlc.Decoder(self.mtu)
         self._frames: list[bytes] = []
         self._free_at = 0.0
+        self._flag_stands_until = 0.0
 
     async def send(self, frame: bytes) -> None:
-        data = hdlc.encode(frame)
+        data = hdlc.encode(frame, flag_stands=trio.current_time() < self._flag_stands_until)
+        self._flag_stands_until = 0.0  # a frame that was broken off has no closing flag
         piece = len(data) if self.bit_rate is None else max(1, int(self.bit_rate / BITS_PER_BYTE * _QUEUE_SECONDS))
         self._stats.frames_out += 1
         for at in range(0, len(data), piece):
@@ -134,6 +137,7 @@ class StreamWire:
                 raise WireGone("the port takes no bytes")
             self._stats.bytes_out += len(part)
             await self._pace(len(part))
+        self._flag_stands_until = max(self._free_at, trio.current_time()) + hdlc.FLAG_STANDS
 
     async def _pace(self, size: int) -> None:
         if self.bit_rate is not None:
