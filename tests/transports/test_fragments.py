@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from transports.exchange import Priority
 from transports.link import fragments, varint
-from transports.link.fragments import Ack, Credit, Outgoing, Ping, Reassembler, Reset, Segment, Violation
+from transports.link.fragments import Ack, Credit, Outgoing, Ping, Reassembler, Reset, Segment, ShortAck, Violation
 from transports.link.ranges import Ranges
 
 
@@ -97,6 +97,14 @@ def test_messages_survive_any_cutting_loss_order_and_doubling_of_their_segments(
             each.acknowledge(*extent) if chance.random() < 0.7 else each.lost(*extent)
         del flying[:3]
     assert sorted(got) == sorted(messages)
+
+
+@given(st.integers(0, 2**40))
+def test_a_short_acknowledgement_is_a_byte_or_two_and_other_chunks_may_follow(newest: int) -> None:
+    for span, size in ((fragments.SHORTER_SPAN, 1), (fragments.SHORT_SPAN, 2)):
+        encoded = fragments.encode_short_ack(newest, span)
+        assert len(encoded) == size
+        assert fragments.decode(encoded + bytes([fragments.PING])) == [ShortAck(newest % span, span), Ping()]
 
 
 def test_a_short_message_costs_two_bytes() -> None:

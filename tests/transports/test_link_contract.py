@@ -15,6 +15,7 @@ from transports.exchange import Interrupted, Priority, TooLarge, Unreachable
 from transports.framing import hdlc
 from transports.link.connection import LinkDown, NotDelivered, PerhapsDelivered
 from transports.link.secure import WAKE
+from transports.link.wire import Driver, LinkStats, Wire
 from transports.memory import Medium
 
 WAKE_FRAME = hdlc.encode(bytes([WAKE]))
@@ -197,6 +198,27 @@ async def test_a_message_beyond_the_limit_is_refused_at_once(clock, ends) -> Non
 # ---- on the memory cable only, with time to spare
 
 
+class OlderDriver:
+    """A driver on whose wires the link does not offer compact frames, as a release that has never heard of them."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.name = driver.name
+        self._driver = driver
+
+    async def open(self, stats: LinkStats) -> Wire:
+        return OlderWire(await self._driver.open(stats))
+
+
+class OlderWire:
+    ordered = False
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def __getattr__(self, name: str):
+        return getattr(self._wire, name)
+
+
 @pytest.fixture
 def cable() -> MemoryRig:
     return MemoryRig(Medium(2400))
@@ -209,6 +231,76 @@ async def test_an_idle_link_sends_nothing_for_a_day(cable, autojump_clock, nurse
     before = alice.link.stats.bytes_out + bob.link.stats.bytes_out
     await trio.sleep(86_400)
     assert alice.link.stats.bytes_out + bob.link.stats.bytes_out == before
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_message_and_its_acknowledgement_cost_twenty_seven_bytes_beside_it(cable, autojump_clock, nursery) -> None:
+    alice = cable.start_alice(nursery, random=random.Random(1).randbytes)
+    bob = cable.start_bob(nursery, random=random.Random(2).randbytes)
+    a, b = await both_up(alice, bob)
+    await trio.sleep(10)
+    message = random.Random(0).randbytes(30)
+    before = alice.link.stats.bytes_out, bob.link.stats.bytes_out
+    await a.send(message)
+    assert await b.receive() == message
+    await trio.sleep(10)
+    # flag, counter, head, message, tag, flag; flag, counter, acknowledgement, tag, flag. No byte of these needs an escape.
+    assert alice.link.stats.bytes_out - before[0] == 1 + 2 + 2 + 30 + 8 + 1
+    assert bob.link.stats.bytes_out - before[1] == 1 + 2 + 1 + 8 + 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_end_that_knows_no_compact_frames_is_understood_in_whole_ones(cable, autojump_clock, nursery) -> None:
+    for older in ("alice", "bob"):
+        ends = {"alice": cable.start_alice, "bob": cable.start_bob}
+        running = {name: start(nursery) for name, start in ends.items() if name != older}
+        driver, identity, peer = (cable.cable.a, ALICE, BOB.public_key) if older == "alice" else (cable.cable.b, BOB, None)
+        running[older] = cable._start(nursery, OlderDriver(driver), identity, peer, {})
+        a, b = await both_up(running["alice"], running["bob"])
+        await trio.sleep(10)
+        seen = []
+        cable.cable.watch = lambda end, sent, _, seen=seen: seen.append(sent)
+        for here, there in ((a, b), (b, a)):
+            async with trio.open_nursery() as inner:
+                inner.start_soon(here.send, bytes(700))
+                assert await there.receive() == bytes(700)
+        await trio.sleep(10)
+        assert all(frame[-2:] != b"\x7e\x7e" and frame.lstrip(b"\x7e")[0] >= 0x80 for frame in seen)
+        assert len(seen) >= 8
+        for each in running.values():
+            each.kill()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_damaged_frame_without_crc_is_counted_as_damage_and_sent_again(autojump_clock, nursery) -> None:
+    rig = MemoryRig(Medium(9600, bit_errors=3e-4))
+    alice, bob = rig.start_alice(nursery), rig.start_bob(nursery)
+    a, b = await both_up(alice, bob)
+    handshake = bob.link.stats.crc_errors
+    async with trio.open_nursery() as inner:
+        for number in range(100):
+            inner.start_soon(a.send, bytes([number]) * 60)
+        assert {(await b.receive())[0] for _ in range(100)} == set(range(100))
+    assert bob.link.stats.crc_errors > handshake + 3
+    assert bob.link.stats.refused_frames <= 1
+    assert alice.link.stats.handshakes == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_frames_that_follow_each_other_closely_share_a_flag(cable, autojump_clock, nursery) -> None:
+    alice, bob = cable.start_alice(nursery), cable.start_bob(nursery)
+    a, b = await both_up(alice, bob)
+    await trio.sleep(10)
+    sent = []
+    cable.cable.watch = lambda end, data, _: sent.append(data) if end == cable.cable.a.name else None
+    for _ in range(2):
+        async with trio.open_nursery() as inner:
+            inner.start_soon(a.send, bytes(1000))
+            assert await b.receive() == bytes(1000)
+        await trio.sleep(10)
+    opened = [data[:1] == b"\x7e" for data in sent]
+    assert opened == 2 * ([True] + [False] * (len(sent) // 2 - 1))
+    assert all(data[-1:] == b"\x7e" for data in sent)
     nursery.cancel_scope.cancel()
 
 

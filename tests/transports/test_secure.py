@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 import pytest
 import trio
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.transports.rigs import ALICE, BOB, NAMES, MemoryRig, both_up
+from transports.exchange import Priority
 from transports.identity import BadKey, Identity, client_identity, dh_public, public_key_from_dh, sign_bit
+from transports.link import short_tags
 from transports.link.airtime import DutyCycle
 from transports.link.noise import Handshake, NoiseError, seal
 from transports.link.rendezvous import Party, Rendezvous
-from transports.link.secure import IK1, WAKE, Initiation, Refused, Response, Terms, expand
+from transports.link.secure import IK1, MAX_FORGED, WAKE, Forged, Initiation, Refused, Response, Terms, expand
 from transports.link.wire import LinkStats
 from transports.memory import Medium
 
 TERMS = Terms(max_message=1 << 20, mtu=240)
 
 
-def channels(**terms):
-    call = Initiation(ALICE, BOB.public_key, TERMS, b"1" * 32)
+COMPACT = Terms(max_message=1 << 20, mtu=240, compact=True)
+
+
+def channels(ours: Terms = TERMS, **terms):
+    call = Initiation(ALICE, BOB.public_key, ours, b"1" * 32)
     response = Response(BOB, call.message, b"2" * 32)
     answer, theirs = response.answer(Terms(1 << 20, 240, **terms))
     ours, _ = call.finish(answer)
@@ -168,6 +175,99 @@ def test_terms_of_another_version_are_refused() -> None:
     assert Terms.decode(TERMS.encode(1)) == (Terms(1 << 20, 240, 0.04, 0.0), 1)
 
 
+def test_terms_of_an_end_that_has_never_heard_of_compact_frames_are_read_and_ours_look_to_it_as_ever() -> None:
+    theirs = bytes.fromhex("01 94 11 00 00f0")
+    assert Terms.decode(theirs) == (Terms(1 << 20, 240, 0.34, 0.0), 1)
+    assert Terms(1 << 20, 240, 0.34).encode(1) == theirs
+    ours = Terms(1 << 20, 240, 0.34, compact=True).encode(1)
+    assert ours == bytes.fromhex("01 94 91 00 00f0")  # which it reads as 2.9 s
+    assert Terms.decode(ours) == (Terms(1 << 20, 240, 0.34, compact=True), 1)
+
+
+# ---- compact frames
+
+
+@given(st.binary(min_size=32, max_size=32), st.integers(0, 2**40), st.binary(max_size=10), st.binary(max_size=300))
+def test_short_tags_seal_with_chacha20_and_blake2b_as_others_compute_them(key, counter, associated, plaintext) -> None:
+    both = hashlib.blake2b(key=key, person=b"edgeserver short", digest_size=64).digest()
+    assert short_tags.keys(key) == both
+    nonce = bytes(4) + counter.to_bytes(8, "little")
+    cipher = Cipher(algorithms.ChaCha20(both[:32], (1).to_bytes(4, "little") + nonce), None).encryptor()
+    ciphertext = cipher.update(plaintext)
+    covered = nonce + bytes([0, len(associated)]) + associated + ciphertext
+    sealed = short_tags.seal(both, counter, associated, plaintext)
+    assert sealed == ciphertext + hashlib.blake2b(covered, key=both[32:], digest_size=8).digest()
+    assert short_tags.unseal(both, counter, associated, sealed) == plaintext
+
+
+@given(st.binary(max_size=40), st.integers(0, 10**6), st.integers(0, 254))
+def test_a_frame_with_a_short_tag_of_which_a_byte_was_changed_is_refused_and_the_true_one_still_good(text: bytes, where, by) -> None:
+    ours, theirs = channels(COMPACT, compact=True)
+    frame = ours.seal(text)
+    spoilt = bytearray(frame)
+    spoilt[where % len(spoilt)] ^= by + 1
+    with pytest.raises(Refused):
+        theirs.open(bytes(spoilt))
+    for other in (frame[:-1], frame + b"\0", frame[:-9] + frame[-8:]):
+        with pytest.raises(Refused):
+            theirs.open(other)
+    assert theirs.open(frame) == (0, text, True)
+
+
+def test_frames_are_compact_only_if_both_ends_say_so() -> None:
+    for mine in (False, True):
+        for his in (False, True):
+            ours, theirs = channels(Terms(1 << 20, 240, compact=mine), compact=his)
+            assert ours.compact == theirs.compact == (mine and his)
+            assert len(ours.seal(b"")) == ours.overhead == (10 if mine and his else 18)
+            assert theirs.open(ours.seal(b"hello"))[1] == ours.open(theirs.seal(b"hello"))[1] == b"hello"
+
+
+def test_an_answer_does_not_offer_what_the_caller_does_not_take() -> None:
+    call = Initiation(ALICE, BOB.public_key, TERMS, b"1" * 32)
+    answer, _ = Response(BOB, call.message, b"2" * 32).answer(COMPACT)
+    _, terms = call.finish(answer)
+    assert not terms.compact
+
+
+def test_a_compact_frame_is_accepted_once_in_any_order_and_never_from_a_mirror() -> None:
+    ours, theirs = channels(COMPACT, compact=True, connection_id=b"bobs")
+    frames = [ours.seal(bytes([n])) for n in range(20)]
+    random.Random(4).shuffle(frames)
+    for frame in frames:
+        with pytest.raises(Refused):
+            ours.open(frame)
+        theirs.open(frame)
+        with pytest.raises(Refused):
+            theirs.open(frame)
+    assert theirs.forged == 0
+
+
+def test_a_reflected_frame_is_a_forgery_for_each_direction_has_its_keys() -> None:
+    ours, theirs = channels(COMPACT, compact=True)
+    with pytest.raises(Forged):
+        ours.open(ours.seal(b"echo"))
+    assert theirs.open(ours.seal(b"no echo"))[1] == b"no echo"
+
+
+def test_the_two_forms_of_a_frame_are_not_mistaken_for_each_other() -> None:
+    whole, compact = channels(), channels(COMPACT, compact=True)
+    for (one, _), (_, other) in ((whole, compact), (compact, whole)):
+        with pytest.raises(Refused):
+            other.open(one.seal(b"hello"))
+        assert other.forged == 0
+
+
+def test_the_counter_of_compact_frames_is_understood_after_many_lost_ones() -> None:
+    ours, theirs = channels(COMPACT, compact=True)
+    ancient = ours.seal(b"ancient")
+    for _ in range(8_000):
+        ours.seal(b"")
+    assert theirs.open(ours.seal(b"new")) == (8_001, b"new", True)
+    with pytest.raises(Refused):
+        theirs.open(ancient)
+
+
 def test_a_message_cut_short_is_a_noise_error() -> None:
     with pytest.raises(NoiseError):
         Handshake("NN", initiator=False, prologue=b"", ephemeral=b"1" * 32).read(b"short")
@@ -222,6 +322,65 @@ def test_strangers_are_heard_only_while_pairing_is_open() -> None:
         host.receive(guest.next_frame(0.0), 1.0)
         answer = host.next_frame(1.0)
         assert (answer is not None) is welcome
+
+
+def pass_frames(alice: Rendezvous, bob: Rendezvous, now: float) -> None:
+    for _ in range(6):
+        for here, there in ((alice, bob), (bob, alice)):
+            while (frame := here.next_frame(now)) is not None:
+                there.receive(frame, now)
+
+
+def test_a_session_with_short_tags_ends_after_too_many_forgeries_and_its_ends_make_new_keys_at_once() -> None:
+    alice, bob = meeting(ALICE, BOB.public_key, 1), meeting(BOB, None, 2)
+    pass_frames(alice, bob, 0.0)
+    older = alice.session
+    forged = bytes([0x40, 0x02]) + bytes(9)
+    for _ in range(MAX_FORGED - 1):
+        bob.receive(forged, 5.0)
+    pass_frames(alice, bob, 5.0)
+    assert alice.session is older
+    assert bob.session.ended is None
+    bob.receive(forged, 6.0)
+    assert "new keys" in bob.session.ended
+    pass_frames(alice, bob, 6.0)
+    assert alice.session is not older
+    assert alice.session.handshake_hash == bob.session.handshake_hash
+    assert bob._stats.crc_errors == MAX_FORGED  # on a wire between two damage is the likelier cause
+
+
+def test_forgeries_that_repeat_old_counters_do_not_count() -> None:
+    ours, theirs = channels(COMPACT, compact=True)
+    theirs.open(ours.seal(b"one"))
+    for _ in range(100):
+        with pytest.raises(Refused):
+            theirs.open(bytes([0x40, 0]) + bytes(9))
+    assert theirs.forged == 0
+
+
+def test_noise_that_looks_like_compact_frames_does_not_make_an_end_without_session_talk() -> None:
+    for peer_key in (None, BOB.public_key):
+        quiet, noisy = meeting(ALICE, peer_key, 1), meeting(ALICE, peer_key, 1)
+        chance, said = random.Random(5), [0, 0]
+        for tenth in range(36_000):
+            now = tenth / 10
+            noisy.receive(bytes([0x40 | chance.randrange(64)]) + chance.randbytes(20), now)
+            for which, end in enumerate((quiet, noisy)):
+                while end.next_frame(now) is not None:
+                    said[which] += 1
+        assert said[1] <= 3 * said[0]
+
+
+def test_one_compact_frame_that_it_cannot_read_makes_an_end_that_lost_the_session_ask_for_a_call() -> None:
+    alice, bob = meeting(ALICE, BOB.public_key, 1), meeting(BOB, None, 2)
+    pass_frames(alice, bob, 0.0)
+    again = meeting(BOB, None, 3)
+    while again.next_frame(0.0) is not None:
+        pass  # its WAKE is lost
+    alice.session.submit(b"still there?", Priority.MESSAGE)
+    again.receive(alice.next_frame(100.0), 100.1)
+    pass_frames(alice, again, 100.2)
+    assert alice.session.handshake_hash == again.session.handshake_hash
 
 
 async def test_the_handshake_survives_the_loss_of_every_third_frame(autojump_clock, nursery) -> None:

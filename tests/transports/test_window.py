@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from tests.transports.rigs import ALICE, BOB
 from transports.exchange import Priority
+from transports.link import fragments
 from transports.link.airtime import DutyCycle
+from transports.link.fragments import SHORT_SPAN, SHORTER_SPAN
 from transports.link.ranges import Ranges
 from transports.link.secure import Initiation, Refused, Response, Terms
 from transports.link.session import Delivered, Ended, Received, Session
@@ -114,6 +116,65 @@ def test_acknowledgements_that_nobody_acknowledges_do_not_pile_up() -> None:
     assert len(receipts.received) <= 64
 
 
+def test_what_lies_before_a_hole_is_told_some_times_and_then_forgotten() -> None:
+    receipts = Receipts(delay=0.5)
+    for number in (0, 1, 3):
+        receipts.add(number, wanted=True, now=0.0)
+    for number in range(4, 12):
+        assert list(receipts.received) == [(0, 2), (3, number)]
+        receipts.told()
+        receipts.add(number, wanted=True, now=0.0)
+    receipts.told()
+    assert list(receipts.received) == [(3, 12)]
+
+
+def test_an_acknowledgement_is_short_only_where_it_leaves_nothing_out() -> None:
+    receipts = Receipts(delay=0.5)
+    receipts.add(0, wanted=True, now=0.0)
+    assert receipts.short_span() == SHORTER_SPAN
+    receipts.told()
+    receipts.add(1, wanted=True, now=0.0, in_full=True)
+    assert receipts.short_span() is None  # all was asked for
+    receipts.told()
+    for number in range(2, 50):
+        receipts.add(number, wanted=number == 49, now=0.0)
+    assert receipts.short_span() == SHORT_SPAN  # it may be far behind the sender's frames
+    receipts.told()
+    receipts.add(51, wanted=True, now=0.0)
+    assert receipts.short_span() is None  # 50 is missing
+    receipts.told()
+    for number in range(52, 66):
+        receipts.add(number, wanted=True, now=0.0)
+        receipts.told()
+    receipts.add(66, wanted=True, now=0.0)
+    assert receipts.short_span() == SHORTER_SPAN
+    for number in range(67, 74):
+        receipts.add(number, wanted=True, now=0.0)
+    assert receipts.short_span() == SHORTER_SPAN
+    receipts.add(74, wanted=True, now=0.0)
+    assert receipts.short_span() is None  # a run that tells of eight new frames has none to spare
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_a_short_acknowledgement_names_only_what_arrived_and_all_that_waits(steps) -> None:
+    receipts, came, waiting, number = Receipts(delay=0.5), set(), set(), -1
+    for skipped, wanted, telling in steps:
+        number += 1 + max(0, skipped - 18)  # now and then frames are lost
+        receipts.add(number, wanted=wanted, now=0.0)
+        came.add(number)
+        if wanted:
+            waiting.add(number)
+        if telling and waiting:
+            span = receipts.short_span()
+            if span is not None:
+                (ack,) = fragments.decode(fragments.encode_short_ack(number, span))
+                assert (ack.low, ack.span) == (number % span, span)
+                named = set(range(max(0, number - 15), number + 1))
+                assert waiting <= named <= came
+            receipts.told()
+            waiting = set()
+
+
 # ---- two sessions
 
 
@@ -130,8 +191,8 @@ class Line:
         return 0.0
 
 
-def two_sessions(line: Line) -> tuple[Session, Session]:
-    terms = Terms(max_message=4096, mtu=line.mtu)
+def two_sessions(line: Line, *, compact: bool = False) -> tuple[Session, Session]:
+    terms = Terms(max_message=4096, mtu=line.mtu, compact=compact)
     call = Initiation(ALICE, BOB.public_key, terms, b"1" * 32)
     response = Response(BOB, call.message, b"2" * 32)
     answer, theirs = response.answer(terms)
@@ -144,24 +205,27 @@ def two_sessions(line: Line) -> tuple[Session, Session]:
     st.lists(st.tuples(st.booleans(), st.integers(0, 900), st.sampled_from(list(Priority))), min_size=1, max_size=25),
     st.integers(0, 2**32),
     st.floats(0, 0.4),
+    st.booleans(),
+    st.sampled_from([0.0, 0.02, 0.2]),
 )
-def test_every_message_arrives_once_over_a_line_that_loses_doubles_and_reorders(plan, seed, loss) -> None:
+def test_every_message_arrives_once_over_a_line_that_loses_doubles_reorders_and_holds_back(plan, seed, loss, compact, held) -> None:
     chance = random.Random(seed)
-    ends = two_sessions(Line())
+    ends = two_sessions(Line(), compact=compact)
     wanted = [Counter(), Counter()]
     for from_first, size, priority in plan:
         message = chance.randbytes(size)
         ends[0 if from_first else 1].submit(message, priority)
         wanted[1 if from_first else 0][message] += 1
-    got, delivered = [Counter(), Counter()], 0
+    got, delivered = [Counter(), Counter()], [Counter(), Counter()]
     now, flying, serial = 0.0, [], 0
-    while delivered < len(plan):
+    while delivered[0].total() + delivered[1].total() < len(plan):
         assert now < 600
         for which, session in enumerate(ends):
             while (frame := session.next_frame(now)) is not None:
                 for _ in range(0 if chance.random() < loss else chance.choice([1, 1, 1, 2])):
                     serial += 1
-                    heapq.heappush(flying, (now + 0.05 + chance.expovariate(50), serial, 1 - which, frame))
+                    rate = 0.5 if chance.random() < held else 50
+                    heapq.heappush(flying, (now + 0.05 + chance.expovariate(rate), serial, 1 - which, frame))
         times = [flying[0][0] if flying else None, *(session.deadline(now) for session in ends)]
         now = max(now, min(when for when in times if when is not None)) + 1e-6
         while flying and flying[0][0] <= now:
@@ -174,10 +238,11 @@ def test_every_message_arrives_once_over_a_line_that_loses_doubles_and_reorders(
                     case Received(message):
                         got[which][message] += 1
                         session.taken(len(message))
-                    case Delivered():
-                        delivered += 1
+                    case Delivered(outgoing):
+                        delivered[1 - which][outgoing.message] += 1
                     case Ended(reason):
                         raise AssertionError(reason)
+        assert all(told <= had for told, had in zip(delivered, got, strict=True))  # nobody believes what is not so
     assert got == wanted
 
 
@@ -192,3 +257,78 @@ def test_the_round_trip_of_a_quiet_line_sets_the_timers() -> None:
         now += 0.25
         a.receive_frame(reply, now)
     assert abs(a._stats.rtt - 0.25) < 0.02
+
+
+def pass_one(here: Session, there: Session, message: bytes, now: float) -> tuple[bytes, bytes]:
+    """The frame with a message and the one that acknowledges it."""
+    here.submit(message, Priority.MESSAGE)
+    frame = here.next_frame(now)
+    there.receive_frame(frame, now)
+    reply = there.next_frame(there.deadline(now))
+    here.receive_frame(reply, now)
+    there.taken(len(message))
+    return frame, reply
+
+
+def test_a_lone_message_and_its_acknowledgement_cost_twenty_three_bytes_beside_it_without_framing() -> None:
+    a, b = two_sessions(Line(ordered=True), compact=True)
+    for number in range(100):
+        frame, reply = pass_one(a, b, b"hello", float(number))
+        assert (len(frame), len(reply)) == (10 + 2 + 5, 10 + 1)
+        assert a._window.idle
+
+
+def test_who_has_only_acknowledged_for_long_is_acknowledged_in_two_bytes_and_at_once() -> None:
+    a, b = two_sessions(Line(ordered=True), compact=True)
+    for number in range(100):
+        pass_one(a, b, b"download", float(number))
+    _, reply = pass_one(b, a, b"at last", 100.0)
+    assert len(reply) == 10 + 2
+    assert b._window.idle
+    _, reply = pass_one(b, a, b"and again", 101.0)
+    assert len(reply) == 10 + 1
+    assert b._window.idle
+    assert b._stats.retransmissions == 0
+
+
+def test_an_acknowledgement_that_somebody_held_back_confirms_nothing_that_was_sent_since() -> None:
+    a, b = two_sessions(Line(ordered=True, bit_rate=2400), compact=True)
+    for number in range(3):
+        pass_one(a, b, b"hello", float(number))
+    a.submit(b"held", Priority.MESSAGE)
+    b.receive_frame(a.next_frame(10.0), 10.0)
+    held = b.next_frame(b.deadline(10.0))
+    for _ in range(SHORTER_SPAN):  # the same remainder once more, of a frame that never arrives
+        a._ping = True
+        assert a.next_frame(11.0) is not None
+    outgoing = a.submit(b"lost", Priority.MESSAGE)
+    assert a.next_frame(11.0) is not None
+    a.receive_frame(held, 12.0)
+    assert not outgoing.delivered
+    now = 12.0
+    while not outgoing.delivered:  # and the next probe clears it up
+        for here, there in ((a, b), (b, a)):
+            while (frame := here.next_frame(now)) is not None:
+                there.receive_frame(frame, now)
+        now += 0.1
+        assert now < 60
+    assert [event.message for event in b.events if isinstance(event, Received)] == [b"hello"] * 3 + [b"held", b"lost"]
+
+
+def test_an_answer_that_comes_soon_carries_the_acknowledgement_in_one_byte() -> None:
+    a, b = two_sessions(Line(ordered=True), compact=True)
+    now = 0.0
+    for _ in range(20):
+        now += 1
+        a.submit(b"question", Priority.MESSAGE)
+        b.receive_frame(a.next_frame(now), now)
+        assert b.next_frame(now) is None  # it waits for company
+        b.submit(b"answer", Priority.MESSAGE)
+        answer = b.next_frame(now + 0.01)
+        assert len(answer) == 10 + 1 + 2 + len(b"answer")
+        a.receive_frame(answer, now + 0.01)
+        assert a._window.idle
+        now = a.deadline(now)
+        assert b.next_frame(now) is None  # nothing is left to acknowledge
+        b.receive_frame(a.next_frame(now), now)
+        assert b._window.idle

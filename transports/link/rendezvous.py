@@ -221,24 +221,27 @@ class Rendezvous:
 
     def _unreadable(self, frame: bytes, now: float) -> None:
         # The other end still believes in a session that we have lost.
-        if frame[0] < 0x80:
+        doubtful = frame[0] < 0x80
+        if doubtful:
             # Or it is noise: no CRC vouches for a compact frame, so a noisy line must not make us call without end.
             if now < self._heed_at:
                 return
             self._heed_at = now + self._pause(self._unreadables, self._redial_cap)
             self._unreadables += 1
         if self._calls:
-            self._hurry(now)
+            self._hurry(now, anew=not doubtful)
         elif not self._pending and now - self._last_wake >= _WAKE_PAUSE:
             self._last_wake = now
             self._out.append(bytes([WAKE]) + frame[:_HEAD])
 
-    def _hurry(self, now: float) -> None:
+    def _hurry(self, now: float, *, anew: bool = True) -> None:
+        """Calls at once; `anew`: and the pauses, which had grown, begin anew."""
         if self._call is None:
             self._call_at = now
         elif now - self._call.last > self._base:
             self._call.next_at = now
-            self._call.tries = min(self._call.tries, 1)
+            if anew:
+                self._call.tries = min(self._call.tries, 1)
 
     def _receive_first(self, frame: bytes, now: float) -> None:
         for pending in self._pending:

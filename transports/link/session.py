@@ -307,7 +307,9 @@ class Session:
         ack_now = due is not None and now >= due
         others = self._control(content) if self._window.room() or self._ping else b""
         segments: list[bytes] = []
-        reserve = len(others) + (12 if self._receipts.pending else 0)
+        reserve = len(others)
+        if self._receipts.pending:
+            reserve += 12 if self._short_span() is None else 2
         if self._window.room():
             segments = self._segments(content, self._room - reserve, now)
         if (ack_now or others or segments) and self._receipts.pending:
@@ -316,8 +318,11 @@ class Session:
             out = self._acknowledgement(min(left, 64))
         return out + others + b"".join(segments), content, bool(others or segments)
 
+    def _short_span(self) -> int | None:
+        return self._receipts.short_span() if self._channel.compact else None
+
     def _acknowledgement(self, room: int) -> bytes:
-        span = self._receipts.short_span() if self._channel.compact else None
+        span = self._short_span()
         received = self._receipts.received
         out = fragments.encode_ack(received, room) if span is None else fragments.encode_short_ack(received.end - 1, span)
         self._receipts.told()
