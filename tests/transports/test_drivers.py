@@ -91,6 +91,27 @@ async def test_a_stream_is_not_filled_beyond_a_fifth_of_a_second(autojump_clock)
     assert all(total <= 240 * (at + 0.21) for at, total in written)
 
 
+async def test_a_flag_between_two_frames_is_sent_once_unless_the_line_was_idle_or_the_frame_before_was_broken_off(autojump_clock) -> None:
+    for bit_rate in (2400, None):
+        ours, theirs = trio.testing.memory_stream_pair()
+        wire = StreamWire(ours, LinkStats(), bit_rate=bit_rate)
+        crc = 2
+        await wire.send(b"\x20first")
+        await wire.send(b"\x20second")
+        assert len(await theirs.receive_some(1000)) == 1 + 6 + crc + 1 + 7 + crc + 1
+        await trio.sleep(0.5)
+        await wire.send(b"\x20third")
+        third = await theirs.receive_some(1000)
+        assert (third[:1], third[-1:]) == (b"~", b"~")
+        if bit_rate is not None:
+            with trio.move_on_after(0.3):
+                await wire.send(b"\x20" + bytes(200))
+            broken = await theirs.receive_some(1000)
+            assert broken[-1:] != b"~"
+            await wire.send(b"\x20next")
+            assert (await theirs.receive_some(1000))[:1] == b"~"
+
+
 async def test_a_port_that_takes_no_bytes_is_given_up(autojump_clock) -> None:
     ours, _ = trio.testing.lockstep_stream_pair()
     wire = StreamWire(ours, LinkStats(), bit_rate=None)

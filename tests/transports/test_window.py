@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -291,28 +292,31 @@ def test_who_has_only_acknowledged_for_long_is_acknowledged_in_two_bytes_and_at_
     assert b._stats.retransmissions == 0
 
 
-def test_an_acknowledgement_that_somebody_held_back_confirms_nothing_that_was_sent_since() -> None:
+@pytest.mark.parametrize("settled", [0, 17])
+def test_an_acknowledgement_that_somebody_held_back_confirms_nothing_that_was_sent_since(settled: int) -> None:
     a, b = two_sessions(Line(ordered=True, bit_rate=2400), compact=True)
-    for number in range(3):
-        pass_one(a, b, b"hello", float(number))
+    first = a._channel.next_counter
     a.submit(b"held", Priority.MESSAGE)
-    b.receive_frame(a.next_frame(10.0), 10.0)
-    held = b.next_frame(b.deadline(10.0))
-    for _ in range(SHORTER_SPAN):  # the same remainder once more, of a frame that never arrives
+    b.receive_frame(a.next_frame(0.0), 0.0)
+    held = b.next_frame(b.deadline(0.0))
+    for number in range(settled):
+        pass_one(a, b, b"settled", 1.0 + number)
+    while a._channel.next_counter < first + SHORTER_SPAN:  # up to the next frame whose number leaves the same remainder
         a._ping = True
-        assert a.next_frame(11.0) is not None
+        assert a.next_frame(30.0) is not None
     outgoing = a.submit(b"lost", Priority.MESSAGE)
-    assert a.next_frame(11.0) is not None
-    a.receive_frame(held, 12.0)
+    assert a.next_frame(30.0) is not None
+    assert a._channel.next_counter == first + SHORTER_SPAN + 1
+    a.receive_frame(held, 30.1)
     assert not outgoing.delivered
-    now = 12.0
-    while not outgoing.delivered:  # and the next probe clears it up
+    now = 30.1
+    while not outgoing.delivered:  # and a probe clears it up
         for here, there in ((a, b), (b, a)):
             while (frame := here.next_frame(now)) is not None:
                 there.receive_frame(frame, now)
         now += 0.1
-        assert now < 60
-    assert [event.message for event in b.events if isinstance(event, Received)] == [b"hello"] * 3 + [b"held", b"lost"]
+        assert now < 90
+    assert [event.message for event in b.events if isinstance(event, Received)] == [b"held"] + settled * [b"settled"] + [b"lost"]
 
 
 def test_an_answer_that_comes_soon_carries_the_acknowledgement_in_one_byte() -> None:
