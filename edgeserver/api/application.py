@@ -1,7 +1,7 @@
 """The one ASGI application: finds the endpoint, puts the gate into its scope, and speaks CORS on every path.
 
-Spec: client-server API, "Web Browser Clients" (CORS) and "Common error codes" (M_UNRECOGNIZED: 404 for an unknown
-path, 405 for a known path with another method).
+Spec: client-server API, "Web Browser Clients" (CORS; what uploads in parts need beside it) and "Common error codes"
+(M_UNRECOGNIZED: 404 for an unknown path, 405 for a known path with another method).
 
 Paths are matched segment by segment on the bytes as they were sent, and each parameter is percent-decoded by itself: a
 room alias or a state key may hold an encoded slash. The work grows with the length of the path and not with the number
@@ -32,8 +32,11 @@ WEBSOCKET = "WEBSOCKET"
 
 CORS = [
     (b"access-control-allow-origin", b"*"),
-    (b"access-control-allow-methods", b"GET, POST, PUT, DELETE, OPTIONS"),
-    (b"access-control-allow-headers", b"X-Requested-With, Content-Type, Authorization"),
+    (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE, OPTIONS"),
+    (
+        b"access-control-allow-headers",
+        b"X-Requested-With, Content-Type, Authorization, Upload-Complete, Upload-Length, Upload-Offset",
+    ),
 ]
 
 

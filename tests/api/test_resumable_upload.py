@@ -11,6 +11,7 @@ import pytest
 from edgeserver.api.client import media as section
 from tests.asgi import Answer, AsgiClient, section_application
 from tests.media.places import ALICE, BOB, Place, open_place
+from transports.exchange import LinkProfile
 
 UPLOAD = "/_matrix/media/v3/upload"
 DATA = b"0123456789" * 100
@@ -112,3 +113,17 @@ async def test_an_upload_beyond_the_bounds_is_refused_at_its_beginning(alice: As
 async def test_an_upload_in_one_go_may_say_so(alice: AsgiClient) -> None:
     answer = await begin(alice, DATA, Upload_Complete="?1")
     assert answer.json["content_uri"].startswith("mxc://test/")
+
+
+async def test_a_browser_may_send_parts_and_see_how_far_they_are(alice: AsgiClient) -> None:
+    asked = await alice.request("OPTIONS", UPLOAD)
+    assert "PATCH" in asked.headers["access-control-allow-methods"].split(", ")
+    assert {"Upload-Complete", "Upload-Length", "Upload-Offset"} <= set(asked.headers["access-control-allow-headers"].split(", "))
+    begun = await begin(alice)
+    told = {"location", *(name for name in begun.headers if name.startswith("upload-"))}
+    assert told <= set(begun.headers["access-control-expose-headers"].lower().split(", "))
+
+
+async def test_on_a_thin_line_an_upload_has_no_headers_for_browsers(alice: AsgiClient) -> None:
+    thin = AsgiClient(alice.app, token="alice", link=LinkProfile("radio", bit_rate=1200, peer="box.test"))
+    assert not [name for name in (await begin(thin)).headers if name.startswith("access-control-")]

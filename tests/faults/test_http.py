@@ -247,7 +247,7 @@ def test_browsers_are_let_in_everywhere(box, token, path):
     for method in ("OPTIONS", "GET", "POST", "PUT", "DELETE", "PATCH"):
         answer = say(box, request(method, path, *origin, "Content-Length: 0")).lower()
         assert b"access-control-allow-origin: *" in answer, (method, answer)
-        assert b"access-control-allow-methods: get, post, put, delete, options" in answer
+        assert b"access-control-allow-methods: get, post, put, patch, delete, options" in answer
         assert b"access-control-allow-headers: x-requested-with, content-type, authorization" in answer
         assert status(answer.upper()) in ((200, 204) if method == "OPTIONS" else (200, 400, 401, 404, 405)), (method, answer)
 

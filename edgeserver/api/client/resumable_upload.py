@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 BASE: Final = "/_matrix/media/unstable/edgeserver.uploads"
 PART: Final = "application/partial-upload"
+_EXPOSED: Final = {
+    "Access-Control-Expose-Headers": "Location, Upload-Complete, Upload-Length, Upload-Limit, Upload-Offset",
+}
+"""Without it a browser hides from a web app how far an upload is. No browser is at the other end of a thin line."""
 _PROBLEM: Final = "https://iana.org/assignments/http-problem-types#mismatching-upload-offset"
 
 
@@ -48,7 +52,7 @@ async def begin(media: MediaRepository, call: Call, created: tuple[str, str] | N
     except Exception:
         await media.resumable.discard(upload.upload_id)  # nobody has been told its name
         raise
-    return Response(status_code=201, headers={"Location": f"{BASE}/{upload.upload_id}", **_told(upload, media)})
+    return Response(status_code=201, headers={"Location": f"{BASE}/{upload.upload_id}", **_told(call, upload, media)})
 
 
 def routes(media: MediaRepository) -> list[Route]:
@@ -59,7 +63,7 @@ def routes(media: MediaRepository) -> list[Route]:
         body: dict[str, Any] = {"received": upload.received, "complete": upload.is_complete}
         if upload.is_complete:
             body["content_uri"] = media.uri(upload.media_id)
-        return JsonResponse(body, headers={**_told(upload, media), "Cache-Control": "no-store"})
+        return JsonResponse(body, headers={**_told(call, upload, media), "Cache-Control": "no-store"})
 
     async def append(call: Call) -> Response:
         offset, complete = _integer(call, "upload-offset"), _boolean(call, "upload-complete")
@@ -76,8 +80,8 @@ def routes(media: MediaRepository) -> list[Route]:
             error.extra.update({"type": _PROBLEM, "expected-offset": error.offset, "provided-offset": offset})
             return error_response(error, {"Upload-Offset": str(error.offset)})
         if not upload.is_complete:
-            return Response(status_code=204, headers=_told(upload, media))
-        return JsonResponse({} if upload.is_created else {"content_uri": media.uri(upload.media_id)}, headers=_told(upload, media))
+            return Response(status_code=204, headers=_told(call, upload, media))
+        return JsonResponse({} if upload.is_created else {"content_uri": media.uri(upload.media_id)}, headers=_told(call, upload, media))
 
     async def cancel(call: Call) -> Response:
         await media.resumable.cancel(call.user_id, call.path["uploadId"])
@@ -91,8 +95,9 @@ def routes(media: MediaRepository) -> list[Route]:
     ]
 
 
-def _told(upload: PartialUpload, media: MediaRepository) -> dict[str, str]:
+def _told(call: Call, upload: PartialUpload, media: MediaRepository) -> dict[str, str]:
     headers = {
+        **({} if call.link is not None and call.link.is_thin else _EXPOSED),
         "Upload-Offset": str(upload.received),
         "Upload-Complete": "?1" if upload.is_complete else "?0",
         "Upload-Limit": f"max-size={media.limits.upload}, max-age={media.resumable.seconds_left(upload)}",
