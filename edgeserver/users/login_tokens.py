@@ -6,12 +6,12 @@ device that asked for them is deleted, so that nobody who is logged out everywhe
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edgeserver.matrix import errors
+from edgeserver.users.tokens import token_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,12 +41,12 @@ class LoginTokens:
         if len(self._issued) >= KEPT:
             del self._issued[next(iter(self._issued))]
         token = secrets.token_urlsafe(24)
-        self._issued[_hash(token)] = _Issued(user_id, device_id, self._now_ms() + LIFETIME_MS)
+        self._issued[token_hash(token)] = _Issued(user_id, device_id, self._now_ms() + LIFETIME_MS)
         return token
 
     def take(self, token: str) -> str:
         """Whose token it was: it is none any more. Raises M_FORBIDDEN if it is unknown, used or has expired."""
-        issued = self._issued.pop(_hash(token), None)
+        issued = self._issued.pop(token_hash(token), None)
         if issued is None or issued.expires_at <= self._now_ms():
             raise errors.Forbidden("That login token is not valid: ask for another on the device that is logged in.")
         return issued.user_id
@@ -60,7 +60,3 @@ class LoginTokens:
                 del self._issued[digest]
 
         tx.on_commit(forget)
-
-
-def _hash(token: str) -> bytes:
-    return hashlib.blake2b(token.encode("utf-8", "surrogatepass"), digest_size=32).digest()

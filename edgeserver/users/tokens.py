@@ -75,7 +75,7 @@ class Tokens:
 
         Raises M_UNKNOWN_TOKEN, with soft_logout when it has expired and can be refreshed.
         """
-        digest = _hash(token)
+        digest = token_hash(token)
         cached = self._cache.get(digest)
         if cached is None:
             cached = await self._look_up(digest)
@@ -120,12 +120,12 @@ class Tokens:
     def _insert(self, tx: Transaction, user_id: str, device_id: str, *, refreshable: bool, replaces: int | None = None) -> Issued:
         access = self._new("esa")
         if not refreshable:
-            table.insert_token(tx, user_id, device_id, _hash(access))
+            table.insert_token(tx, user_id, device_id, token_hash(access))
             return Issued(access)
         refresh = self._new("esr")
         table.insert_token(
-            tx, user_id, device_id, _hash(access),
-            refresh_hash=_hash(refresh), expires_at=self._now_ms() + self._lifetime_ms, replaces=replaces,
+            tx, user_id, device_id, token_hash(access),
+            refresh_hash=token_hash(refresh), expires_at=self._now_ms() + self._lifetime_ms, replaces=replaces,
         )  # fmt: skip
         return Issued(access, refresh, self._lifetime_ms)
 
@@ -134,7 +134,7 @@ class Tokens:
 
         Raises M_UNKNOWN_TOKEN if it is unknown or its successor has been used, M_USER_LOCKED while the account is locked.
         """
-        digest = _hash(refresh_token)
+        digest = token_hash(refresh_token)
 
         def work(tx: Transaction) -> Issued:
             found = table.token_by_refresh(tx, digest)
@@ -183,5 +183,6 @@ class Tokens:
         return f"{prefix}_{urlsafe_b64encode(self._random_bytes(TOKEN_BYTES)).decode('ascii')}"
 
 
-def _hash(token: str) -> bytes:
+def token_hash(token: str) -> bytes:
+    """What is kept of a token, in the store and in memory."""
     return hashlib.blake2b(token.encode("utf-8", "surrogatepass"), digest_size=32).digest()

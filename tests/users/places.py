@@ -79,5 +79,5 @@ async def open_place(folder: Path, server_name: str = "test") -> AsyncIterator[P
             db, clock, wakeups, tokens, devices, accounts,
             Profiles(db, server_name, on_change=on_profile_change),
             AccountData(db, wakeups), Filters(db), Pushers(db, clock),
-            Presence(db, wakeups, server_name, lambda: 1, enabled=True), OpenIdTokens(server_name, clock), heard,
+            Presence(db, wakeups, server_name, lambda: 1, enabled=True), OpenIdTokens(db, server_name, clock), heard,
         )  # fmt: skip

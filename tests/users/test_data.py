@@ -16,7 +16,7 @@ from edgeserver.users.profiles import Profiles
 from edgeserver.users.pushers import MAX_PUSHERS
 from tests.users.places import Place
 
-ALICE = "@alice:test"
+ALICE, BOB = "@alice:test", "@bob:test"
 ROOM = "!room:test"
 
 
@@ -248,7 +248,26 @@ async def test_presence_is_what_was_said_last(place: Place, autojump_clock: Mock
 
 
 async def test_an_openid_token_tells_who_it_is_for_an_hour(place: Place) -> None:
+    await place.accounts.create_person("alice", "correct horse")
     answer = place.openid.issue(ALICE)
-    assert place.openid.user_of(answer["access_token"]) == ALICE
+    assert await place.openid.user_of(answer["access_token"]) == ALICE
     place.clock.now += answer["expires_in"] * 1000
-    assert place.openid.user_of(answer["access_token"]) is None
+    assert await place.openid.user_of(answer["access_token"]) is None
+
+
+async def test_an_openid_token_is_void_while_the_account_is_locked_and_after_its_end(place: Place) -> None:
+    await place.accounts.create_person("alice", "correct horse")
+    token = place.openid.issue(ALICE)["access_token"]
+    for locked, owner in ((True, None), (False, ALICE)):
+        await place.accounts.set_locked(ALICE, locked)
+        assert await place.openid.user_of(token) == owner
+    await place.accounts.deactivate(ALICE)
+    assert await place.openid.user_of(token) is None
+
+
+async def test_nobody_pushes_out_the_openid_tokens_of_others(place: Place) -> None:
+    for name in ("alice", "bob"):
+        await place.accounts.create_person(name, "correct horse")
+    hers = place.openid.issue(ALICE)["access_token"]
+    his = [place.openid.issue(BOB)["access_token"] for _ in range(2000)]
+    assert [await place.openid.user_of(token) for token in (hers, his[0], his[-1])] == [ALICE, None, BOB]

@@ -15,7 +15,7 @@ from edgeserver.matrix.identifiers import domain_of, is_room_alias, is_user_id
 from edgeserver.rooms.directory import networks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from edgeserver.api.endpoint import Call, Guard, Route
     from edgeserver.rooms.directory import Directory, Networks
@@ -44,7 +44,7 @@ def routes(
     version: str,
     profiles: Profiles,
     public_rooms: PublicRooms,
-    openid_user: Callable[[str], str | None],
+    openid_user: Callable[[str], Awaitable[str | None]],
 ) -> list[Route]:
     async def directory(call: Call) -> dict[str, Any]:
         alias = required(call, "room_alias")
@@ -85,7 +85,7 @@ def routes(
         return {"server": {"name": "edgeserver", "version": version}}
 
     async def openid_userinfo(call: Call) -> dict[str, Any]:
-        user_id = openid_user(required(call, "access_token"))
+        user_id = await openid_user(required(call, "access_token"))
         if user_id is None:
             raise UnknownToken("The token is not valid.")
         return {"sub": user_id}

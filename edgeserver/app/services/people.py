@@ -123,7 +123,7 @@ def users(
         Filters(ground.db),
         Pushers(ground.db, ground.now_ms),
         Presence(ground.db, ground.wakeups, ground.server_name, typing.next_version, enabled=presence),
-        OpenIdTokens(ground.server_name, ground.now_ms),
+        OpenIdTokens(ground.db, ground.server_name, ground.now_ms),
         device_lists,
         device_keys,
         DehydratedDevices(ground.db, devices, device_keys),

@@ -68,9 +68,12 @@ def client(db: Database) -> AsgiClient:
     lists = DeviceLists(db, "us.test", Wakeups())
     device_keys = DeviceKeys(db, "us.test", Wakeups(), lists)
     profiles = Profiles(db, "us.test")
-    openid = {"token": ALICE}
+
+    async def openid_user(token: str) -> str | None:
+        return {"token": ALICE}.get(token)
+
     found = [
-        *queries.routes(guard, Aliases(db, "us.test", Nowhere()), "us.test", "1.2", profiles, Directory(), openid.get),
+        *queries.routes(guard, Aliases(db, "us.test", Nowhere()), "us.test", "1.2", profiles, Directory(), openid_user),
         *users.routes(guard, "us.test", device_keys, lists),
     ]
     return AsgiClient(section_application(found))
