@@ -25,6 +25,10 @@ class NotRunning(CommandError):
     """Nobody listens on the control socket."""
 
 
+class NotThere(CommandError):
+    """The box has nothing of that name (M_NOT_FOUND)."""
+
+
 class ControlClient:
     """Calls of the control API, one after the other."""
 
@@ -92,5 +96,6 @@ def _told(status: int, content: bytes) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise CommandError(f"the box gave an answer that makes no sense (status {status}); is it of another release?")
     if status != 200:
-        raise CommandError(str(answer.get("error") or f"the box refused it (status {status})"))
+        refused = NotThere if answer.get("errcode") == "M_NOT_FOUND" else CommandError
+        raise refused(str(answer.get("error") or f"the box refused it (status {status})"))
     return answer

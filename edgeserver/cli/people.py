@@ -187,30 +187,38 @@ def _read_password(path: str) -> str:
 
 def on_accounts(config: Config, running: Callable[[ControlClient], Any], resting: Callable[[Accounts], Awaitable[Any]]) -> Any:
     """Asks the running box, or works on the database of one that does not run. Raises `CommandError`."""
-    from edgeserver.cli.control_client import NotRunning, client_of
+    from edgeserver.cli.control_client import NotRunning, NotThere, client_of
 
     try:
         client = client_of(config.data)
     except NotRunning:
-        return _resting(config, resting)
-    return running(client)
+        client = None
+    try:
+        return _resting(config, resting) if client is None else running(client)
+    except NotThere as error:
+        raise CommandError(f"{error} edgeserver person list shows those that there are.") from error
 
 
 def _resting(config: Config, work: Callable[[Accounts], Awaitable[Any]]) -> Any:
     import trio
 
+    from edgeserver.cli.control_client import NotThere
     from edgeserver.cli.folder_lock import sole_user_of
     from edgeserver.cli.reasons import reasons
+    from edgeserver.matrix.errors import NotFound
 
     database = used_database(config.data)
 
-    async def run() -> Any:
+    async def run() -> tuple[Any, NotFound | None]:
         async with _open_accounts(config, database) as accounts:
-            return await work(accounts)
+            try:
+                return await work(accounts), None
+            except NotFound as error:  # out of there it would come in a group
+                return None, error
 
     try:
         with sole_user_of(config.data):
-            return trio.run(run)
+            answer, absent = trio.run(run)
     except CommandError:
         raise
     except Exception as error:
@@ -218,6 +226,9 @@ def _resting(config: Config, work: Callable[[Accounts], Awaitable[Any]]) -> Any:
         if known is None:
             raise
         raise CommandError("; ".join(known) + ".") from error
+    if absent is not None:
+        raise NotThere(absent.error) from absent
+    return answer
 
 
 @asynccontextmanager

@@ -110,7 +110,7 @@ def test_a_new_password_leaves_sessions_alone_unless_told_otherwise(box: Termina
         (["add", "b@d"], "A user name consists of a-z"),
         (["add", "@bob:elsewhere.org"], "not a user of this server"),
         (["add", "taken"], "taken"),
-        (["password", "nobody"], "There is no such account."),
+        (["password", "nobody"], "There is no account @nobody:box.example.org. edgeserver person list shows those that there are."),
         (["add", "x", "--password-file", "nowhere"], "nowhere cannot be read: No such file or directory."),
         (["add", "x", "--password-file", "short"], "A password needs at least 8 characters."),
         (["add", "x", "--password-file", "empty"], "the password is empty"),
@@ -166,7 +166,7 @@ def test_somebody_is_locked_out_suspended_and_let_in_again(box: Terminal) -> Non
     assert box("person", "lock", "bob", "--json") == 0
     assert json.loads(box.out) == {"user_id": "@bob:box.example.org", "locked": True}
     assert box("person", "lock", "nobody") == 1
-    assert box.error == "edgeserver: There is no such account.\n"
+    assert box.error == "edgeserver: There is no account @nobody:box.example.org. edgeserver person list shows those that there are.\n"
 
 
 def test_an_account_is_ended_only_if_that_is_meant_and_its_rooms_are_left_later(box: Terminal) -> None:

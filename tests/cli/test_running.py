@@ -119,6 +119,7 @@ def test_people_are_added_while_the_box_runs(boxes: tuple[Box, Box, str]) -> Non
     assert "@alice:" in hub("person", "list")
     assert "has been changed" in hub("person", "password", "alice", "--password-file", "word")
     assert hub("person", "add", "alice", "--password-file", "word", status=1).startswith("edgeserver: ")
+    assert "edgeserver person list shows those that there are" in hub("person", "lock", "nobody", status=1)
 
 
 def test_the_running_box_is_shown(boxes: tuple[Box, Box, str]) -> None:
