@@ -18,6 +18,7 @@ from edgeserver.store import profiles as profile_table
 from edgeserver.store import registration_tokens as token_table
 from edgeserver.users.devices import check_name
 from edgeserver.users.passwords import MAX_LENGTH
+from edgeserver.users.profiles import check_value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -136,10 +137,12 @@ class Accounts:
         """Creates an account, and a session with `device`. One use of `registration_token` is taken if it is given; `claim(tx,
         user_id)` is called in the transaction (an email address comes with the account) and may refuse.
 
-        Raises M_USER_IN_USE, M_INVALID_USERNAME, M_WEAK_PASSWORD, and M_FORBIDDEN for a registration token that is
-        used up.
+        Raises M_USER_IN_USE, M_INVALID_USERNAME, M_WEAK_PASSWORD, M_INVALID_PARAM for a display name that is too long, and M_FORBIDDEN
+        for a registration token that is used up.
         """
         user_id = await self.check_available(localpart)
+        if displayname is not None:
+            check_value("displayname", displayname)
         if device is not None:
             device.check()
         hashed = None if password is None else await self._hash(password)
@@ -254,9 +257,7 @@ class Accounts:
         hashed = await self._hash(password)
 
         def work(tx: Transaction) -> None:
-            account = table.account(tx, user_id)
-            if account is None or account.deactivated_at is not None:
-                raise errors.NotFound("There is no such account.")
+            _must_be_active(tx, user_id)
             if claim is not None:
                 claim(tx, user_id)
             table.set_password(tx, user_id, hashed)
@@ -286,9 +287,7 @@ class Accounts:
 
     async def _set(self, user_id: str, change: Callable[[Transaction], None]) -> None:
         def work(tx: Transaction) -> None:
-            account = table.account(tx, user_id)
-            if account is None or account.deactivated_at is not None:
-                raise errors.NotFound("There is no such account.")
+            _must_be_active(tx, user_id)
             change(tx)
             tx.on_commit(lambda: self._tokens.forget(user_id))
 
@@ -303,7 +302,7 @@ class Accounts:
 
         def work(tx: Transaction) -> None:
             if not table.exists(tx, user_id):
-                raise errors.NotFound("There is no such account.")
+                raise _unknown(user_id)
             self._devices.delete_all_in(tx, user_id)
             table.deactivate(tx, user_id, self._now_ms())
             departures.begin(tx, user_id)
@@ -337,3 +336,16 @@ class Accounts:
     async def _hash(self, password: str) -> str:
         self.check_strength(password)
         return await self._passwords.hash(password)
+
+
+def _must_be_active(tx: Transaction, user_id: str) -> None:
+    """Raises M_NOT_FOUND."""
+    account = table.account(tx, user_id)
+    if account is None:
+        raise _unknown(user_id)
+    if account.deactivated_at is not None:
+        raise errors.NotFound(f"The account {user_id} has been deactivated.")
+
+
+def _unknown(user_id: str) -> errors.NotFound:
+    return errors.NotFound(f"There is no account {user_id}.")

@@ -175,6 +175,16 @@ async def test_the_shared_secret_makes_accounts_as_in_synapse(house: House) -> N
     assert (await house.client.post(path, {**body, "nonce": nonce})).status == 403
 
 
+async def test_the_shared_secret_makes_nobody_with_a_display_name_that_they_could_not_set(house: House) -> None:
+    path = "/_synapse/admin/v1/register"
+    nonce = (await house.client.get(path)).json["nonce"]
+    mac = hmac.new(b"secret", f"{nonce}\0root\0{PASSWORD}\0notadmin".encode(), "sha1").hexdigest()
+    body = {"nonce": nonce, "username": "root", "password": PASSWORD, "mac": mac, "displayname": "x" * 257}
+    answer = await house.client.post(path, body)
+    assert (answer.status, answer.json["errcode"]) == (400, "M_INVALID_PARAM")
+    assert await house.place.accounts.account("@root:test") is None
+
+
 async def test_logging_in_with_every_form_of_identifier(house: House) -> None:
     await house.register()
     for name in ("alice", "@alice:test", "Alice"):

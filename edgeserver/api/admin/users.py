@@ -102,10 +102,12 @@ class UsersSection:
                 admin=bool(switch(body, "admin")),
                 displayname=text(body, "displayname"),
             )
-        elif known.deactivated_at is not None:
+        elif known.deactivated_at is None:
+            await self._modify(user_id, body)
+        elif _asks_for_more(body):
             raise errors.Unknown("The account has been ended for good.", status=400)
         else:
-            await self._modify(user_id, body)
+            return JsonResponse(await self._whole(user_id))
         await self._set_profile(user_id, body, is_new=known is None)
         if switch(body, "deactivated"):
             await self._accounts.deactivate(user_id)
@@ -244,6 +246,12 @@ class UsersSection:
         await self._must_exist(whose)
         found = await self._pushers.list(whose)
         return {"pushers": found, "total": len(found)}
+
+
+def _asks_for_more(body: dict[str, Any]) -> bool:
+    """Whether an account that has ended would have to be something else; tools that end it once more are told that it has."""
+    wished = any(text(body, name) for name in ("password", "displayname", "avatar_url"))
+    return wished or bool(switch(body, "admin") or switch(body, "locked")) or switch(body, "deactivated") is False
 
 
 def _listed(user: ListedUser) -> dict[str, Any]:

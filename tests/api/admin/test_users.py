@@ -57,7 +57,9 @@ async def test_an_account_is_made_and_changed(office: Office, autojump_clock: ob
     assert await office.box.box.users.accounts.check_password("@carol:a.test", "correct horse")
     ended = await office.ok("PUT", *path, json={"deactivated": True})
     assert ended["deactivated"] is True
-    assert await office.refused("PUT", *path, json={"deactivated": False, "password": "correct horse"}) == (400, "M_UNKNOWN")
+    assert await office.ok("PUT", *path, json={"deactivated": True, "admin": False, "displayname": ""}) == ended
+    for more in ({"deactivated": False}, {"password": "correct horse"}, {"displayname": "Carol"}, {"admin": True}, {"locked": True}):
+        assert await office.refused("PUT", *path, json={"deactivated": True, **more}) == (400, "M_UNKNOWN"), more
 
 
 async def test_a_new_password_ends_sessions_unless_they_are_to_stay(office: Office, autojump_clock: object) -> None:
