@@ -54,13 +54,16 @@ class RoomDeletionSection:
         return {"results": [_told(one) for one in await self._removals.status_of_room(room_id_of(call))]}
 
     async def _wish(self, call: Call) -> Wish:
-        """Raises M_BAD_JSON, 400 M_UNKNOWN for a creator of the new room who has no account here."""
+        """Raises M_BAD_JSON, 400 M_UNKNOWN for a creator of the new room who has no account here, or had one."""
         body = await call.json(optional=True)
         mover = text(body, "new_room_user_id")
         if mover is not None:
             is_ours = identifiers.is_user_id(mover) and identifiers.domain_of(mover) == self._server_name
-            if not is_ours or not await self._db.read(lambda tx: accounts.exists(tx, mover)):
+            account = await self._db.read(lambda tx: accounts.account(tx, mover)) if is_ours else None
+            if account is None:
                 raise errors.Unknown(f"User must be our own: {mover[:80]}", status=400)
+            if account.deactivated_at is not None:
+                raise errors.Unknown(f"The account {mover} has been deactivated: it cannot make the new room.", status=400)
         plain = Wish(call.user_id)
         return Wish(
             call.user_id,

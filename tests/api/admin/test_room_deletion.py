@@ -163,8 +163,9 @@ async def test_what_cannot_be_removed_is_refused(office: Office, autojump_clock:
     assert (await office.ok("GET", "v1", "rooms", "!nowhere:a.test", "block"))["block"] is True
     assert await office.refused("DELETE", "v2", "rooms", "nowhere") == (400, "M_INVALID_PARAM")
     room_id = await office.alice.create_room()
-    for wrong in ({"new_room_user_id": "@x:b.test"}, {"new_room_user_id": "@nobody:a.test"}):
-        assert await office.refused("DELETE", "v2", "rooms", room_id, json=wrong) == (400, "M_UNKNOWN")
+    await office.ok("POST", "v1", "deactivate", "@bob:a.test")
+    for mover in ("@x:b.test", "@nobody:a.test", "@bob:a.test"):
+        assert await office.refused("DELETE", "v2", "rooms", room_id, json={"new_room_user_id": mover}) == (400, "M_UNKNOWN"), mover
     assert await office.refused("DELETE", "v2", "rooms", room_id, json={"purge": "yes"}) == (400, "M_BAD_JSON")
     await office.ok("DELETE", "v2", "rooms", room_id)
     assert await office.refused("DELETE", "v2", "rooms", room_id) == (400, "M_UNKNOWN")  # it is under way
