@@ -205,6 +205,14 @@ def known(tx: Transaction, server_name: str) -> list[Destination]:
     return [Destination(*row) for row in rows]
 
 
+def known_one(tx: Transaction, server_name: str) -> Destination | None:
+    """One of them; None for a server that we neither send to nor share a room with."""
+    found = destination(tx, server_name)
+    if found is None and tx.one("SELECT 1 FROM room_servers WHERE server_name = ? LIMIT 1", (server_name,)) is not None:
+        return Destination(0, server_name, None, None, 0)
+    return found
+
+
 def rooms_with(tx: Transaction, server_name: str) -> list[tuple[str, int]]:
     """The rooms that the server is in: room id, and the stream position of the newest event there that does not wait for it."""
     rows = tx.all(

@@ -43,6 +43,12 @@ def listed(tx: Transaction, now: int, valid: bool | None = None) -> list[Registr
     return [RegistrationToken(*row) for row in rows]
 
 
+def count(tx: Transaction) -> int:
+    """How many there are, whether they are good for anything or not."""
+    row = tx.one("SELECT count(*) FROM registration_tokens")
+    return row[0] if row else 0
+
+
 def change(tx: Transaction, token: str, uses_allowed: int | None, expires_at: int | None) -> None:
     tx.execute("UPDATE registration_tokens SET uses_allowed = ?, expires_at = ? WHERE token = ?", (uses_allowed, expires_at, token))
 

@@ -56,7 +56,7 @@ class RegistrationTokens:
             raise errors.InvalidParam(f"The length is 1 to {MAX_LENGTH}.")
 
         def work(tx: Transaction) -> RegistrationToken:
-            if len(table.listed(tx, self._now_ms())) >= self._at_most:
+            if table.count(tx) >= self._at_most:
                 raise errors.InvalidParam(f"There are {self._at_most} registration tokens already.")
             made = token or _made_up(tx, length)
             if not table.insert(tx, made, uses, expires_at):

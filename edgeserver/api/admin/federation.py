@@ -74,9 +74,8 @@ class FederationSection:
 
     async def _found(self, call: Call) -> Destination:
         name = call.path["destination"]
-        known = await self._db.read(lambda tx: outbox.known(tx, self._server_name))
-        found = next((one for one in known if one.server_name == name), None)
-        if found is None:
+        found = await self._db.read(lambda tx: outbox.known_one(tx, name))
+        if found is None or name == self._server_name:
             raise errors.NotFound("Unknown destination")
         return found
 
