@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from edgeserver.api import link_test
+from edgeserver.api.body import needed_switch, needed_text, switch
 from edgeserver.api.control_socket import PREFIX
 from edgeserver.api.endpoint import Auth, endpoint
 from edgeserver.matrix import errors
@@ -224,7 +225,7 @@ def _pairing_routes(operations: Operations) -> list[Route]:
     lines = operations.lines
 
     async def open_offer(call: Call) -> dict[str, Any]:
-        front = _flag(await call.json(optional=True), "front")
+        front = bool(switch(await call.json(optional=True), "front"))
         if not lines.standing():
             raise errors.Unknown("This box has no line to pair over: add one under [[links]] in the configuration.", status=409)
         code, qr = lines.open_offer(front=front)
@@ -241,7 +242,8 @@ def _pairing_routes(operations: Operations) -> list[Route]:
     async def guest(call: Call) -> dict[str, Any]:
         body = await call.json()
         try:
-            pairing = await lines.join_offer(_text(body, "link"), _text(body, "secret"), gateway=_flag(body, "gateway"))
+            link, secret, gateway = needed_text(body, "link"), needed_text(body, "secret"), bool(switch(body, "gateway"))
+            pairing = await lines.join_offer(link, secret, gateway=gateway)
         except PairingFailed as error:
             raise errors.InvalidParam(f"That will not do: {error}.") from error
         return _paired(pairing, lines.standing())
@@ -279,28 +281,29 @@ def _people_routes(operations: Operations) -> list[Route]:
 
     async def add(call: Call) -> dict[str, Any]:
         body = await call.json()
-        user_id, _ = await accounts.create_person(_text(body, "name"), _text(body, "password"), admin=_flag(body, "admin"))
+        name, password, admin = needed_text(body, "name"), needed_text(body, "password"), bool(switch(body, "admin"))
+        user_id, _ = await accounts.create_person(name, password, admin=admin)
         return {"user_id": user_id}
 
     async def set_password(call: Call) -> dict[str, Any]:
         body = await call.json()
         user_id = accounts.user_id(call.path["name"])
-        await accounts.set_password(user_id, _text(body, "password"), log_out=_flag(body, "log_out"))
+        await accounts.set_password(user_id, needed_text(body, "password"), log_out=bool(switch(body, "log_out")))
         return {"user_id": user_id}
 
     async def set_locked(call: Call) -> dict[str, Any]:
         user_id = accounts.user_id(call.path["name"])
-        await accounts.set_locked(user_id, _flag(await call.json(), "locked"))
+        await accounts.set_locked(user_id, needed_switch(await call.json(), "locked"))
         return {"user_id": user_id}
 
     async def set_suspended(call: Call) -> dict[str, Any]:
         user_id = accounts.user_id(call.path["name"])
-        await accounts.set_suspended(user_id, _flag(await call.json(), "suspended"))
+        await accounts.set_suspended(user_id, needed_switch(await call.json(), "suspended"))
         return {"user_id": user_id}
 
     async def deactivate(call: Call) -> dict[str, Any]:
         user_id = accounts.user_id(call.path["name"])
-        await accounts.deactivate(user_id, erase=_flag(await call.json(optional=True), "erase"))
+        await accounts.deactivate(user_id, erase=bool(switch(await call.json(optional=True), "erase")))
         return {"user_id": user_id}
 
     return [
@@ -311,17 +314,3 @@ def _people_routes(operations: Operations) -> list[Route]:
         *_route("PUT", "people/{name}/suspended", set_suspended),
         *_route("POST", "people/{name}/deactivate", deactivate),
     ]
-
-
-def _text(body: dict[str, Any], key: str) -> str:
-    value = body.get(key)
-    if not isinstance(value, str):
-        raise errors.BadJson(f"{key} must be a text.")
-    return value
-
-
-def _flag(body: dict[str, Any], key: str) -> bool:
-    value = body.get(key, False)
-    if not isinstance(value, bool):
-        raise errors.BadJson(f"{key} must be true or false.")
-    return value

@@ -158,7 +158,7 @@ async def test_a_guest_pairs_by_code(client: AsgiClient) -> None:
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        ({"link": "serial"}, "secret must be a text."),
+        ({"link": "serial"}, "secret is missing."),
         ({"link": "serial", "secret": "K7QM-2XPA", "gateway": 1}, "gateway must be true or false."),
         ({"link": "serial", "secret": "WRON-GONE"}, "the code was wrong"),
         ({"link": "serial", "secret": "edgeserver:nonsense"}, "this is not an edgeserver pairing code"),
@@ -196,6 +196,7 @@ async def test_people_are_locked_suspended_and_deactivated(client: AsgiClient, b
             (bob,) = (await client.get(PREFIX + "people")).json["people"]
             assert bob[key] is value
         assert (await client.put(f"{PREFIX}people/bob/{key}", {key: "yes"})).json["errcode"] == "M_BAD_JSON"
+        assert (await client.put(f"{PREFIX}people/bob/{key}", {})).json["errcode"] == "M_MISSING_PARAM"
         assert (await client.put(f"{PREFIX}people/nobody/{key}", {key: True})).status == 404
     assert (await client.post(PREFIX + "people/bob/deactivate", {"erase": True})).json == {"user_id": "@bob:test"}
     (bob,) = (await client.get(PREFIX + "people")).json["people"]
