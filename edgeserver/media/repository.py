@@ -22,9 +22,9 @@ from edgeserver.media.resumable import ResumableUploads
 from edgeserver.media.sharing import Shared
 from edgeserver.media.thumbnailing import Thumbnailer
 from edgeserver.media.uploading import Uploads
+from edgeserver.store import admin_media, partial_uploads
 from edgeserver.store import media as table
 from edgeserver.store import media_upkeep as upkeep
-from edgeserver.store import partial_uploads
 from edgeserver.store.media import Media
 from edgeserver.store.media_upkeep import Dropped
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from edgeserver.media.uploading import Upload
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.media import ThumbnailKey
-    from edgeserver.store.media_upkeep import ListedMedia, UserMedia
+    from edgeserver.store.media_upkeep import ListedMedia, UserMedia, WantedUsage
 
 DEFAULT_TIMEOUT_MS: Final = 20_000
 MAX_TIMEOUT_MS: Final = 60_000
@@ -223,10 +223,24 @@ class MediaRepository:
 
     async def delete_several(self, server_name: str, media_ids: Sequence[str]) -> list[str]:
         """As `delete`, in one transaction; returns those that were there."""
+        return await self._delete(server_name, lambda tx: media_ids)
+
+    async def delete_old(self, before_ms: int, larger_than: int, *, keep_pictures: bool) -> list[str]:
+        """Deletes uploads that were last used before a moment (ms; noted to the day) and have more bytes than that, but, with
+        `keep_pictures`, those that people and rooms have as their pictures; returns their ids.
+        """
+
+        def chosen(tx: Transaction) -> list[str]:
+            kept = admin_media.pictures(tx) if keep_pictures else set()
+            return [media_id for media_id in upkeep.old_uploads(tx, before_ms, larger_than) if self.uri(media_id) not in kept]
+
+        return await self._delete(self.server_name, chosen)
+
+    async def _delete(self, server_name: str, chosen: Callable[[Transaction], Sequence[str]]) -> list[str]:
         gone: list[str] = []
 
         def forget(tx: Transaction) -> Dropped:
-            dropped = {media_id: upkeep.delete(tx, server_name, media_id) for media_id in media_ids}
+            dropped = {media_id: upkeep.delete(tx, server_name, media_id) for media_id in chosen(tx)}
             gone[:] = [media_id for media_id, one in dropped.items() if one.media]
             return Dropped(len(gone), [digest for one in dropped.values() for digest in one.hashes])
 
@@ -243,13 +257,17 @@ class MediaRepository:
         """Deletes our copies of what can be had again and was used last before a moment (ms; noted to the day)."""
         return await self._holdings.drop(lambda tx: upkeep.purge_fetched(tx, before_ms))
 
-    async def list_of_user(self, user_id: str, start: int, limit: int) -> tuple[list[ListedMedia], int]:
-        """(`limit` of the user's uploads from the `start`-th on, the newest first; how many there are in all)."""
-        return await self._db.read(lambda tx: upkeep.list_of_user(tx, user_id, start, limit))
+    async def list_of_user(
+        self, user_id: str, start: int, limit: int, order_by: str = "created_ts", *, backwards: bool = True
+    ) -> tuple[list[ListedMedia], int]:
+        """(`limit` of the user's uploads from the `start`-th on, in one of `media_upkeep.ORDERS`; how many there are in all)."""
+        return await self._db.read(lambda tx: upkeep.list_of_user(tx, user_id, start, limit, order_by, backwards=backwards))
 
-    async def statistics(self) -> list[UserMedia]:
-        """Files and bytes of everybody who has uploaded anything; who has most first."""
-        return await self._db.read(upkeep.statistics)
+    async def statistics(
+        self, wanted: WantedUsage, order_by: str, start: int, limit: int, *, backwards: bool = False
+    ) -> tuple[list[UserMedia], int]:
+        """(`limit` of those who have uploaded anything from the `start`-th on, in one of `media_upkeep.USAGE_ORDERS`; how many)."""
+        return await self._db.read(lambda tx: upkeep.statistics(tx, wanted, order_by, start, limit, backwards=backwards))
 
     async def quarantine(self, server_name: str, media_id: str, on: bool) -> None:
         """Quarantined media answers M_NOT_FOUND to everybody, other servers too, and is not fetched again. It need not be here."""
@@ -261,6 +279,10 @@ class MediaRepository:
                 upkeep.release(tx, server_name, media_id)
 
         await self._db.write(work)
+
+    async def quarantine_of_user(self, user_id: str) -> int:
+        """Puts all that the user has uploaded into quarantine; returns how many were not there yet."""
+        return await self._db.write(lambda tx: upkeep.quarantine_of_user(tx, user_id, self._now_ms()))
 
     async def quarantine_several(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Puts these (server name, media id) into quarantine, in one transaction."""

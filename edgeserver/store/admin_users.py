@@ -77,8 +77,8 @@ def _load(row: tuple[Any, ...]) -> ListedUser:
         bool(guest),
         bool(admin),
         bool(deactivated),
-        _text(displayname),
-        _text(avatar_url),
+        text(displayname),
+        text(avatar_url),
         created_at,
         last_seen_at,
         appservice_id,
@@ -88,7 +88,8 @@ def _load(row: tuple[Any, ...]) -> ListedUser:
     )
 
 
-def _text(encoded: str | None) -> str | None:
+def text(encoded: str | None) -> str | None:
+    """The text that a field of a profile is stored as; None for what is none."""
     value = None if encoded is None else canonical_json.decode_exact(encoded)
     return value if type(value) is str else None
 
@@ -112,13 +113,18 @@ def page(
     return [_load(row) for row in rows], total[0]
 
 
+def has_name(column: str) -> str:
+    """SQL: the local part of the user id in this column, or the display name `n.value`, holds a text, which is bound twice."""
+    return (
+        f"(instr(lower(substr({column}, 2, instr({column}, ':') - 2)), lower(?)) > 0"
+        " OR instr(lower(CAST(n.value AS TEXT)), lower(?)) > 0)"
+    )
+
+
 def _where(wanted: WantedUsers) -> tuple[str, list[Any]]:
     parts, values = ["1"], list[Any]()
     if wanted.name is not None:
-        parts.append(
-            "(instr(lower(substr(a.user_id, 2, instr(a.user_id, ':') - 2)), lower(?)) > 0"
-            " OR instr(lower(CAST(n.value AS TEXT)), lower(?)) > 0)"
-        )
+        parts.append(has_name("a.user_id"))
         values += [wanted.name, wanted.name]
     elif wanted.user_id is not None:
         parts.append("instr(lower(a.user_id), lower(?)) > 0")

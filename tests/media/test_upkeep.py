@@ -9,7 +9,7 @@ import pytest
 
 from edgeserver.matrix import errors
 from edgeserver.store.media import ThumbnailKey
-from edgeserver.store.media_upkeep import UserMedia
+from edgeserver.store.media_upkeep import UserMedia, WantedUsage
 from tests.media.places import ALICE, BOB, File, Place, image, open_place, upload
 
 
@@ -116,7 +116,10 @@ async def test_who_has_uploaded_how_much(place: Place) -> None:
     await place.upload(b"123456", user_id=BOB)
     await place.upload(b"1")
     await place.media.create(ALICE)
-    assert await place.media.statistics() == [UserMedia(BOB, 1, 6), UserMedia(ALICE, 2, 5)]
+    most_first = await place.media.statistics(WantedUsage(), "media_length", 0, 10, backwards=True)
+    assert most_first == ([UserMedia(BOB, None, 1, 6), UserMedia(ALICE, None, 2, 5)], 2)
+    assert await place.media.statistics(WantedUsage(), "user_id", 1, 1) == ([UserMedia(BOB, None, 1, 6)], 2)
+    assert await place.media.statistics(WantedUsage(name="LIC"), "user_id", 0, 10) == ([UserMedia(ALICE, None, 2, 5)], 1)
 
 
 async def test_quarantined_media_is_there_for_nobody_until_it_is_released(place: Place) -> None:

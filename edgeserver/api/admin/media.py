@@ -6,7 +6,7 @@ Who put media into quarantine is not kept: `quarantined_by` is this server's nam
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from edgeserver.api.admin.admission import (
     LARGEST,
@@ -22,26 +22,13 @@ from edgeserver.api.admin.admission import (
 from edgeserver.api.admin.rooms import known_room
 from edgeserver.matrix import errors
 from edgeserver.store import admin_media, admin_users
+from edgeserver.store.media_upkeep import ORDERS, USAGE_ORDERS, WantedUsage
 
 if TYPE_CHECKING:
     from edgeserver.api.endpoint import Call, Route
     from edgeserver.media.repository import MediaRepository
     from edgeserver.store.database import Database, Transaction
-    from edgeserver.store.media_upkeep import ListedMedia
-
-ORDERS: Final = {
-    "media_id": "media_id",
-    "upload_name": "filename",
-    "created_ts": "created_at",
-    "last_access_ts": "used_at",
-    "media_length": "size",
-    "media_type": "content_type",
-    "quarantined_by": "is_quarantined",
-    "safe_from_quarantine": "media_id",
-}
-USERS_ORDERS: Final = ("user_id", "displayname", "media_length", "media_count")
-EVERYTHING: Final = 10**9
-
+    from edgeserver.store.media_upkeep import ListedMedia, UserMedia
 
 class MediaSection:
     """The handlers."""
@@ -72,9 +59,7 @@ class MediaSection:
 
     async def quarantine_of_user(self, call: Call) -> dict[str, Any]:
         """POST /v1/user/{user_id}/media/quarantine"""
-        found, _ = await self._media.list_of_user(await self._owner(call), 0, EVERYTHING)
-        wanted = [(self._server_name, one.media_id) for one in found if not one.is_quarantined]
-        return await self._quarantine(wanted)
+        return {"num_quarantined": await self._media.quarantine_of_user(await self._owner(call))}
 
     async def _owner(self, call: Call) -> str:
         user_id = local_user(call, self._server_name)
@@ -86,11 +71,8 @@ class MediaSection:
         """The newest first unless the query says otherwise."""
         if "order_by" not in call.query and "dir" not in call.query:
             return await self._media.list_of_user(user_id, start, limit)
-        column, turned = ORDERS[one_of(call, "order_by", tuple(ORDERS), "created_ts")], backwards(call)
-        found, total = await self._media.list_of_user(user_id, 0, EVERYTHING)
-        found = sorted(found, key=lambda one: one.media_id)
-        found.sort(key=lambda one: (getattr(one, column) is not None, getattr(one, column)), reverse=turned)
-        return found[start : start + limit], total
+        order = one_of(call, "order_by", tuple(ORDERS), "created_ts")
+        return await self._media.list_of_user(user_id, start, limit, order, backwards=backwards(call))
 
     def _told(self, one: ListedMedia) -> dict[str, Any]:
         return {
@@ -118,19 +100,10 @@ class MediaSection:
     async def delete_old(self, call: Call) -> dict[str, Any]:
         """POST /v1/media/delete: what was last used before a moment and is larger than so many bytes"""
         before, size, keep = number_needed(call, "before_ts"), number(call, "size_gt", 0), flag(call, "keep_profiles", True)
-        pictures = await self._db.read(admin_media.pictures) if keep else set()
-        wanted: list[str] = []
-        for owner in await self._media.statistics():
-            found, _ = await self._media.list_of_user(owner.user_id, 0, EVERYTHING)
-            wanted += [one.media_id for one in found if one.used_at < before and one.size > size and self._uri(one) not in pictures]
-        return await self._delete(wanted)
-
-    def _uri(self, one: ListedMedia) -> str:
-        return f"mxc://{self._server_name}/{one.media_id}"
+        return _deleted(await self._media.delete_old(before, size, keep_pictures=bool(keep)))
 
     async def _delete(self, media_ids: list[str]) -> dict[str, Any]:
-        gone = await self._media.delete_several(self._server_name, media_ids)
-        return {"deleted_media": gone, "total": len(gone)}
+        return _deleted(await self._media.delete_several(self._server_name, media_ids))
 
     async def purge_cache(self, call: Call) -> dict[str, Any]:
         """POST /v1/purge_media_cache"""
@@ -149,17 +122,15 @@ class MediaSection:
 
     async def quarantine_of_room(self, call: Call) -> dict[str, Any]:
         """POST /v1/room/{room_id}/media/quarantine"""
-        return await self._quarantine(await self._of_room(call))
+        wanted = await self._of_room(call)
+        await self._media.quarantine_several(wanted)
+        return {"num_quarantined": len(wanted)}
 
     async def _of_room(self, call: Call) -> list[tuple[str, str]]:
         def read(tx: Transaction) -> list[tuple[str, str]]:
             return admin_media.of_room(tx, known_room(tx, call.path["room_id"]).number)
 
         return await self._db.read(read)
-
-    async def _quarantine(self, wanted: list[tuple[str, str]]) -> dict[str, Any]:
-        await self._media.quarantine_several(wanted)
-        return {"num_quarantined": len(wanted)}
 
     async def quarantine(self, call: Call) -> dict[str, Any]:
         """POST /v1/media/quarantine/{server_name}/{media_id}"""
@@ -176,29 +147,21 @@ class MediaSection:
     async def statistics(self, call: Call) -> dict[str, Any]:
         """GET /v1/statistics/users/media"""
         start, limit = page(call)
-        order, turned = one_of(call, "order_by", USERS_ORDERS, "user_id"), backwards(call)
-        since, until = number(call, "from_ts", 0), number(call, "until_ts", LARGEST)
-        told = [await self._usage(one.user_id, since, until) for one in await self._media.statistics()]
-        term = call.query.get("search_term", "").casefold()
-        told = [one for one in told if one["media_count"] and _matches(one, term)]
-        told.sort(key=lambda one: one["user_id"])
-        told.sort(key=lambda one: (one[order] is not None, one[order]), reverse=turned)
-        answer: dict[str, Any] = {"users": told[start : start + limit], "total": len(told)}
-        if start + limit < len(told):
+        order, turned = one_of(call, "order_by", tuple(USAGE_ORDERS), "user_id"), backwards(call)
+        wanted = WantedUsage(number(call, "from_ts", 0), number(call, "until_ts", LARGEST), call.query.get("search_term", ""))
+        found, total = await self._media.statistics(wanted, order, start, limit, backwards=turned)
+        answer: dict[str, Any] = {"users": [_usage(one) for one in found], "total": total}
+        if start + limit < total:
             answer["next_token"] = start + limit
         return answer
 
-    async def _usage(self, user_id: str, since: int, until: int) -> dict[str, Any]:
-        found, _ = await self._media.list_of_user(user_id, 0, EVERYTHING)
-        sizes = [one.size for one in found if since <= one.created_at <= until]
-        user = await self._db.read(lambda tx: admin_users.get(tx, user_id))
-        name = None if user is None else user.displayname
-        return {"displayname": name, "media_count": len(sizes), "media_length": sum(sizes), "user_id": user_id}
+
+def _deleted(gone: list[str]) -> dict[str, Any]:
+    return {"deleted_media": gone, "total": len(gone)}
 
 
-def _matches(told: dict[str, Any], term: str) -> bool:
-    localpart = told["user_id"][1:].partition(":")[0]
-    return any(term in one.casefold() for one in (localpart, told["displayname"] or ""))
+def _usage(one: UserMedia) -> dict[str, Any]:
+    return {"displayname": one.displayname, "media_count": one.count, "media_length": one.size, "user_id": one.user_id}
 
 
 def routes(db: Database, server_name: str, media: MediaRepository) -> list[Route]:

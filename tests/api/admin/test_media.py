@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from edgeserver.store.media_upkeep import ORDERS
 from tests.api.admin.office import Office
 from tests.asgi import AsgiClient
 from tests.flows.world import Person
@@ -36,6 +37,11 @@ async def test_what_somebody_has_uploaded_is_listed_and_deleted(office: Office, 
         "media_id": large, "media_length": 1000, "media_type": "text/plain", "quarantined_by": None, "safe_from_quarantine": False,
         "upload_name": "large.txt",
     }  # fmt: skip
+    for order in ORDERS:
+        there, back = [await office.ok("GET", *path, order_by=order, dir=way) for way in "fb"]
+        assert sorted(one["media_id"] for one in there["media"]) == sorted([small, large]), order
+        ways = [[one["media_id"] for one in each["media"]] for each in (there, back)]
+        assert ways[0] != ways[1] or len({one[order] for one in there["media"]}) == 1, order
     page = await office.ok("GET", *path, limit="1")
     assert (len(page["media"]), page["next_token"]) == (1, 1)
     assert await office.ok("DELETE", *path) == {"deleted_media": [one["media_id"] for one in await _newest(listed)], "total": 2}
