@@ -64,32 +64,52 @@ class PresenceSender:
         self._now_ms = now_ms
         self._ways_to = ways_to
         self._quiet: dict[str, float] = {}
+        self._waiting: dict[str, dict[str, Mapping[str, Any]]] = {}
         self._slots = trio.CapacityLimiter(AT_ONCE)
         self._sent = 0
 
     async def run(self) -> None:
         """Follows what is untold until cancelled."""
         with self._wakeups.listening(topics.PRESENCE) as listener:
-            while True:
-                await listener.wait()
-                await trio.sleep(GATHER_S)
-                await self._tell(self._presence.take_untold())
+            async with trio.open_nursery() as nursery:
+                while True:
+                    await listener.wait()
+                    await trio.sleep(GATHER_S)
+                    for server in await self._gather(self._presence.take_untold()):
+                        nursery.start_soon(self._tell, server)
 
-    async def _tell(self, untold: Mapping[str, Mapping[str, Any]]) -> None:
-        def read(tx: Transaction) -> dict[str, list[Mapping[str, Any]]]:
-            found: dict[str, list[Mapping[str, Any]]] = {}
-            for user_id, content in untold.items():
+    async def _gather(self, untold: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Sorts what is untold by the servers that are to be told; returns those that nobody is telling yet."""
+
+        def read(tx: Transaction) -> dict[str, list[str]]:
+            found: dict[str, list[str]] = {}
+            for user_id in untold:
                 for server in rooms.servers_of_user(tx, user_id):
-                    found.setdefault(server, []).append(content)
+                    found.setdefault(server, []).append(user_id)
             return found
 
         by_server = await self._db.read(read)
         now = trio.current_time()
         self._quiet = {server: until for server, until in self._quiet.items() if until > now}
-        async with trio.open_nursery() as nursery:
-            for server, push in by_server.items():
-                if server != self._server_name and server not in self._quiet and self._is_broad(server):
-                    nursery.start_soon(self._send, server, push)
+        begun = []
+        for server, users in by_server.items():
+            if server == self._server_name or server in self._quiet or not self._is_broad(server):
+                continue
+            if server not in self._waiting:
+                self._waiting[server] = {}
+                begun.append(server)
+            self._waiting[server] |= {user_id: untold[user_id] for user_id in users}
+        return begun
+
+    async def _tell(self, server: str) -> None:
+        """Tells a server what waits for it, and what comes meanwhile: one that is slow keeps nobody but itself waiting."""
+        try:
+            while self._waiting[server] and server not in self._quiet:
+                async with self._slots:
+                    push, self._waiting[server] = list(self._waiting[server].values()), {}
+                    await self._send(server, push)
+        finally:
+            del self._waiting[server]
 
     def _is_broad(self, server: str) -> bool:
         ways = self._ways_to(server)
@@ -102,12 +122,11 @@ class PresenceSender:
         self._sent += 1
         txn_id = hashlib.sha256(f"presence {self._server_name} {server} {now} {self._sent}".encode()).hexdigest()[:24]
         transaction = {"origin": self._server_name, "origin_server_ts": now, "pdus": [], "edus": edus}
-        async with self._slots:
-            with trio.move_on_after(SEND_S) as scope:
-                try:
-                    await self._calls.send(server, txn_id, transaction, priority=Priority.RECEIPT)
-                except FederationError as error:
-                    log.info("%s is not told who is there: %s", server, error.why)
-                    self._quiet[server] = trio.current_time() + QUIET_S
-            if scope.cancelled_caught:
+        with trio.move_on_after(SEND_S) as scope:
+            try:
+                await self._calls.send(server, txn_id, transaction, priority=Priority.RECEIPT)
+            except FederationError as error:
+                log.info("%s is not told who is there: %s", server, error.why)
                 self._quiet[server] = trio.current_time() + QUIET_S
+        if scope.cancelled_caught:
+            self._quiet[server] = trio.current_time() + QUIET_S

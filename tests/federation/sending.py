@@ -18,7 +18,9 @@ from transports.exchange import LinkProfile, Priority, Request, Response
 
 
 class Recorder:
-    """Takes transactions; `fail` and `refuse` decide which, and those `hanging` answer after 90 seconds, and badly."""
+    """Takes transactions; `fail` and `refuse` decide which, and those `hanging` answer after 90 seconds, and badly;
+    those that are `slow` well, after 20.
+    """
 
     def __init__(self) -> None:
         self.sent: list[tuple[float, str, str, Mapping[str, Any]]] = []
@@ -26,13 +28,14 @@ class Recorder:
         self.fail: Callable[[str], FederationError | None] = lambda server: None
         self.refuse: Callable[[Mapping[str, Any]], int | None] = lambda transaction: None
         self.hanging: set[str] = set()
+        self.slow: set[str] = set()
         self.under_way: set[str] = set()
 
     async def send(self, server: str, txn_id: str, transaction: Mapping[str, Any], *, priority: Priority) -> dict[str, Any]:
         assert server not in self.under_way
         self.under_way.add(server)
         self.sent.append((trio.current_time(), server, txn_id, transaction))
-        await trio.sleep(90 if server in self.hanging else 0.01)
+        await trio.sleep(90 if server in self.hanging else 20 if server in self.slow else 0.01)
         self.under_way.discard(server)
         failure = PeerUnreachable(server, "no answer") if server in self.hanging else self.fail(server)
         status = self.refuse(transaction)

@@ -109,3 +109,30 @@ async def test_who_cannot_be_told_is_left_alone_for_ten_minutes(bench: Bench, au
         await tell(bench, people, names)
         assert told()[:4] == ["down.test", "down.test", "hung.test", "hung.test"]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_slow_server_keeps_nobody_else_waiting_and_is_told_the_newest_next(bench: Bench, autojump_clock: MockClock) -> None:
+    calls, people = Recorder(), People()
+    calls.slow.add("slow.test")
+    sender = PresenceSender(
+        bench.db, bench.wakeups, calls, people,
+        server_name="us.test", now_ms=lambda: 5, ways_to=lambda server: [Way(Via.INTERNET, Wire(None))],
+    )  # fmt: skip
+    names = await with_people(bench, 2, ("slow.test", "up.test"))
+
+    def told(server: str) -> list[list[str]]:
+        sent = [transaction["edus"] for _, name, _, transaction in calls.sent if name == server]
+        return [[f"{one['user_id'][:3]} {one['status_msg']}" for one in edus[0]["content"]["push"]] for edus in sent]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.run)
+        await trio.testing.wait_all_tasks_blocked()
+        for number, who in enumerate((names, names[:1], names[:1])):
+            people.untold = {name: {"user_id": name, "status_msg": str(number)} for name in who}
+            bench.wakeups.notify([PRESENCE])
+            await trio.sleep(module.GATHER_S + 1)
+        assert told("up.test") == [["@u0 0", "@u1 0"], ["@u0 1"], ["@u0 2"]]
+        assert told("slow.test") == [["@u0 0", "@u1 0"]]
+        await trio.sleep(20)
+        assert told("slow.test")[1:] == [["@u0 2"]]
+        nursery.cancel_scope.cancel()
