@@ -90,7 +90,7 @@ def read(tx: Transaction, service: Service, since: int, ceiling: int, ephemera: 
         _encryption(tx, service, since, upto, messages, body)
     is_news = bool(shown) or len(body) > 1
     ids = [one.event.event_id for one in loaded]
-    return Batch(since, upto, _id(service, since, upto, ids, body, ephemera), body if is_news else None, bool(messages))
+    return Batch(since, upto, _id(service, since, upto, ids, messages, body, ephemera), body if is_news else None, bool(messages))
 
 
 def _events(tx: Transaction, interest: Interest, since: int, ceiling: int) -> tuple[list[tuple[int, StoredEvent]], int]:
@@ -205,12 +205,18 @@ def _device_lists(tx: Transaction, users: Sequence[str], since: int, upto: int) 
 
 
 def _id(
-    service: Service, since: int, upto: int, event_ids: Sequence[str], body: Mapping[str, Any], ephemera: Ephemera
+    service: Service,
+    since: int,
+    upto: int,
+    event_ids: Sequence[str],
+    messages: Sequence[ToDeviceMessage],
+    body: Mapping[str, Any],
+    ephemera: Ephemera,
 ) -> str:
-    """The same for the same content, after a restart too; another where the store has been put back to an older copy of itself, and
-    where somebody types again between the same two positions.
+    """The same for the same events and messages to devices, from wherever they were read, after a restart too; another where the store
+    has been put back to an older copy of itself, and where somebody types again between the same two positions.
     """
-    content: Any = [service.id, since, upto, event_ids, body.get("to_device")]
-    if not event_ids and not body.get("to_device"):
-        content += [body, ephemera.version if ephemera.typing or ephemera.presence else None]
+    content: Any = [service.id, event_ids, [one.stream for one in messages], body.get("to_device")]
+    if not event_ids and not messages:
+        content += [since, upto, body, ephemera.version if ephemera.typing or ephemera.presence else None]
     return hashlib.blake2b(canonical_json.encode_loose(content), digest_size=16).hexdigest()

@@ -1,11 +1,13 @@
 """The followers that send each application service what concerns it. Spec: application service API, "Pushing events".
 
-Each service is served by itself, one transaction at a time, in order, from a position that is stored when the service has taken a
-transaction. Nothing is queued: a service that was down for a week is sent the events of that week from the store, and costs nothing
-meanwhile. A transaction that fails is sent again as it was, with the same id, with growing pauses, for as long as it takes; where
-it ended is then noted, so that it is the same after a restart too. A request of the service itself ends a pause: it is there.
+Each service is served by itself, one transaction at a time, in order, from a position that is stored. Nothing is queued: a service that
+was down for a week is sent the events of that week from the store, and costs nothing meanwhile. A transaction that fails is sent again
+as it was, with the same id, with growing pauses, for as long as it takes; where it ended is then noted, so that it is the same after a
+restart too. A request of the service itself ends a pause: it is there.
 
-A box that goes down between a service's answer and the note of it sends that transaction again: at least once, not exactly once.
+That a service has taken a transaction is noted in the next commit that there is, most often the one of the next event, and at the
+latest before the next transaction is sent. A box that goes down before sends that transaction again: at least once, not exactly once.
+Since nothing was stored meanwhile, it holds the same events and messages, and has the same id.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import trio
 from edgeserver import wakeups as topics
 from edgeserver.bridges import contents
 from edgeserver.bridges.calls import ServiceFailed
-from edgeserver.bridges.contents import Ephemera
+from edgeserver.bridges.contents import SCANNED, Ephemera
 from edgeserver.store import bridges
 from edgeserver.store.database import StoreError
 
@@ -102,8 +104,9 @@ class _Lane:
         self._now_ms = now_ms
         self._random = random
         self._position = 0
-        self._noted = 0
         self._pending: int | None = None
+        self._delivered = self._noted = 0
+        self._taken: tuple[int, int] | None = None
         self._version = typing.version
         self._failures = 0
         self._pausing = trio.CancelScope()
@@ -136,7 +139,7 @@ class _Lane:
             finally:
                 if self._noted != self._position:
                     with trio.CancelScope(shield=True):
-                        await self._db.write(lambda tx: bridges.set_position(tx, self._service.id, self._position, self._pending))
+                        await self._note()
 
     async def _begin(self) -> None:
         """Where to go on from: a new service is told what happens from now on, and so is one that was told of what this store, which
@@ -151,7 +154,8 @@ class _Lane:
             return found
 
         self._position, self._pending = await self._db.write(work)
-        self._noted = self._position
+        self._delivered = self._noted = self._position
+        self._taken = None
 
     async def _next(self) -> Batch:
         version = self._typing.version
@@ -166,7 +170,7 @@ class _Lane:
         if batch.body is None:
             self._position, self._pending = batch.upto, None
             if batch.upto - self._noted > SKIPPED:
-                await self._note(batch.upto)
+                await self._note()
         return batch
 
     def _ephemera(self) -> Ephemera:
@@ -176,8 +180,10 @@ class _Lane:
         return Ephemera(self._typing.version, self._typing.changed(self._version), presence)
 
     async def _deliver(self, batch: Batch) -> None:
-        """Sends a transaction until the service takes it, and notes that it has."""
+        """Sends a transaction until the service takes it. From what is on the disk before, the same one would be made again."""
         assert batch.body is not None
+        if self._noted < self._delivered or batch.upto - self._noted > SCANNED:
+            await self._note()
         while True:
             try:
                 await self._calls.send(batch.txn_id, batch.body)
@@ -187,13 +193,14 @@ class _Lane:
         if self._failures:
             log.info("the application service %s can be reached again", self._service.id)
         self._failures = 0
-        self._position, self._pending = batch.upto, None
-        await self._note(batch.upto, batch.since if batch.has_to_device else None)
+        self._delivered = self._position = batch.upto
+        self._pending, self._taken = None, (batch.since, batch.upto) if batch.has_to_device else None
+        self._db.write_along(self._noting())
 
     async def _failed(self, batch: Batch, error: ServiceFailed) -> None:
         if self._pending is None:
             self._pending = batch.upto
-            await self._db.write(lambda tx: bridges.set_position(tx, self._service.id, batch.since, batch.upto))
+            await self._note()
         self._failures += 1
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._failures - 1, 16)) * (0.8 + 0.4 * self._random())
         level = logging.WARNING if self._failures == 1 else logging.INFO
@@ -202,13 +209,20 @@ class _Lane:
         with trio.CancelScope() as self._pausing:
             await trio.sleep(max(0.0, pause - FIRST_PAUSE))
 
-    async def _note(self, upto: int, since: int | None = None) -> None:
-        """Notes that the service has everything up to there, and the messages to devices after `since` if it is given."""
+    async def _note(self) -> None:
+        await self._db.write(self._noting())
+
+    def _noting(self) -> Callable[[Transaction], None]:
+        """Notes that the service has everything up to where it is now, the messages to devices that it was sent last too."""
+        upto, pending, taken = self._position, self._pending, self._taken
+
+        def done() -> None:
+            self._noted = upto
 
         def work(tx: Transaction) -> None:
-            bridges.set_position(tx, self._service.id, upto)
-            if since is not None:
-                bridges.taken_to_device(tx, self._service.id, since, upto)
+            bridges.set_position(tx, self._service.id, upto, pending)
+            if taken is not None:
+                bridges.taken_to_device(tx, self._service.id, *taken)
+            tx.on_commit(done)
 
-        await self._db.write(work)
-        self._noted = upto
+        return work

@@ -165,6 +165,7 @@ class _Answer:
 class _Write(Generic[Result]):
     function: Callable[[Transaction], Result]
     unchecked: bool = False
+    along: bool = False
     done: trio.Event = field(default_factory=trio.Event)
     started: bool = False
     result: Result | None = None
@@ -205,6 +206,7 @@ class Database:
         self._reader_limit = trio.CapacityLimiter(max(1, len(readers)))
         self._streams = streams
         self._queue: deque[_Write[Any]] = deque()
+        self._along: list[_Write[Any]] = []
         self._queued = trio.Event()
         self.position = streams.current
         self.commits = 0
@@ -232,6 +234,14 @@ class Database:
         which would each be searched for. `function` must leave none that names what is gone.
         """
         return await self._run(_Write(function, unchecked=True))
+
+    def write_along(self, function: Callable[[Transaction], None]) -> None:
+        """Has `function` run first in the next group commit, whoever is the one that causes it: no fsync is spent on it.
+
+        For what may be lost, and is if the program ends before or that commit fails; `tx.on_commit` tells that it was not. Whoever
+        uses it has a few waiting at most.
+        """
+        self._along.append(_Write(function, along=True))
 
     async def _run(self, write: _Write[Result]) -> Result:
         self._queue.append(write)
@@ -261,6 +271,8 @@ class Database:
                 batch.append(write)
             if not self._queue:
                 self._queued = trio.Event()
+            if batch and not batch[0].unchecked:
+                batch, self._along = [*self._along, *batch], []
             with trio.CancelScope(shield=True):
                 await self._commit(batch)
             await trio.lowlevel.checkpoint()
@@ -285,6 +297,8 @@ class Database:
                         callback()
                     except Exception:  # what was written is written, and the writer serves everybody
                         log.exception("what follows a commit failed")
+            elif write.along:
+                log.error("what was to be written along failed: %s", write.error)
             write.done.set()
 
     async def close(self) -> None:

@@ -125,6 +125,7 @@ async def test_an_encrypting_bridge_is_told_of_messages_to_its_devices_key_count
                   "to_user_id": bot, "to_device_id": "BRIDGE"}  # fmt: skip
         assert bridge.told("to_device") == [secret, {**secret, "content": {"body": "second"}}]
         assert bridge.told("de.sorunome.msc2409.to_device") == bridge.told("to_device")
+        await a.box.ground.db.write(lambda tx: None)  # that they are taken is noted in the next commit
         assert await a.box.ground.db.read(lambda tx: tx.all("SELECT * FROM to_device")) == []
 
         device_id = (await alice.ok("GET", "/account/whoami"))["device_id"]

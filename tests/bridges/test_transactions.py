@@ -155,6 +155,42 @@ async def test_after_a_power_cut_a_transaction_that_failed_has_the_same_id_and_n
         await heard(bridge, "one", "two")
 
 
+async def test_that_a_bridge_has_an_event_is_noted_with_the_next_one(tmp_path, autojump_clock):
+    async with bridged(tmp_path) as (_, a, bridge, alice):
+        room, _ = await portal(bridge, alice)
+        quiet = await alice.create_room()
+        await until(lambda: is_there(bridge.told()))
+        await trio.sleep(1)
+        commits = a.box.ground.db.commits
+        said = [f"line {number}" for number in range(10)]
+        for number, text in enumerate(said):
+            await alice.say(room, text)
+            await heard(bridge, *said[: number + 1])
+        assert a.box.ground.db.commits == commits + 10
+        await alice.say(quiet, "private")
+        await trio.sleep(1)
+        assert a.box.ground.db.commits == commits + 11
+
+
+async def test_after_a_power_cut_what_was_taken_last_comes_again_with_the_same_id_whatever_happened_elsewhere(tmp_path, autojump_clock):
+    async with bridged(tmp_path) as (_, a, bridge, alice):
+        room, _ = await portal(bridge, alice)
+        other = await alice.create_room()
+        for text in ("one", "two"):
+            await alice.say(other, "private")
+            await trio.sleep(1)
+            await alice.say(room, text)
+            await heard(bridge, *(("one", "two")[: 1 + (text == "two")]))
+        taken = len(bridge.transactions)
+        await a.kill()
+        await a.start()
+        await trio.sleep(10)
+        assert bridge.attempts[-1][0] == bridge.attempts[-2][0]
+        await alice.say(room, "three")
+        await heard(bridge, "one", "two", "three")
+        assert len(bridge.transactions) == taken + 1
+
+
 async def test_a_transaction_whose_answer_is_lost_is_taken_once(tmp_path, autojump_clock):
     async with bridged(tmp_path) as (_, a, bridge, alice):
         room, _ = await portal(bridge, alice)
@@ -283,21 +319,6 @@ async def test_a_box_without_bridges_writes_and_reads_nothing_for_them(tmp_path,
         assert await alice.ok("GET", "/thirdparty/protocols") == {}
         ping = await alice.request("POST", "/../v1/appservice/irc/ping")
         assert ping.json["errcode"] == "M_UNRECOGNIZED"
-
-
-async def test_one_message_costs_one_note_of_the_position(tmp_path, autojump_clock):
-    async with bridged(tmp_path) as (_, a, bridge, alice):
-        room, _ = await portal(bridge, alice)
-        quiet = await alice.create_room()
-        await until(lambda: is_there(bridge.told()))
-        await trio.sleep(1)
-        commits = a.box.ground.db.commits
-        await alice.say(room, "one")
-        await heard(bridge, "one")
-        assert a.box.ground.db.commits == commits + 2
-        await alice.say(quiet, "two")
-        await trio.sleep(1)
-        assert a.box.ground.db.commits == commits + 3
 
 
 async def test_nothing_is_counted_as_unread_for_ghosts_that_are_logged_in_nowhere(tmp_path, autojump_clock):

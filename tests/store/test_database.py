@@ -140,6 +140,29 @@ async def test_callbacks_run_after_the_commit_in_the_order_of_the_writes(db: Dat
     assert seen == [("a", True), ("b", True)]
 
 
+async def test_what_is_written_along_waits_for_the_next_commit_and_comes_first_in_it(db: Database) -> None:
+    told: list[str] = []
+
+    def along(tx: Transaction) -> None:
+        put("along")(tx)
+        tx.on_commit(lambda: told.append("on disk"))
+
+    before = db.commits
+    db.write_along(along)
+    await trio.testing.wait_all_tasks_blocked()
+    assert (db.commits, told) == (before, [])
+    assert await db.write(names) == ["along"]
+    assert (db.commits, told) == (before + 1, ["on disk"])
+
+
+async def test_what_is_written_along_and_fails_takes_nobody_with_it(db: Database, caplog: pytest.LogCaptureFixture) -> None:
+    await db.write(put("a"))
+    db.write_along(put("a"))
+    await db.write(put("b"))
+    assert await db.read(names) == ["a", "b"]
+    assert "written along failed: UNIQUE" in caplog.text
+
+
 async def test_positions_grow_and_none_is_given_twice_even_after_a_restart(tmp_path: Path) -> None:
     given: list[int] = []
     for _ in range(3):
