@@ -24,6 +24,8 @@ MAX_VALUE: Final = 1000
 MAX_TEXT: Final = 500
 
 _CHARSET: Final = re.compile(r"charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]{1,40})", re.IGNORECASE)
+_TEXT: Final = re.compile(r"(utf-(8|16|32)|iso8859|iso2022|cp\d|koi8|gb|big5|hz|euc|shift_jis|ascii|mac|tis)")
+"""Names, as `codecs` has them, of encodings that pages are in. Punycode, of which Python knows too, takes minutes for a megabyte."""
 _BOMS: Final = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _OEMBED: Final = "application/json+oembed"
 _ENOUGH_PARAGRAPHS: Final = 3
@@ -54,7 +56,9 @@ def decode(body: bytes, content_type: str) -> str:
         match = _CHARSET.search(said)
         if match is not None:
             try:
-                return body.decode(match[1], "replace")
+                name = codecs.lookup(match[1]).name
+                if _TEXT.match(name):
+                    return body.decode(name, "replace")
             except (LookupError, UnicodeError):
                 continue
     return body.decode("utf-8", "replace")
