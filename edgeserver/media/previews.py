@@ -56,7 +56,7 @@ class _Fetched:
 
 class UrlPreviews:
     """`web` None: this box has no way to the internet. `any_port`: a lab's servers are on ports of their own.
-    `seconds`: for one preview.
+    `seconds`: for one preview, from when it is asked for.
     """
 
     def __init__(
@@ -96,16 +96,13 @@ class UrlPreviews:
         if kept is not None:
             return _decoded(kept.body)
 
-        async def work() -> dict[str, Any]:
-            async with self._at_once:
-                return await self._made(web, address)
-
-        return await self._shared.run(address.url, work)
+        return await self._shared.run(address.url, lambda: self._made(web, address))
 
     async def _made(self, web: WebSource, address: WebAddress) -> dict[str, Any]:
         try:
-            with trio.fail_after(self._seconds):
-                preview, image = await self._fetch(web, address)
+            with trio.fail_after(self._seconds):  # its turn included: a few slow sites hold up nobody for long
+                async with self._at_once:
+                    preview, image = await self._fetch(web, address)
         except AddressRefused as error:
             raise errors.Forbidden(str(error)) from error
         except PageTooLarge as error:

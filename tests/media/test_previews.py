@@ -21,7 +21,7 @@ from edgeserver.matrix.errors import MatrixError
 from edgeserver.media import open_graph
 from edgeserver.media import previews as module
 from edgeserver.media.previews import UrlPreviews
-from edgeserver.media.web import AddressRefused, address_of
+from edgeserver.media.web import AddressRefused, WebAddress, WebAnswer, address_of
 from edgeserver.store import url_previews as table
 from tests.asgi import AsgiClient, section_application
 from tests.media.places import ALICE, Place, image, open_place
@@ -361,3 +361,42 @@ async def test_a_box_without_internet_says_so(tmp_path: Path) -> None:
     async with open_place(tmp_path) as place:
         with pytest.raises(errors.NotFound):
             await UrlPreviews(place.db, place.media, None, place.clock).preview("https://site.example/")
+
+
+@pytest.mark.parametrize("name", ["punycode", "idna", "unicode_escape", "raw-unicode-escape", "utf-7"])
+def test_what_is_no_encoding_of_pages_is_not_tried(name: str) -> None:
+    """Python's decoder of Punycode takes minutes for what fits a page."""
+    page = "<title>+AGE- \\u0061 xn--a.b-c9a</title>"
+    assert open_graph.decode(page.encode(), f"text/html; charset={name}") == page
+
+
+class SilentWeb:
+    """Sites that never answer."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def get(self, address: WebAddress, *, accept: str, max_bytes: int) -> WebAnswer:
+        self.asked += 1
+        await trio.sleep_forever()
+        raise AssertionError
+
+
+async def test_who_waits_for_a_turn_behind_slow_sites_waits_no_longer_than_for_a_page(tmp_path: Path, autojump_clock: object) -> None:
+    async with open_place(tmp_path) as place:
+        web = SilentWeb()
+        previews = UrlPreviews(place.db, place.media, web, place.clock)
+        refused: list[MatrixError] = []
+
+        async def ask(number: int) -> None:
+            with pytest.raises(MatrixError) as caught:
+                await previews.preview(f"https://site.example/{number}")
+            refused.append(caught.value)
+
+        begun = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(ask, number)
+        assert trio.current_time() - begun < 31
+        assert [error.status for error in refused] == [502] * 10
+        assert web.asked < 10
