@@ -170,7 +170,7 @@ class MediaRepository:
             if server_name == self.server_name and (media is None or (media.expires_at or 0) <= now):
                 raise errors.NotFound("There is no such media.")
             return None
-        if media.user_id is None and now - media.used_at > table.TOUCH_AFTER:
+        if now - media.used_at > table.TOUCH_AFTER:
             await self._db.write(lambda tx: table.touch(tx, server_name, media_id, now))
         return self._found(media, media.hash)
 

@@ -12,6 +12,8 @@ from edgeserver.store.media import ThumbnailKey
 from edgeserver.store.media_upkeep import UserMedia, WantedUsage
 from tests.media.places import ALICE, BOB, File, Place, image, open_place, upload
 
+DAY_MS = 86_400_000
+
 
 @pytest.fixture
 async def place(tmp_path: Path) -> AsyncIterator[Place]:
@@ -109,6 +111,16 @@ async def test_the_uploads_of_a_user_are_listed_in_pages_the_newest_first(place:
     assert (listed[0].size, listed[0].content_type, listed[0].filename) == (3, "text/plain", None)
     assert listed[0].created_at == place.clock.now - 2000
     assert await place.media.list_of_user("@nobody:test", 0, 10) == ([], 0)
+
+
+async def test_a_use_of_an_upload_is_noted_to_the_day(place: Place) -> None:
+    used, unused = await place.upload(b"used"), await place.upload(b"unused")
+    place.clock.now += 10 * DAY_MS
+    for _ in range(2):
+        await place.media.open("test", used)
+    listed, _ = await place.media.list_of_user(ALICE, 0, 10)
+    assert {one.media_id: one.used_at for one in listed} == {used: place.clock.now, unused: place.clock.now - 10 * DAY_MS}
+    assert await place.media.delete_old(place.clock.now, 0, keep_pictures=True) == [unused]
 
 
 async def test_who_has_uploaded_how_much(place: Place) -> None:
