@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from edgeserver.api.client import media as section
+from edgeserver.store import partial_uploads
 from tests.asgi import Answer, AsgiClient, section_application
 from tests.media.places import ALICE, BOB, Place, open_place
 from transports.exchange import LinkProfile
@@ -127,3 +129,27 @@ async def test_a_browser_may_send_parts_and_see_how_far_they_are(alice: AsgiClie
 async def test_on_a_thin_line_an_upload_has_no_headers_for_browsers(alice: AsgiClient) -> None:
     thin = AsgiClient(alice.app, token="alice", link=LinkProfile("radio", bit_rate=1200, peer="box.test"))
     assert not [name for name in (await begin(thin)).headers if name.startswith("access-control-")]
+
+
+async def test_an_upload_whose_first_request_breaks_off_leaves_nothing(alice: AsgiClient, place: Place) -> None:
+    reading = trio.Event()
+
+    async def receive() -> dict[str, Any]:
+        reading.set()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def send(message: dict[str, Any]) -> None:
+        raise AssertionError(message)
+
+    headers = [(b"authorization", b"Bearer alice"), (b"upload-complete", b"?0")]
+    scope = {
+        "type": "http", "method": "POST", "path": UPLOAD, "raw_path": UPLOAD.encode(), "query_string": b"", "headers": headers,
+        "client": ("192.0.2.1", 1),
+    }  # fmt: skip
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(alice.app, scope, receive, send)
+        await reading.wait()
+        nursery.cancel_scope.cancel()
+    assert await place.db.read(lambda tx: partial_uploads.under_way(tx, ALICE)) == []
+    assert place.on_disk() == []

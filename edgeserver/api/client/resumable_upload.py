@@ -49,7 +49,7 @@ async def begin(media: MediaRepository, call: Call, created: tuple[str, str] | N
     upload = await media.resumable.begin(call.user_id, begun)
     try:
         upload = await media.resumable.append(call.user_id, upload.upload_id, 0, call.chunks(), complete=False)
-    except Exception:
+    except BaseException:
         await media.resumable.discard(upload.upload_id)  # nobody has been told its name
         raise
     return Response(status_code=201, headers={"Location": f"{BASE}/{upload.upload_id}", **_told(call, upload, media)})
