@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeserver.api.client import resumable_upload
 from edgeserver.api.endpoint import Auth, endpoint
 from edgeserver.api.file_response import Conditions, Served, file_response
+from edgeserver.api.query import number, number_if_any
 from edgeserver.matrix import errors
 from edgeserver.media import disposition
 from edgeserver.media.repository import DEFAULT_TIMEOUT_MS
@@ -121,20 +122,14 @@ def _upload(call: Call) -> Upload:
 
 
 def _timeout(call: Call) -> int:
-    return _number(call.query.get("timeout_ms", str(DEFAULT_TIMEOUT_MS)), "timeout_ms")
+    return number(call, "timeout_ms", DEFAULT_TIMEOUT_MS)
 
 
 def _pixels(call: Call, name: str) -> int:
-    value = call.query.get(name)
-    if value is None:
+    found = number_if_any(call, name)
+    if found is None:
         raise errors.MissingParam(f"{name} is missing.")
-    return _number(value, name)
-
-
-def _number(value: str, name: str) -> int:
-    if not value.isascii() or not value.isdecimal() or len(value) > 9:
-        raise errors.InvalidParam(f"{name} is a whole number.")
-    return int(value)
+    return found
 
 
 def routes(media: MediaRepository) -> list[Route]:
