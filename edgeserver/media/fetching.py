@@ -75,15 +75,16 @@ class Fetcher:
     async def thumbnail(self, key: ThumbnailKey) -> RemoteFile | None:
         """None if the other server has none to give."""
         try:
-            file: RemoteFile = await self._remote.thumbnail(
-                key.server_name,
-                key.media_id,
-                width=key.width,
-                height=key.height,
-                method=key.method,
-                animated=key.animated,
-                max_bytes=MAX_THUMBNAIL,
-            )
+            async with self._turn(key.server_name):
+                file: RemoteFile = await self._remote.thumbnail(
+                    key.server_name,
+                    key.media_id,
+                    width=key.width,
+                    height=key.height,
+                    method=key.method,
+                    animated=key.animated,
+                    max_bytes=MAX_THUMBNAIL,
+                )
         except MediaUnavailable as error:
             log.info("no thumbnail of %s from %s: %s", key.media_id, key.server_name, error)
             return None

@@ -62,6 +62,8 @@ class FarMedia:
         self, server: str, media_id: str, *, width: int, height: int, method: str, animated: bool = False, max_bytes: int
     ) -> File:
         self.asked.append(f"thumbnail {media_id} {width}x{height} {method}")
+        if self.before_answer is not None:
+            await self.before_answer()
         return self._of(self.thumbnails, media_id)
 
     async def at_location(self, url: str, *, max_bytes: int, into: ByteSink) -> File:

@@ -14,6 +14,7 @@ from edgeserver.matrix.errors import MatrixError
 from edgeserver.media.fetching import MAX_FETCHES, MAX_OF_ONE
 from edgeserver.media.limits import Limits
 from edgeserver.media.sharing import FAILURE_SECONDS, MAX_FAILURES, Shared
+from edgeserver.store.media import ThumbnailKey
 from tests.media.places import ALICE, BOB, File, Place, open_place, upload
 
 
@@ -97,6 +98,16 @@ async def test_a_server_that_does_not_answer_keeps_nobody_from_the_media_of_othe
         await trio.testing.wait_all_tasks_blocked(0.02)
         assert len(place.far.asked) == MAX_OF_ONE
         assert (await place.media.open("alive", "quick")).size == 4
+        nursery.cancel_scope.cancel()
+
+
+async def test_of_thumbnails_of_another_server_only_some_are_fetched_at_a_time(tmp_path: Path) -> None:
+    async with open_place(tmp_path) as place, trio.open_nursery() as nursery:
+        place.far.before_answer = trio.sleep_forever
+        for number in range(20):
+            nursery.start_soon(place.media.thumbnail, ThumbnailKey("dead", f"slow{number}", 96, 96, "crop"))
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert len(place.far.asked) == MAX_OF_ONE
         nursery.cancel_scope.cancel()
 
 
