@@ -19,8 +19,7 @@ from edgeserver.media.remote import MediaUnavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from edgeserver.media.files import FileStore
-    from edgeserver.media.limits import Limits
+    from edgeserver.media.holdings import Holdings
     from edgeserver.media.open_files import Received
     from edgeserver.media.remote import RemoteFile, RemoteMedia
     from edgeserver.store.media import ThumbnailKey
@@ -36,10 +35,10 @@ MAX_OF_ONE: Final = 3
 class Fetcher:
     """Asks other servers, never many at a time."""
 
-    def __init__(self, remote: RemoteMedia, files: FileStore, limits: Limits) -> None:
+    def __init__(self, remote: RemoteMedia, holdings: Holdings) -> None:
         self._remote = remote
-        self._files = files
-        self._limits = limits
+        self._files = holdings.files
+        self._limits = holdings.limits
         self._fetching = trio.CapacityLimiter(MAX_FETCHES)
         self._of_one: dict[str, trio.CapacityLimiter] = {}
 

@@ -37,20 +37,20 @@ class Checked:
 
 
 class Holdings:
-    """Whoever adds or removes media does it through this."""
+    """Where media are: the index, the files, and how much of both there may be. Whoever adds or removes media does it through this."""
 
     def __init__(self, db: Database, files: FileStore, limits: Limits) -> None:
-        self._db = db
-        self._files = files
-        self._limits = limits
+        self.db = db
+        self.files = files
+        self.limits = limits
         self._lock = trio.Lock()
 
     async def receive(self, body: bytes) -> Received:
         """A file of bytes that are at hand, to be kept. Raises what `Limits.full` says if the disk has no room."""
         try:
-            return await self._files.receive_bytes(body)
+            return await self.files.receive_bytes(body)
         except NoRoom as error:
-            raise self._limits.full() from error
+            raise self.limits.full() from error
 
     async def keep(self, received: Received, note: Callable[[Transaction], None], *, stays: bool = False) -> None:
         """Gives the file its name and notes it in the index; if that fails, the file goes unless another row needs it.
@@ -60,27 +60,27 @@ class Holdings:
 
         async def drop() -> None:
             if not stays:
-                await self._files.discard(received)
-            unneeded = await self._db.read(lambda tx: table.unneeded(tx, [received.hash]))
-            await self._files.remove(unneeded)
+                await self.files.discard(received)
+            unneeded = await self.db.read(lambda tx: table.unneeded(tx, [received.hash]))
+            await self.files.remove(unneeded)
 
         async with self._lock:
             try:
-                await self._files.publish(received, stays=stays)
-                await self._db.write(note)
+                await self.files.publish(received, stays=stays)
+                await self.db.write(note)
             except BaseException:
                 with trio.CancelScope(shield=True):
                     await drop()
                 raise
-            dropped = await self._db.write(lambda tx: table.evict(tx, self._limits.cache, received.hash))
-            await self._files.remove(dropped)
+            dropped = await self.db.write(lambda tx: table.evict(tx, self.limits.cache, received.hash))
+            await self.files.remove(dropped)
 
     async def drop(self, forget: Callable[[Transaction], Dropped]) -> int:
         """Takes media out of the index, and the files that nothing needs any more off the disk; returns how many media went."""
         async with self._lock:
             with trio.CancelScope(shield=True):
-                dropped = await self._db.write(forget)
-                await self._files.remove(dropped.hashes)
+                dropped = await self.db.write(forget)
+                await self.files.remove(dropped.hashes)
         return dropped.media
 
     async def check(self) -> Checked:
@@ -91,11 +91,11 @@ class Holdings:
         that is not there today may be there tomorrow.
         """
         async with self._lock:
-            there, named = await self._files.hashes(), await self._db.read(table.hashes)
+            there, named = await self.files.hashes(), await self.db.read(table.hashes)
             orphans = sorted(there - named) if named else []
-            await self._files.remove(orphans)
+            await self.files.remove(orphans)
             missing = sorted(named - there)
-            lost = await self._db.write(lambda tx: table.forget_missing(tx, missing)) if missing else 0
+            lost = await self.db.write(lambda tx: table.forget_missing(tx, missing)) if missing else 0
             await self._check_partial()
         if lost:
             log.warning("%d uploaded files are missing from the media folder", lost)
@@ -103,7 +103,7 @@ class Holdings:
 
     async def _check_partial(self) -> None:
         """An upload in parts whose file has lost bytes cannot go on; a file without an upload is of no use."""
-        there, named = await self._files.partial_sizes(), await self._db.read(partial_uploads.incomplete)
+        there, named = await self.files.partial_sizes(), await self.db.read(partial_uploads.incomplete)
         broken = [name for name, received in named.items() if there.get(name, 0 if received == 0 else -1) < received]
 
         def forget(tx: Transaction) -> None:
@@ -112,5 +112,5 @@ class Holdings:
 
         if broken:
             log.warning("%d uploads in parts have lost their files", len(broken))
-            await self._db.write(forget)
-        await self._files.remove_partial([name for name in there if name not in named or name in broken])
+            await self.db.write(forget)
+        await self.files.remove_partial([name for name in there if name not in named or name in broken])

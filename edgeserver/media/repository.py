@@ -75,12 +75,10 @@ class MediaRepository:
         self._now_ms = now_ms
         self._new_id = new_id
         self._holdings = Holdings(db, files, self.limits)
-        self._uploads = Uploads(db, server_name, files, self._holdings, now_ms, limits=self.limits, new_id=new_id)
-        self.resumable = ResumableUploads(
-            db, server_name, files, self._holdings, self._uploads, now_ms, limits=self.limits, new_id=new_id
-        )
-        self._fetcher = None if remote is None else Fetcher(remote, files, self.limits)
-        self._thumbnailer = Thumbnailer(db, self, files, self._holdings, self._fetcher, now_ms)
+        self._uploads = Uploads(self._holdings, server_name, now_ms, new_id=new_id)
+        self.resumable = ResumableUploads(self._holdings, self._uploads, now_ms, new_id=new_id)
+        self._fetcher = None if remote is None else Fetcher(remote, self._holdings)
+        self._thumbnailer = Thumbnailer(self, self._holdings, self._fetcher, now_ms)
         self._shared: Shared[Found] = Shared()
 
     async def check(self) -> Checked:

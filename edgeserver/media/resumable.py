@@ -27,11 +27,9 @@ from edgeserver.store.partial_uploads import PartialUpload
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable
 
-    from edgeserver.media.files import FileStore
     from edgeserver.media.holdings import Holdings
-    from edgeserver.media.limits import Limits
     from edgeserver.media.uploading import Uploads
-    from edgeserver.store.database import Database, Transaction
+    from edgeserver.store.database import Transaction
 
 LIFETIME_MS: Final = 3 * 86_400_000
 """From its beginning an upload has so long: a box may be without its line for days."""
@@ -92,24 +90,14 @@ class ResumableUploads:
     """Uploads in parts, each named by an id that nobody can guess and that serves its user only."""
 
     def __init__(
-        self,
-        db: Database,
-        server_name: str,
-        files: FileStore,
-        holdings: Holdings,
-        uploads: Uploads,
-        now_ms: Callable[[], int],
-        *,
-        limits: Limits,
-        new_id: Callable[[], str],
+        self, holdings: Holdings, uploads: Uploads, now_ms: Callable[[], int], *, new_id: Callable[[], str]
     ) -> None:
-        self._db = db
-        self._server_name = server_name
-        self._files = files
         self._holdings = holdings
+        self._db = holdings.db
+        self._files = holdings.files
+        self._limits = holdings.limits
         self._uploads = uploads
         self._now_ms = now_ms
-        self._limits = limits
         self._new_id = new_id
         self._appending: dict[str, _Appending] = {}
 
@@ -143,7 +131,7 @@ class ResumableUploads:
             if len(under_way) >= MAX_UNDER_WAY:
                 raise errors.LimitExceeded(max(1000, under_way[0].expires_at - now), "Finish the uploads that you have begun.")
             if upload.is_created:
-                self._uploads.check_pending(tx, user_id, self._server_name, upload.media_id)
+                self._uploads.check_pending(tx, user_id, upload.media_id)
             self._limits.check_parts(tx, user_id, begun.length or 0, counted=upload.is_created)
             partial_uploads.add(tx, upload)
             return expired
@@ -263,7 +251,7 @@ class ResumableUploads:
 
         def work(tx: Transaction) -> None:
             if upload.is_created:
-                self._uploads.check_pending(tx, upload.user_id, self._server_name, upload.media_id)
+                self._uploads.check_pending(tx, upload.user_id, upload.media_id)
             partial_uploads.note_complete(tx, upload.upload_id, now + COMPLETE_MS)
             self._limits.check_parts(tx, upload.user_id, received.size, counted=upload.is_created)
             table.put(tx, media, now)

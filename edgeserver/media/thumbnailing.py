@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgeserver.media.fetching import Fetcher
-    from edgeserver.media.files import FileStore
     from edgeserver.media.holdings import Holdings
-    from edgeserver.store.database import Database, Transaction
+    from edgeserver.store.database import Transaction
 
 
 class Originals(Protocol):
@@ -40,18 +39,11 @@ class Thumbnailer:
     """One image is unpacked at a time. `fetcher` None: nothing of other servers."""
 
     def __init__(
-        self,
-        db: Database,
-        repository: Originals,
-        files: FileStore,
-        holdings: Holdings,
-        fetcher: Fetcher | None,
-        now_ms: Callable[[], int],
+        self, repository: Originals, holdings: Holdings, fetcher: Fetcher | None, now_ms: Callable[[], int]
     ) -> None:
-        self._db = db
         self._repository = repository
-        self._files = files
         self._holdings = holdings
+        self._db = holdings.db
         self._fetcher = fetcher
         self._now_ms = now_ms
         self._one_image = trio.CapacityLimiter(1)
@@ -133,4 +125,4 @@ class Thumbnailer:
 
     def _found(self, made: Thumbnail) -> Found:
         name = f"thumbnail.{made.content_type.partition('/')[2]}"
-        return Found(self._files.path(made.hash), made.hash, made.size, made.content_type, name)
+        return Found(self._holdings.files.path(made.hash), made.hash, made.size, made.content_type, name)

@@ -20,11 +20,9 @@ from edgeserver.store.media import Media
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable
 
-    from edgeserver.media.files import FileStore
     from edgeserver.media.holdings import Holdings
-    from edgeserver.media.limits import Limits
     from edgeserver.media.open_files import Received
-    from edgeserver.store.database import Database, Transaction
+    from edgeserver.store.database import Transaction
 
 DAY_MS: Final = 86_400_000
 MAX_PENDING: Final = 20
@@ -45,22 +43,13 @@ class Uploads:
     """Takes uploads in. `news` is for who waits for media that is announced and not there yet."""
 
     def __init__(
-        self,
-        db: Database,
-        server_name: str,
-        files: FileStore,
-        holdings: Holdings,
-        now_ms: Callable[[], int],
-        *,
-        limits: Limits,
-        new_id: Callable[[], str],
+        self, holdings: Holdings, server_name: str, now_ms: Callable[[], int], *, new_id: Callable[[], str]
     ) -> None:
-        self._db = db
-        self._server_name = server_name
-        self._files = files
         self._holdings = holdings
+        self._db = holdings.db
+        self._limits = holdings.limits
+        self._server_name = server_name
         self._now_ms = now_ms
-        self._limits = limits
         self._new_id = new_id
         self._uploaded = trio.Event()
 
@@ -88,13 +77,15 @@ class Uploads:
         """Raises M_NOT_FOUND for an id that was not created or has expired, M_FORBIDDEN for one of somebody else,
         M_CANNOT_OVERWRITE_MEDIA for one that has content, and as `upload`.
         """
-        await self._db.read(lambda tx: self.check_pending(tx, user_id, server_name, media_id))
+        if server_name != self._server_name:
+            raise errors.NotFound("That media id was not created.")
+        await self._db.read(lambda tx: self.check_pending(tx, user_id, media_id))
         await self._take(user_id, media_id, upload, created=True)
 
-    def check_pending(self, tx: Transaction, user_id: str, server_name: str, media_id: str) -> None:
+    def check_pending(self, tx: Transaction, user_id: str, media_id: str) -> None:
         """See `upload_to`."""
-        media = table.get(tx, server_name, media_id)
-        if media is None or server_name != self._server_name:
+        media = table.get(tx, self._server_name, media_id)
+        if media is None:
             raise errors.NotFound("That media id was not created.")
         if media.user_id != user_id:
             raise errors.Forbidden("Somebody else has created that media id.")
@@ -107,15 +98,15 @@ class Uploads:
         self._limits.check_size(upload.length or 0)
         await self._db.read(lambda tx: self._limits.check_quota(tx, user_id, upload.length or 1, counted=created))
         try:
-            await self._files.check_room(upload.length or 0)
-            received = await self._files.receive(upload.chunks, self._limits.upload)
+            await self._holdings.files.check_room(upload.length or 0)
+            received = await self._holdings.files.receive(upload.chunks, self._limits.upload)
         except NoRoom as error:
             raise self._limits.full() from error
         media = self.media_of(user_id, media_id, received, upload.content_type, upload.filename)
 
         def work(tx: Transaction) -> None:
             if created:
-                self.check_pending(tx, user_id, self._server_name, media_id)
+                self.check_pending(tx, user_id, media_id)
             self._limits.check_quota(tx, user_id, received.size, counted=created)
             table.put(tx, media, self._now_ms())
 
