@@ -52,11 +52,18 @@ class Holdings:
         except NoRoom as error:
             raise self.limits.full() from error
 
-    async def keep(self, received: Received, note: Callable[[Transaction], None], *, stays: bool = False) -> None:
+    async def keep(
+        self, received: Received, note: Callable[[Transaction], None], *, cached: bool = False, stays: bool = False
+    ) -> None:
         """Gives the file its name and notes it in the index; if that fails, the file goes unless another row needs it.
 
-        `stays`: what was received stays under its old name, whatever happens; the caller discards it.
+        `cached`: it can be had again, and what is over the bound of such media goes for it, the longest unused first. `stays`: what was
+        received stays under its old name, whatever happens; the caller discards it.
         """
+
+        def work(tx: Transaction) -> list[str]:
+            note(tx)
+            return table.evict(tx, self.limits.cache, received.hash) if cached else []
 
         async def drop() -> None:
             if not stays:
@@ -67,12 +74,11 @@ class Holdings:
         async with self._lock:
             try:
                 await self.files.publish(received, stays=stays)
-                await self.db.write(note)
+                dropped = await self.db.write(work)
             except BaseException:
                 with trio.CancelScope(shield=True):
                     await drop()
                 raise
-            dropped = await self.db.write(lambda tx: table.evict(tx, self.limits.cache, received.hash))
             await self.files.remove(dropped)
 
     async def drop(self, forget: Callable[[Transaction], Dropped]) -> int:

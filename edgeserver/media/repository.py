@@ -203,7 +203,7 @@ class MediaRepository:
         now = self._now_ms()
         kind = disposition.clean_type(content_type)
         media = Media(server_name, media_id, received.hash, received.size, kind, filename, None, None, now)
-        await self._holdings.keep(received, lambda tx: table.put(tx, media, now))
+        await self._holdings.keep(received, lambda tx: table.put(tx, media, now), cached=True)
         return self._found(media, received.hash)
 
     async def thumbnail(

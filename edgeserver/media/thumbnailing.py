@@ -120,7 +120,7 @@ class Thumbnailer:
                 raise errors.NotFound("The media has been deleted.")
             table.put_thumbnail(tx, key, made)
 
-        await self._holdings.keep(received, work)
+        await self._holdings.keep(received, work, cached=True)
         return self._found(made)
 
     def _found(self, made: Thumbnail) -> Found:

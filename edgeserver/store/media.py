@@ -173,24 +173,25 @@ def evict(tx: Transaction, limit: int, keep: str) -> list[str]:
     excess = (row[0] if row else 0) - limit
     if excess <= 0:
         return []
-    dropped: list[str] = []
-    rows: list[tuple[Any, ...]] = tx.all(
+    chosen: list[tuple[Any, ...]] = []
+    rows = tx.execute(
         "SELECT used_at, size, hash, 1, server_name, media_id, 0, 0, '', 0 FROM media WHERE user_id IS NULL"
         " UNION ALL SELECT used_at, size, hash, 0, server_name, media_id, width, height, method, animated FROM thumbnails"
         " ORDER BY used_at"
     )
-    for _, size, digest, is_media, *key in rows:
+    for row in rows:
         if excess <= 0:
             break
-        if digest == keep:
-            continue
+        if row[2] != keep:
+            chosen.append(row)
+            excess -= row[1]
+    rows.close()
+    for _, _, _, is_media, *key in chosen:
         if is_media:
             tx.execute("DELETE FROM media WHERE server_name = ? AND media_id = ?", key[:2])
         else:
             _drop_thumbnail(tx, key)
-        dropped.append(digest)
-        excess -= size
-    return unneeded(tx, dropped)
+    return unneeded(tx, [row[2] for row in chosen])
 
 
 def _drop_thumbnail(tx: Transaction, key: Iterable[Any]) -> None:

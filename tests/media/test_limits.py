@@ -111,6 +111,17 @@ async def test_of_thumbnails_of_another_server_only_some_are_fetched_at_a_time(t
         nursery.cancel_scope.cancel()
 
 
+async def test_media_is_one_commit_also_where_something_older_goes_for_it(tmp_path: Path) -> None:
+    async with open_place(tmp_path) as place:
+        before = place.db.commits
+        await place.upload(b"ours")
+        for number in range(8):
+            place.far.files[f"m{number}"] = File(bytes([number]) * 10_000)
+            await place.media.open("far", f"m{number}")
+        assert place.db.commits == before + 9
+        assert len(place.on_disk()) == 1 + 6
+
+
 async def test_a_failure_is_told_again_for_a_while_but_not_that_an_upload_is_awaited(autojump_clock: object) -> None:
     shared: Shared[int] = Shared()
     for failure, tries in ((errors.NotFound(), 1), (errors.NotYetUploaded(), 3)):
