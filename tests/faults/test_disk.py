@@ -10,7 +10,6 @@ import trio
 from tests.faults.stranger import Stranger
 from tests.flows.world import World, until
 from tests.lab.box import Box
-from tests.lab.synapse import free_port
 
 PLAIN = "The server could not store or read it: its disk is full or failing."
 MESSAGE = {"msgtype": "m.text", "body": "x" * 2000}
@@ -140,28 +139,6 @@ async def test_a_stranger_whose_transaction_fails_is_told_500(tmp_path, caplog, 
             statuses.add((status, answer.get("errcode")))
         assert (500, "M_UNKNOWN") in statuses
         assert tracebacks(caplog) == []
-
-
-@pytest.fixture
-def small_box(tmp_path):
-    port = free_port()
-    config = f"""
-[server]
-name = "a.test"
-[http]
-client = ["127.0.0.1:{port}"]
-federation = []
-[accounts]
-registration = "open"
-[limits]
-rate_limits = false
-[federation]
-internet = false
-[discovery]
-mdns = false
-"""
-    with Box(tmp_path, config, f"http://127.0.0.1:{port}") as box:
-        yield box
 
 
 def register(box: Box, name: str = "alice") -> str:

@@ -16,38 +16,20 @@ import pytest
 
 from edgeserver.app.connections import OTHER_FILES
 from tests.faults.test_disk import register
+from tests.interop.boxes import local_box
 from tests.lab.box import Box
 from tests.lab.programs import wait_for
-from tests.lab.synapse import free_port
 
 V3 = "/_matrix/client/v3"
 VERSIONS = "/_matrix/client/versions"
-CONFIG = """
-[server]
-name = "a.test"
-[http]
-client = ["127.0.0.1:{port}"]
-federation = []
-[accounts]
-registration = "open"
-[limits]
-rate_limits = false
-upload_bytes = 1000000
-[federation]
-internet = false
-[discovery]
-mdns = false
-"""
-
-
+LIMITS = "upload_bytes = 1000000"
 PLACES = 72
 """Connections that a box holds which may have so few files."""
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Box, str]]:
-    port = free_port()
-    with Box(tmp_path_factory.mktemp("http"), CONFIG.format(port=port), f"http://127.0.0.1:{port}") as box:
+    with local_box(tmp_path_factory.mktemp("http"), "a.test", limits=LIMITS) as box:
         yield box, register(box)
 
 
@@ -291,9 +273,8 @@ def test_clients_that_come_and_go_leave_no_connection_behind(box, token):
 
 def test_when_all_places_are_taken_the_longest_idle_makes_room(tmp_path):
     """With few descriptors, more clients than places, and the first of them in the middle of a long poll."""
-    port = free_port()
     limited = ["prlimit", f"--nofile={PLACES + OTHER_FILES}:{PLACES + OTHER_FILES}"]
-    with Box(tmp_path, CONFIG.format(port=port), f"http://127.0.0.1:{port}", wrapper=limited) as box, ExitStack() as stack:
+    with local_box(tmp_path, "a.test", wrapper=limited) as box, ExitStack() as stack:
         token = register(box)
         since = box.request("GET", f"{V3}/sync", None, token).json["next_batch"]
         polling = stack.enter_context(connect(box))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import socket
 
-from tests.faults.test_disk import register, small_box  # noqa: F401 - a fixture
+from tests.faults.test_disk import register
 
 UPLOAD = "/_matrix/media/v3/upload"
 DATA = random.Random(8).randbytes(3_000_000)
@@ -19,7 +19,7 @@ def part(offset: int, complete: bool = False) -> dict[str, str]:
     }
 
 
-def test_an_upload_in_parts_outlives_the_death_of_the_box(small_box, tmp_path):  # noqa: F811
+def test_an_upload_in_parts_outlives_the_death_of_the_box(small_box, tmp_path):
     token = register(small_box)
     headers = {"content-type": "image/png", "upload-complete": "?0", "upload-length": str(len(DATA))}
     begun = small_box.request("POST", UPLOAD, DATA[:1_000_000], token, headers=headers)
@@ -42,7 +42,7 @@ def test_an_upload_in_parts_outlives_the_death_of_the_box(small_box, tmp_path): 
     assert small_box.troubles() == []
 
 
-def test_parts_heads_and_broken_downloads_over_a_real_connection(small_box):  # noqa: F811
+def test_parts_heads_and_broken_downloads_over_a_real_connection(small_box):
     token = register(small_box)
     uri = small_box.request("POST", UPLOAD, DATA, token, headers={"content-type": "video/mp4"}).json["content_uri"]
     path = "/_matrix/client/v1/media/download/" + uri.removeprefix("mxc://")
@@ -62,7 +62,7 @@ def test_parts_heads_and_broken_downloads_over_a_real_connection(small_box):  # 
     assert small_box.troubles() == []
 
 
-def test_what_came_of_a_part_before_its_connection_broke_need_not_come_again(small_box):  # noqa: F811
+def test_what_came_of_a_part_before_its_connection_broke_need_not_come_again(small_box):
     token = register(small_box)
     headers = {"content-type": "image/png", "upload-complete": "?0", "upload-length": str(len(DATA))}
     location = small_box.request("POST", UPLOAD, b"", token, headers=headers).headers["location"]

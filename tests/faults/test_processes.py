@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.faults.test_disk import register, small_box  # noqa: F401
+from tests.faults.test_disk import register
 from tests.lab.box import Box
 
 V3 = "/_matrix/client/v3"
@@ -36,7 +36,7 @@ def unread(box: Box, room_id: str, token: str) -> socket.socket:
     return connection
 
 
-def test_sigterm_ends_the_box_within_five_seconds_with_status_0_although_people_wait(small_box):  # noqa: F811
+def test_sigterm_ends_the_box_within_five_seconds_with_status_0_although_people_wait(small_box):
     token = register(small_box)
     room_id = small_box.request("POST", f"{V3}/createRoom", {}, token).json["room_id"]
     sent: list[str] = []
@@ -73,7 +73,7 @@ def test_sigterm_ends_the_box_within_five_seconds_with_status_0_although_people_
         assert small_box.request("GET", f"{V3}/rooms/{room_id}/event/{event_id}", None, token).status == 200
 
 
-def test_a_box_that_was_killed_has_every_message_that_it_acknowledged(small_box):  # noqa: F811
+def test_a_box_that_was_killed_has_every_message_that_it_acknowledged(small_box):
     token = register(small_box)
     room_id = small_box.request("POST", f"{V3}/createRoom", {}, token).json["room_id"]
     sent: dict[int, str] = {}
@@ -106,7 +106,7 @@ def spoil_pages(path) -> None:
 
 
 @pytest.mark.parametrize(("spoil", "said"), [(spoil_header, "not a database"), (spoil_schema, "schema 9999"), (spoil_pages, "malformed")])
-def test_a_database_that_cannot_be_used_is_one_plain_sentence_and_is_left_alone(small_box, tmp_path, spoil, said):  # noqa: F811
+def test_a_database_that_cannot_be_used_is_one_plain_sentence_and_is_left_alone(small_box, tmp_path, spoil, said):
     small_box.stop()
     path = tmp_path / "data" / "edgeserver.db"
     spoil(path)
@@ -122,7 +122,7 @@ def test_a_database_that_cannot_be_used_is_one_plain_sentence_and_is_left_alone(
 
 
 @pytest.mark.full
-def test_a_database_that_somebody_else_holds_locked_is_one_plain_sentence(small_box, tmp_path):  # noqa: F811
+def test_a_database_that_somebody_else_holds_locked_is_one_plain_sentence(small_box, tmp_path):
     small_box.stop()
     log = len(small_box.log())
     holder = sqlite3.connect(tmp_path / "data" / "edgeserver.db", isolation_level=None)
@@ -141,7 +141,7 @@ def test_a_database_that_somebody_else_holds_locked_is_one_plain_sentence(small_
 
 
 @pytest.mark.alone
-def test_clients_that_never_read_their_answers_cost_bounded_memory_and_others_are_served(small_box):  # noqa: F811
+def test_clients_that_never_read_their_answers_cost_bounded_memory_and_others_are_served(small_box):
     token = register(small_box)
     room_id = small_box.request("POST", f"{V3}/createRoom", {}, token).json["room_id"]
     for number in range(100):
@@ -162,7 +162,7 @@ def test_clients_that_never_read_their_answers_cost_bounded_memory_and_others_ar
     assert small_box.troubles() == []
 
 
-def test_a_body_that_is_too_large_is_413_announced_or_not(small_box):  # noqa: F811
+def test_a_body_that_is_too_large_is_413_announced_or_not(small_box):
     token = register(small_box)
     room_id = small_box.request("POST", f"{V3}/createRoom", {}, token).json["room_id"]
     path = f"{V3}/rooms/{room_id}/send/m.room.message"
@@ -183,7 +183,7 @@ def test_a_body_that_is_too_large_is_413_announced_or_not(small_box):  # noqa: F
     assert small_box.troubles() == []
 
 
-def test_sigterm_ends_the_box_although_clients_never_read_their_answers(small_box):  # noqa: F811
+def test_sigterm_ends_the_box_although_clients_never_read_their_answers(small_box):
     token = register(small_box)
     room_id = small_box.request("POST", f"{V3}/createRoom", {}, token).json["room_id"]
     for number in range(100):

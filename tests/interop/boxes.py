@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ registration_shared_secret = "{secret}"
 
 [limits]
 rate_limits = false
+{limits}
 
 [federation]
 {federating}
@@ -42,13 +44,19 @@ mdns = false
 """
 
 
-def local_box(directory: Path, name: str = "box.test") -> Box:
-    """A box on loopback that federates with nobody."""
+def local_box(directory: Path, name: str = "box.test", *, limits: str = "", wrapper: Sequence[str] = ()) -> Box:
+    """A box on loopback that federates with nobody. `limits`: more of that section of the configuration; `wrapper`: see `Box`."""
     port = free_port()
     config = _CONFIG.format(
-        name=name, client=f"127.0.0.1:{port}", federation="[]", certificate="", secret=SECRET, federating="internet = false"
+        name=name,
+        client=f"127.0.0.1:{port}",
+        federation="[]",
+        certificate="",
+        secret=SECRET,
+        limits=limits,
+        federating="internet = false",
     )
-    return Box(directory, config, f"http://127.0.0.1:{port}")
+    return Box(directory, config, f"http://127.0.0.1:{port}", wrapper=wrapper)
 
 
 def federating_box(directory: Path, name: str, address: str, netns: str, certificate: Any, ca: Path, nameserver: str) -> Box:
@@ -59,6 +67,7 @@ def federating_box(directory: Path, name: str, address: str, netns: str, certifi
         federation=f'["{address}:8448"]',
         certificate=f'certificate = "{certificate.chain}"\ncertificate_key = "{certificate.key}"',
         secret=SECRET,
+        limits="",
         federating=f'extra_ca = "{ca}"\nprivate_addresses = true\nnameservers = ["{nameserver}"]',
     )
     return Box(directory, config, "http://127.0.0.1:8008", netns=netns)
