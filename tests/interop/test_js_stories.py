@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 from tests.interop.boxes import PASSWORD, local_box, register
 from tests.lab import jssdk
+from tests.lab.box import Box
 from tests.lab.jssdk import JsClient
 
 V3 = "/_matrix/client/v3"
@@ -21,6 +24,22 @@ pytestmark = [
     pytest.mark.interop,
     pytest.mark.skipif(_ABSENT is not None, reason=_ABSENT or ""),
 ]
+
+
+@asynccontextmanager
+async def harbour(folder: Path) -> AsyncIterator[tuple[Box, JsClient, JsClient, str]]:
+    """A box, Erin and Frank, and a room that they are in; the box has nothing to complain about in the end."""
+    with local_box(folder / "box") as box:
+        register(box, "erin")
+        register(box, "frank")
+        with JsClient(folder, box.url, name="erin") as erin, JsClient(folder, box.url, name="frank") as frank:
+            await erin.login("erin", PASSWORD)
+            other = await frank.login("frank", PASSWORD)
+            room = await erin.create_room(name="Harbour", invite=[other["user_id"]])
+            await frank.wait_invite(room)
+            await frank.join(room)
+            yield box, erin, frank, room
+        assert box.troubles() == []
 
 
 async def test_a_lost_phone_is_replaced_by_the_recovery_key_and_another_verified_by_emoji(tmp_path: Path) -> None:
@@ -91,20 +110,11 @@ async def test_what_was_sent_while_nobody_was_logged_in_is_read_by_way_of_a_dehy
 
 
 async def test_threads_edits_reactions_spaces_search_and_media_are_as_element_shows_them(tmp_path: Path) -> None:
-    with local_box(tmp_path / "box") as box:
-        register(box, "erin")
-        register(box, "frank")
-        with JsClient(tmp_path, box.url, name="erin") as erin, JsClient(tmp_path, box.url, name="frank") as frank:
-            await erin.login("erin", PASSWORD)
-            other = await frank.login("frank", PASSWORD)
-            room = await erin.create_room(name="Harbour", invite=[other["user_id"]])
-            await frank.wait_invite(room)
-            await frank.join(room)
-            await _threads(erin, frank, room)
-            await _edits(erin, frank, room)
-            await _spaces(erin, frank, room)
-            await _media(erin, frank)
-        assert box.troubles() == []
+    async with harbour(tmp_path) as (_, erin, frank, room):
+        await _threads(erin, frank, room)
+        await _edits(erin, frank, room)
+        await _spaces(erin, frank, room)
+        await _media(erin, frank)
 
 
 async def _threads(erin: JsClient, frank: JsClient, room: str) -> None:
@@ -155,26 +165,17 @@ async def _media(erin: JsClient, frank: JsClient) -> None:
 
 async def test_a_phone_on_the_network_is_notified_through_the_box_itself(tmp_path: Path) -> None:
     """The box is push server and push gateway; the pusher is set as Element sets it for a UnifiedPush endpoint."""
-    with local_box(tmp_path / "box") as box:
-        register(box, "erin")
-        register(box, "frank")
-        with JsClient(tmp_path, box.url, name="erin") as erin, JsClient(tmp_path, box.url, name="frank") as frank:
-            await erin.login("erin", PASSWORD)
-            other = await frank.login("frank", PASSWORD)
-            room = await erin.create_room(name="Harbour", invite=[other["user_id"]])
-            await frank.wait_invite(room)
-            await frank.join(room)
-            names = {"app_id": "app", "app_display_name": "App", "device_display_name": "Phone", "lang": "en"}
-            place = {"pushkey": f"{box.url}/upSomethingNobodyGuesses?up=1", "data": {"url": f"{box.url}/_matrix/push/v1/notify"}}
-            await erin.do("set_pusher", pusher={"kind": "http", **names, **place})
-            sent = await frank.send(room, "The boat is back")
-            told: list[str] = []
-            with trio.fail_after(30):
-                while not any(sent in line for line in told):
-                    kept = await trio.to_thread.run_sync(box.request, "GET", "/upSomethingNobodyGuesses/json?poll=1")
-                    told = kept.body.decode().splitlines()
-                    await trio.sleep(0.1)
-            await erin.do("wait_unread", room_id=room, total=1, highlight=0, within=30)
-            await erin.do("read", room_id=room, event_id=sent)
-            await erin.do("wait_unread", room_id=room, total=0, highlight=0, within=30)
-        assert box.troubles() == []
+    async with harbour(tmp_path) as (box, erin, frank, room):
+        names = {"app_id": "app", "app_display_name": "App", "device_display_name": "Phone", "lang": "en"}
+        place = {"pushkey": f"{box.url}/upSomethingNobodyGuesses?up=1", "data": {"url": f"{box.url}/_matrix/push/v1/notify"}}
+        await erin.do("set_pusher", pusher={"kind": "http", **names, **place})
+        sent = await frank.send(room, "The boat is back")
+        told: list[str] = []
+        with trio.fail_after(30):
+            while not any(sent in line for line in told):
+                kept = await trio.to_thread.run_sync(box.request, "GET", "/upSomethingNobodyGuesses/json?poll=1")
+                told = kept.body.decode().splitlines()
+                await trio.sleep(0.1)
+        await erin.do("wait_unread", room_id=room, total=1, highlight=0, within=30)
+        await erin.do("read", room_id=room, event_id=sent)
+        await erin.do("wait_unread", room_id=room, total=0, highlight=0, within=30)
