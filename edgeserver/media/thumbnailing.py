@@ -95,6 +95,8 @@ class Thumbnailer:
             made = await trio.to_thread.run_sync(
                 lambda: thumbnails.make(original.path, size, key.method, animated=key.animated), limiter=self._one_image
             )
+        except FileNotFoundError as error:
+            raise errors.NotFound("The file of this media is missing.") from error
         except errors.TooLarge as error:
             if key.server_name == self._repository.server_name:
                 raise

@@ -195,9 +195,10 @@ async def test_the_old_endpoints_are_frozen_for_strangers(alice: AsgiClient, pla
 
 async def test_a_lost_file_and_a_preview_are_told_as_what_they_are(alice: AsgiClient, place: Place) -> None:
     mxc = await upload(alice, b"own", "text/plain")
-    for path in place.on_disk():
-        path.unlink()
-    assert (await alice.get(f"{NEW}/download/{mxc}")).json["errcode"] == "M_NOT_FOUND"
+    for file in place.on_disk():
+        file.unlink()
+    for path in (f"download/{mxc}", f"thumbnail/{mxc}?width=96&height=96"):
+        assert (await alice.get(f"{NEW}/{path}")).json["errcode"] == "M_NOT_FOUND"
     assert (await alice.get(f"{NEW}/preview_url?url=https://example.org")).json["errcode"] == "M_UNRECOGNIZED"
 
 
