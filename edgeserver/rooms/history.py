@@ -73,7 +73,7 @@ def view(tx: Transaction, room_id: str, user_id: str) -> View:
         if is_world_readable(tx, room.snapshot) and rooms.local_members(tx, room.number):
             return View(room, membership, room.snapshot, tx.position)
         if membership is not None and not membership.forgotten:
-            left = _departure(tx, membership)
+            left = departure(tx, membership)
             if left is not None and left.after is not None and left.stream is not None:
                 return View(room, membership, left.after, left.stream)
     raise errors.Forbidden(f"You are not in the room {room_id}.")
@@ -133,7 +133,7 @@ def visible_event(tx: Transaction, room_id: str, event_id: str, user_id: str) ->
     return at, seen[0]
 
 
-def _departure(tx: Transaction, membership: Membership) -> StoredEvent | None:
+def departure(tx: Transaction, membership: Membership) -> StoredEvent | None:
     """The event that ended the last time that the user, who is not joined now, was: None if they never were."""
     stored = events.by_number(tx, membership.event)
     while stored is not None and stored.before is not None:
@@ -150,7 +150,7 @@ def _last_join(tx: Transaction, membership: Membership | None) -> int | None:
         return None
     if membership.membership == "join":
         return FAR
-    left = _departure(tx, membership)
+    left = departure(tx, membership)
     return None if left is None else left.stream
 
 

@@ -87,20 +87,23 @@ def joined(tx: Transaction, member: Membership, since: int | None, upto: int) ->
 
 
 def left(tx: Transaction, member: Membership, since: int | None) -> Window | None:
-    """The window of a room that the user has left, up to that moment. None if its leaving has no place in a timeline of ours."""
-    leave = events.by_number(tx, member.event)
-    if leave is None or leave.stream is None or leave.before is None:
+    """The window of a room that the user is not in any more, up to the event that says so. None if that has no place in a timeline of ours.
+
+    Its state is that of the moment when they were last in it: who never was, or has been told of that moment, is told of the event alone.
+    """
+    last = events.by_number(tx, member.event)
+    if last is None or last.stream is None or last.before is None:
         return None
     room = rooms.by_number(tx, member.room)
-    if since is None:
-        return Window(room, member, None, leave.stream, leave.after)
-    was, _ = _past(tx, member, since)
-    if was == "join":
-        return Window(room, member, since, leave.stream, leave.after)
-    before = state.lookup_event(tx, leave.before, MEMBER, member.user_id)
-    if before is not None and membership_of(before.event) == "join":
-        return Window(room, member, None, leave.stream, leave.after)
-    return Window(room, member, since, leave.stream, None)
+    departed = history.departure(tx, member)
+    if departed is None or departed.stream is None:
+        return Window(room, member, last.stream - 1 if since is None else since, last.stream, None)
+    if since is not None and departed.stream <= since and departed.number != last.number:
+        return Window(room, member, since, last.stream, None)
+    if since is not None and member.stream <= since:
+        return Window(room, member, last.stream, last.stream, departed.after)
+    stayed = since is not None and _past(tx, member, since)[0] == "join"
+    return Window(room, member, since if stayed else None, last.stream, departed.after)
 
 
 def _past(tx: Transaction, member: Membership, since: int) -> tuple[str | None, bool]:
@@ -182,6 +185,8 @@ def state_changes(tx: Transaction, window: Window, shown: Timeline, *, whole: bo
             was = None if stored.before is None else state.lookup(tx, stored.before, key)
             known = None if whole or old is None else state.lookup(tx, old, key)
             changes[key] = None if was == known else was
+    elif window.membership.membership != "join":
+        changes[MEMBER, window.membership.user_id] = window.membership.event  # who was banned after they had left is told of the ban
     return {key: number for key, number in changes.items() if number is not None}
 
 

@@ -275,7 +275,7 @@ async def test_connections_are_apart_and_bounded_for_each_device(two):
         assert list(answer["rooms"]) == [room]
 
 
-async def test_a_newer_request_of_a_connection_ends_the_older(two):
+async def test_a_newer_request_of_a_connection_ends_the_older(two, autojump_clock):
     alice, bob = two
     (room,) = await shared_rooms(alice, bob, 1)
     body = {"lists": {"all": a_list(9)}}
@@ -296,7 +296,7 @@ async def test_a_newer_request_of_a_connection_ends_the_older(two):
     assert list((await told(alice, body, pos=newer["pos"]))["rooms"]) == [room]
 
 
-async def test_who_waits_is_woken_by_what_concerns_them_and_by_nothing_else(two):
+async def test_who_waits_is_woken_by_what_concerns_them_and_by_nothing_else(two, autojump_clock):
     alice, bob = two
     (room,) = await shared_rooms(alice, bob, 1)
     body = {"lists": {"all": a_list(9)}}
@@ -400,7 +400,7 @@ async def test_an_extension_may_be_for_some_rooms_only(two):
     assert "rooms" not in (await told_v4(alice, v4))["extensions"]["account_data"]
 
 
-async def test_typing_is_told_where_the_client_looks_also_if_it_began_before(two):
+async def test_typing_is_told_where_the_client_looks_also_if_it_began_before(two, autojump_clock):
     alice, bob = two
     made = await shared_rooms(alice, bob, 2)
 
@@ -446,7 +446,7 @@ async def test_of_who_is_ignored_nothing_is_told_that_they_read_or_type(two):
     assert set((await told(bob, body))["extensions"]) == {"typing", "receipts"}
 
 
-async def test_device_lists_and_key_counts_wake_a_connection_that_wants_them(two):
+async def test_device_lists_and_key_counts_wake_a_connection_that_wants_them(two, autojump_clock):
     alice, bob = two
     body = {"extensions": {"e2ee": {"enabled": True}}}
     first = await told(alice, body)

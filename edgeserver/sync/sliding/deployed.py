@@ -105,7 +105,8 @@ def write(answer: SlidingAnswer) -> dict[str, Any]:
 
 
 def room(result: RoomResult) -> dict[str, Any]:
-    """One room's result."""
+    """One room's result. With `invite_state` clients take a room for an invite or a knock, whatever else it says."""
+    is_asked = result.membership in ("invite", "knock")
     body: dict[str, Any] = {"notification_count": result.notifications, "highlight_count": result.highlights}
     shown = {
         "bump_stamp": result.bump_stamp,
@@ -114,7 +115,7 @@ def room(result: RoomResult) -> dict[str, Any]:
         "name": result.name,
         "avatar": result.avatar,
         "prev_batch": result.prev_batch,
-        "invite_state": result.stripped,
+        "invite_state": result.stripped if is_asked else None,
     }
     body |= {key: value for key, value in shown.items() if value is not None and not (value == "" and result.initial)}
     flags = {"initial": result.initial, "unstable_expanded_timeline": result.expanded}

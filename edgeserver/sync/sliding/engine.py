@@ -141,7 +141,7 @@ class SlidingSync:
         found: dict[int, _Matched] = {}
         for room_id, wish in request.subscriptions.items():
             room = by_id.get(room_id)
-            if room is not None:
+            if room is not None and room.room not in windows.hidden:
                 found[room.room] = _Matched(room, wish, subscribed=True)
         for name, wanted in request.lists.items():
             answer.lists[name], rooms = windows.window(wanted)

@@ -11,7 +11,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeserver.store import account_data, events, room_list, room_views, state
+from edgeserver.rooms import history
+from edgeserver.store import account_data, events, room_list, room_views, rooms, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -51,7 +52,7 @@ class RoomLists:
         with self._lock:
             kept = self._kept.get(user_id)
         if kept is None or kept.position > tx.position:
-            found = _made(tx.position, room_list.all_rooms(tx, user_id))
+            found = _made(tx, user_id, room_list.all_rooms(tx, user_id))
         elif kept.position < tx.position:
             found = _updated(tx, user_id, kept)
         else:
@@ -76,16 +77,16 @@ class RoomLists:
                 self._rooms -= len(self._kept.popitem(last=False)[1].rooms)
 
 
-def _made(position: int, rooms: Iterable[ListedRoom]) -> RoomList:
-    ordered = sorted((room for room in rooms if not room.forgotten), key=lambda room: room.activity, reverse=True)
-    hidden = frozenset(room.room for room in ordered if not is_shown(room))
-    return RoomList(position, ordered, {room.room_id: room for room in ordered}, hidden)
+def _made(tx: Transaction, user_id: str, found: Iterable[ListedRoom]) -> RoomList:
+    ordered = sorted((room for room in found if not room.forgotten), key=lambda room: room.activity, reverse=True)
+    hidden = frozenset(room.room for room in ordered if not _is_shown(tx, user_id, room))
+    return RoomList(tx.position, ordered, {room.room_id: room for room in ordered}, hidden)
 
 
 def _updated(tx: Transaction, user_id: str, old: RoomList) -> RoomList:
     numbers = {*events.rooms_with_news(tx, old.position, tx.position), *room_views.changed_rooms(tx, user_id, old.position)}
     if len(numbers) > FEW:
-        return _made(tx.position, room_list.all_rooms(tx, user_id))
+        return _made(tx, user_id, room_list.all_rooms(tx, user_id))
     fresh = []
     for room in room_list.some_rooms(tx, user_id, numbers):
         if room.activity > old.position:
@@ -94,7 +95,7 @@ def _updated(tx: Transaction, user_id: str, old: RoomList) -> RoomList:
             numbers.discard(room.room)  # news of a room that the user is not in is no news to them
     if not numbers:
         return RoomList(tx.position, old.rooms, old.by_id, old.hidden)
-    new = _made(tx.position, fresh)
+    new = _made(tx, user_id, fresh)
     new.rooms.extend(room for room in old.rooms if room.room not in numbers)
     return RoomList(tx.position, new.rooms, {room.room_id: room for room in new.rooms}, (old.hidden - numbers) | new.hidden)
 
@@ -109,8 +110,8 @@ class Windows:
         self._tx = tx
         self._user_id = user_id
         self._listed = listed
-        hidden = listed.hidden.difference(known) | _unwanted(tx, user_id, listed, ignored)
-        self.shown = [room for room in listed.rooms if room.room not in hidden] if hidden else listed.rooms
+        self.hidden = listed.hidden.difference(known) | _unwanted(tx, user_id, listed, ignored)
+        self.shown = [room for room in listed.rooms if room.room not in self.hidden] if self.hidden else listed.rooms
         self._direct: frozenset[str] | None = None
         self._tags: Mapping[str, frozenset[str]] | None = None
 
@@ -195,8 +196,13 @@ def _unwanted(tx: Transaction, user_id: str, listed: RoomList, ignored: frozense
     return room_list.invited_by(tx, user_id, ignored) if ignored else set()
 
 
-def is_shown(room: ListedRoom) -> bool:
-    """Whether a connection is told of a room that it does not know yet: not of one that was left, nor of a ban from where one never was."""
+def _is_shown(tx: Transaction, user_id: str, room: ListedRoom) -> bool:
+    """Whether a connection is told of a room that it does not know yet: not of one that the user left by themselves, nor of one that they
+    were kept out of without ever having been in it.
+    """
     if room.membership in ("join", "invite", "knock"):
         return True
-    return room.has_state and (room.membership == "ban" or not room.by_self)
+    if not room.has_state or room.by_self:
+        return False
+    member = rooms.membership(tx, user_id, room.room)
+    return member is not None and history.departure(tx, member) is not None

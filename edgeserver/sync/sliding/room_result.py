@@ -71,12 +71,20 @@ class Composer:
         return result
 
     def _ended(self, tx: Transaction, listed: ListedRoom, member: Membership, lists: list[str], since: int | None) -> RoomResult | None:
-        """The end of an invite or a knock."""
+        """What became of an invite or a knock, or of a user who was not in the room any more."""
         if since is not None and member.stream <= since:
             return None
-        result = RoomResult(member.membership, lists, initial=since is None, bump_stamp=listed.stamp, has_timeline=False)
+        result = RoomResult(member.membership, lists, initial=since is None, bump_stamp=listed.stamp)
         result.stripped = room_view.stripped(tx, member)
+        own = self._own(tx, member)
+        result.timeline, result.state = own, [_without_age(event) for event in own]
+        result.num_live = sum(member.stream > self._live_since for _ in own)
         return result
+
+    def _own(self, tx: Transaction, member: Membership) -> list[dict[str, Any]]:
+        """The user's own membership event, if it is held."""
+        own = events.by_number(tx, member.event)
+        return [] if own is None else client_view.state_events(tx, [own], self._viewer, with_room_id=False)
 
     # Rooms that the user is or was in
 
@@ -102,7 +110,13 @@ class Composer:
         held = {**({} if sent is None else sent.members), **{key[1]: number for key, number in members.items()}}
         limit, counts = self._known_limit(wish, sent, shown), (result.notifications, result.highlights)
         told = Sent(LIVE, limit, wish.parts, _newest(held), is_dm, counts)
-        return None if sent is not None and counts == sent.counts and _says_nothing(result) else result, told
+        if sent is not None and counts == sent.counts and _says_nothing(result):
+            return None, told
+        if window.membership.membership != "join":  # clients take a room for joined unless its state says otherwise
+            own = (MEMBER, self._viewer.user_id)
+            rest = [event for event in result.state if (event["type"], event["state_key"]) != own]
+            result.state = [*rest, *map(_without_age, self._own(tx, window.membership))]
+        return result, told
 
     def _events(self, tx: Transaction, numbers: Iterable[int]) -> list[StoredEvent]:
         """These events; only those are read that no look-up has read before."""
