@@ -54,7 +54,7 @@ async function begin(answer, sliding = false) {
   if (sliding) {
     const { SlidingSync } = await import("matrix-js-sdk/lib/sliding-sync.js");
     const open = { timeline_limit: 50, required_state: [["*", "*"]] };
-    lab.sliding = more.slidingSync = new SlidingSync(base, new Map(Object.entries(LISTS)), open, client, 30000);
+    lab.sliding = more.slidingSync = new SlidingSync(base, new Map(Object.entries(LISTS)), open, client, 4000);
   }
   await client.startClient({ initialSyncLimit: 50, threadSupport: true, ...more });
   await until("the first sync", () => ready, 60);
