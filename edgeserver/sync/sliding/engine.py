@@ -13,6 +13,7 @@ import trio
 
 from edgeserver.rooms.client_view import Viewer
 from edgeserver.store import account_data, partial_rooms, receipts, rooms, to_device, unread
+from edgeserver.sync.sliding.budget import Budget
 from edgeserver.sync.sliding.connections import LIVE, Changes, Connections
 from edgeserver.sync.sliding.extensions import ExtensionsOfAnswer, InScope
 from edgeserver.sync.sliding.room_list import RoomLists, Windows
@@ -116,11 +117,12 @@ class SlidingSync:
         matched = self._matched(windows, listed.by_id, request, found.answer)
         changes.counts = found.answer.lists
         found.is_news = changes.counts != told.counts
-        self._rooms(tx, told, request, windows, matched, ignored, found)
         typing_now = {listed.by_id[room_id].room: users for room_id, users in typing.items() if room_id in listed.by_id}
         extensions = ExtensionsOfAnswer(tx, request, told, changes, found.answer, typing_now, ignored)
+        spent = extensions.compose_device()
+        self._rooms(tx, told, request, windows, matched, ignored, found, spent)
         told_of = {number: one for number, one in matched.items() if number in changes.rooms or number in told.rooms}
-        extensions.compose(InScope({number: (one.room, one.lists, one.subscribed) for number, one in told_of.items()}))
+        extensions.compose_rooms(InScope({number: (one.room, one.lists, one.subscribed) for number, one in told_of.items()}))
         found.is_news = found.is_news or extensions.is_news
         found.acknowledged = self._acknowledged(tx, request)
         return found
@@ -163,7 +165,9 @@ class SlidingSync:
         matched: Mapping[int, _Matched],
         ignored: frozenset[str],
         found: _Round,
+        spent: int,
     ) -> None:
+        """`spent`: so much of the budget is gone."""
         composer = Composer(
             Viewer(request.user_id, request.device_id, self._now_ms()),
             ignored,
@@ -171,9 +175,10 @@ class SlidingSync:
             upto=tx.position,
             live_since=tx.position if request.pos is None else told.position,
         )
-        room = _Budget(request.budget)
+        budget = Budget(request.budget)
+        budget.spend(spent)
         for number, one, since in self._with_news(tx, told, request, windows.direct, matched):
-            if room.is_full:
+            if budget.is_full or len(found.answer.rooms) >= ROOMS_AT_ONCE:
                 found.is_news = True
                 self._hold_back(told, found.changes, number)
                 continue
@@ -182,7 +187,7 @@ class SlidingSync:
             if result is not None:
                 found.answer.rooms[one.room.room_id] = result
                 found.is_news = True
-                room.take(0 if request.budget is None else self._size(result))
+                budget.spend(0 if request.budget is None else self._size(result))
             elif rooms.membership(tx, request.user_id, number) is None:
                 self._lists.drop(request.user_id)
         for number, sent in told.rooms.items():
@@ -224,20 +229,3 @@ class SlidingSync:
             return 1 if any(count.highlights for count in unread.of_user(tx, number, request.user_id).values()) else 2
 
         return sorted(matched.items(), key=urgency)
-
-
-@dataclass(slots=True)
-class _Budget:
-    """Bytes, if the wire is thin, and rooms that still fit into an answer; one room always does."""
-
-    left: int | None
-    rooms: int = 0
-
-    def take(self, size: int) -> None:
-        if self.left is not None:
-            self.left -= size
-        self.rooms += 1
-
-    @property
-    def is_full(self) -> bool:
-        return self.rooms >= ROOMS_AT_ONCE or (self.left is not None and self.left <= 0)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.store import account_data, device_keys, device_lists, receipts, thread_subscriptions, to_device
 from edgeserver.store.account_data import Item
+from edgeserver.sync.sliding.budget import Budget
 from edgeserver.sync.sliding.connections import LIVE
 from edgeserver.users.receipts import edu_content
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from edgeserver.store.database import Transaction
     from edgeserver.store.receipts import Receipt
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from edgeserver.sync.sliding.wanted import RoomResult, Scope, SlidingAnswer, SlidingRequest
 
 THREADS: Final = "thread_subscriptions"
+DATA, OVERALL = "account_data", "account_data of no room"
 MAX_RECEIPTS: Final = 100
 """Receipts of others that a client is given for a room that is new to it."""
 
@@ -70,12 +72,18 @@ class ExtensionsOfAnswer:
         self._answer = answer
         self._typing_now = typing
         self._ignored = ignored
+        self._budget = Budget(request.budget)
         self.is_news = False
 
-    def compose(self, scope: InScope) -> None:
-        wanted = self._request.extensions
-        self._to_device()
+    def compose_device(self) -> int:
+        """What is of the device alone. Returns how many bytes of a budget it takes."""
+        spent = self._to_device()
         self._e2ee()
+        return spent
+
+    def compose_rooms(self, scope: InScope) -> None:
+        """What is of rooms, after they have been told."""
+        wanted = self._request.extensions
         if wanted.account_data is not None:
             self._account_data(scope.of(wanted.account_data))
         if wanted.receipts is not None:
@@ -97,16 +105,23 @@ class ExtensionsOfAnswer:
 
     # Of the device
 
-    def _to_device(self) -> None:
+    def _to_device(self) -> int:
         wish = self._request.extensions.to_device
         if wish is None:
-            return
+            return 0
         start = wish.since or 0
         user_id, device_id = self._request.user_id, self._request.device_id
         found = to_device.pending(self._tx, user_id, device_id, start, self._changes.position, wish.limit)
-        upto = found[-1][0] if len(found) == wish.limit else max(start, self._changes.position)
-        body = {"next_batch": str(upto), "events": [message for _, message in found]}
-        self._tell("to_device", body, is_news=bool(found))
+        budget, messages = self._budget.part(2), []
+        for _, message in found:
+            if budget.is_full:
+                break
+            budget.take(message)
+            messages.append(message)
+        is_all = len(messages) == len(found) < wish.limit
+        upto = max(start, self._changes.position) if is_all else found[len(messages) - 1][0]
+        self._tell("to_device", {"next_batch": str(upto), "events": messages}, is_news=bool(messages))
+        return budget.spent
 
     def _e2ee(self) -> None:
         if not self._request.extensions.e2ee:
@@ -128,27 +143,50 @@ class ExtensionsOfAnswer:
     # Of rooms
 
     def _account_data(self, rooms: Mapping[int, ListedRoom]) -> None:
-        since, user_id = self._since("account_data"), self._request.user_id
+        since, user_id = self._since(DATA), self._request.user_id
         by_room: dict[str, list[Item]] = {}
-        items = self._overall() if since is None else account_data.changed(self._tx, user_id, since, self._changes.position)
-        for item in items:
+        for item in [] if since is None else account_data.changed(self._tx, user_id, since, self._changes.position):
             by_room.setdefault(item.room_id, []).append(item)
+        budget = self._budget.part(4)
+        overall = self._overall(since, by_room.get("", []), budget)
         found: dict[str, list[dict[str, Any]]] = {}
+        held: set[int] = set()
         for number, room in rooms.items():
             told = self._told.data.get(number)
             if told == LIVE:
                 items = by_room.get(room.room_id, [])
             else:
                 items = [one for one in account_data.of_room(self._tx, user_id, room.room_id) if told is None or one.stream > told]
-            if items:
+            if items and budget.is_full:
+                held.add(number)
+            elif items:
                 found[room.room_id] = _events(items)
-        _follow(self._told.data, self._changes.data, rooms, since)
-        overall = by_room.get("", [])
-        body: dict[str, Any] = {"global": _events(overall)} if overall else {}
+                budget.take(*found[room.room_id])
+        _follow(self._told.data, self._changes.data, rooms, since, held)
+        body: dict[str, Any] = {"global": overall} if overall else {}
         body |= {"rooms": found} if found else {}
-        self._tell("account_data", body, is_news=bool(body))
+        self._tell(DATA, body, is_news=bool(body))
 
-    def _overall(self) -> list[Item]:
+    def _overall(self, since: int | None, changed: list[Item], budget: Budget) -> list[dict[str, Any]]:
+        """What is of no room and not told yet, as far as it fits; `changed` is of it since `since`."""
+        told = self._told.extensions.get(OVERALL)
+        if told is None:
+            items = self._all_overall()
+        elif told == since:
+            items = [item for item in changed if item.stream > told]
+        else:
+            items = [item for item in account_data.of_room(self._tx, self._request.user_id, "") if item.stream > told]
+        found: list[dict[str, Any]] = []
+        for event in _events(items):
+            if budget.is_full:
+                break
+            budget.take(event)
+            found.append(event)
+        is_all = len(found) == len(items)
+        self._changes.extensions[OVERALL] = self._changes.position if is_all else items[len(found) - 1].stream
+        return found
+
+    def _all_overall(self) -> list[Item]:
         """What is of no room, push rules always among it: what rooms have is read of those alone that are in scope."""
         user_id, kind = self._request.user_id, account_data.PUSH_RULES
         items = account_data.of_room(self._tx, user_id, "")
@@ -157,23 +195,32 @@ class ExtensionsOfAnswer:
         return items
 
     def _receipts(self, rooms: Mapping[int, ListedRoom]) -> None:
+        """Those of rooms that are new to the connection, or show more than before, go with the rooms; others may have to wait."""
         since, user_id = self._since("receipts"), self._request.user_id
         changed: dict[int, list[Receipt]] = {}
         if since is not None:
             for receipt in receipts.changed(self._tx, user_id, since, self._changes.position):
                 changed.setdefault(receipt.room, []).append(receipt)
+        budget = self._budget.part(4)
         found: dict[str, Any] = {}
+        held: set[int] = set()
         for number, room in rooms.items():
             told = self._told.receipts.get(number)
             result = self._answer.rooms.get(room.room_id)
-            if told is None or (result is not None and (result.initial or result.expanded)):
+            is_new = told is None or (result is not None and (result.initial or result.expanded))
+            if is_new:
                 of_room = list({*self._receipts_shown(number, result), *changed.get(number, ())})
+            elif told is not None and told != LIVE:
+                of_room = receipts.changed_in(self._tx, number, user_id, told)
             else:
-                of_room = changed.get(number, []) if told == LIVE else receipts.changed_in(self._tx, number, user_id, told)
+                of_room = changed.get(number, [])
             of_room = [one for one in of_room if one.user_id not in self._ignored]
-            if of_room:
+            if of_room and budget.is_full and not is_new:
+                held.add(number)
+            elif of_room:
                 found[room.room_id] = {"type": "m.receipt", "content": edu_content(of_room)}
-        _follow(self._told.receipts, self._changes.receipts, rooms, since)
+                budget.take(found[room.room_id])
+        _follow(self._told.receipts, self._changes.receipts, rooms, since, held)
         self._tell("receipts", {"rooms": found} if found else {}, is_news=bool(found))
 
     def _receipts_shown(self, number: int, result: RoomResult | None) -> list[Receipt]:
@@ -212,10 +259,15 @@ class ExtensionsOfAnswer:
         self._tell(THREADS, body, is_news=bool(body))
 
 
-def _follow(told: Mapping[int, int], changes: dict[int, int], rooms: Mapping[int, ListedRoom], since: int | None) -> None:
-    """Rooms in scope have been told to now, those that have left it up to `since`. A poll that waits holds the changes: no others."""
-    changes.update({number: LIVE for number in rooms if told.get(number) != LIVE})
-    changes.update({number: since or 0 for number, upto in told.items() if upto == LIVE and number not in rooms})
+def _follow(
+    told: Mapping[int, int], changes: dict[int, int], rooms: Mapping[int, ListedRoom], since: int | None, held: Collection[int]
+) -> None:
+    """Rooms in scope have been told to now, those that have left it, or are held back, up to `since`.
+
+    A poll that waits holds the changes: no others.
+    """
+    changes.update({number: LIVE for number in rooms if told.get(number) != LIVE and number not in held})
+    changes.update({number: since or 0 for number, upto in told.items() if upto == LIVE and (number not in rooms or number in held)})
 
 
 def _events(items: list[Item]) -> list[dict[str, Any]]:

@@ -153,8 +153,9 @@ class Extensions:
 class SlidingRequest:
     """One request. `pos` None begins a connection; `timeout_ms` is how long it may wait for news.
 
-    `counts_reads`: the room's unread counts are part of what is told of it. `budget` is how many bytes of rooms suit the wire (None:
-    any number): what does not fit comes with the next request.
+    `counts_reads`: the room's unread counts are part of what is told of it. `budget` is how many bytes suit the wire (None: any
+    number): rooms have as many, to-device messages half of them, which the rooms then lack, account data and receipts a quarter each. What
+    does not fit comes with the next request.
     """
 
     user_id: str
