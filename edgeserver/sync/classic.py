@@ -13,7 +13,7 @@ import trio
 
 from edgeserver.rooms.client_view import Viewer
 from edgeserver.store import account_data, device_keys, device_lists, events, partial_rooms, receipts, room_views, rooms, to_device
-from edgeserver.sync.filters import kept, takes
+from edgeserver.sync.filters import kept
 from edgeserver.sync.sections import News, Sections
 from edgeserver.sync.sent_members import SentMembers
 from edgeserver.sync.since import Since
@@ -255,10 +255,9 @@ class ClassicSync:
         found: list[dict[str, Any]] = []
         for other, content in presence.items():
             event = {"type": "m.presence", "sender": other, "content": dict(content)}
-            if not takes(request.filter.presence, event):
-                continue
             if other == request.user_id or rooms.share_a_room(tx, request.user_id, other):
                 found.append(event)
+        found = kept(request.filter.presence, found)
         if found:
             answer.body["presence"] = {"events": found}
             answer.is_news = True

@@ -22,7 +22,10 @@ CACHED: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class SyncFilter:
-    """A filter whose shape has been checked. `fields` are dot-separated paths; None: the whole event."""
+    """A filter whose shape has been checked. `fields` are dot-separated paths; None: the whole event.
+
+    A `limit` holds for each section but the state, of which a client needs all that it asks for.
+    """
 
     rooms: EventFilter = field(default_factory=EventFilter)
     timeline: EventFilter = field(default_factory=EventFilter)
@@ -84,8 +87,9 @@ def takes(part: EventFilter, event: Mapping[str, Any], room_id: str | None = Non
 
 
 def kept(part: EventFilter, items: Iterable[dict[str, Any]], room_id: str | None = None) -> list[dict[str, Any]]:
-    """Those that the filter lets through."""
-    return [item for item in items if takes(part, item, room_id)]
+    """Those that the filter lets through; of more than its `limit` the last ones."""
+    found = [item for item in items if takes(part, item, room_id)]
+    return found if part.limit is None else found[max(0, len(found) - part.limit) :]
 
 
 def _copy(source: Mapping[str, Any], target: dict[str, Any], path: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeserver.rooms import client_view, tokens
 from edgeserver.store import account_data, events, receipts, unread
 from edgeserver.sync import room_view
-from edgeserver.sync.filters import kept, takes
+from edgeserver.sync.filters import kept
 from edgeserver.sync.room_view import MEMBER
 from edgeserver.users.receipts import edu_content
 
@@ -104,7 +104,8 @@ class Sections:
         window = room_view.left(tx, member, self._since)
         if window is None:
             leave = events.by_number(tx, member.event)
-            alone = [] if leave is None else client_view.timeline(tx, [leave], self._viewer, with_room_id=False)
+            shown = [leave] if leave is not None and self._filter.timeline.takes(leave.event) else []
+            alone = self._formatted(shown, client_view.timeline(tx, shown, self._viewer, with_room_id=False))
             return {"timeline": {"events": alone}, self._state_name: {"events": []}, "account_data": {"events": []}}
         shown, changes, _ = self._history(tx, window)
         return {
@@ -244,7 +245,7 @@ class Sections:
         else:
             items = self._news.account_data.get(room_id, [])
         found = [{"type": item.type, "content": item.content} for item in items]
-        return [one for one in found if takes(self._filter.room_account_data, one, room_id)]
+        return kept(self._filter.room_account_data, found, room_id)
 
     def _count_unread(self, tx: Transaction, window: Window, entry: dict[str, Any]) -> None:
         counts = unread.of_user(tx, window.room.number, window.membership.user_id)

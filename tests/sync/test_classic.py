@@ -416,3 +416,50 @@ async def test_only_a_limited_timeline_carries_aggregations(world: World) -> Non
     assert found[said]["m.replace"]["event_id"] == edit
     assert found[other]["m.thread"]["latest_event"]["event_id"] == inside
     assert "room_id" not in found[other]["m.thread"]["latest_event"]
+
+
+async def test_a_limit_holds_for_account_data_and_what_passes_by(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    for number in range(3):
+        await world.account_data.put(ALICE, "", f"x.n{number}", {})
+        await world.account_data.put(ALICE, room, f"x.n{number}", {})
+    said = await world.say(room, BOB, "x")
+    await world.receipts.send(ALICE, room, "m.read", said)
+
+    async def told(limit: int) -> tuple[list[str], list[str], list[str]]:
+        part = {"limit": limit}
+        answer = await world.sync(ALICE, wanted={"account_data": part, "room": {"account_data": part, "ephemeral": part}})
+        found = joined(answer, room)
+        sections = (answer.get("account_data", {"events": []}), found["account_data"], found["ephemeral"])
+        first, second, third = ([one["type"] for one in section["events"]] for section in sections)
+        return first, second, third
+
+    assert await told(2) == (["x.n1", "x.n2"], ["x.n1", "x.n2"], ["m.receipt"])
+    assert await told(0) == ([], [], [])
+
+
+async def test_filters_of_each_section_of_a_room_choose_rooms_and_types(world: World) -> None:
+    room, other = await world.room(ALICE, BOB, name="One"), await world.room(ALICE, BOB, name="Two")
+    for each in (room, other):
+        await world.say(each, BOB, "x")
+        await world.account_data.put(ALICE, each, "x.note", {})
+        await world.account_data.put(ALICE, each, "y.note", {})
+    only = {"rooms": [room, other], "not_rooms": [other]}
+    parts = {name: dict(only) for name in ("timeline", "state", "ephemeral", "account_data")}
+    parts["account_data"]["types"], parts["state"]["types"] = ["x.*"], ["m.room.*"]
+    parts["state"]["not_types"] = ["*.member"]
+    answer = await world.sync(ALICE, wanted={"room": parts})
+    found, left_out = joined(answer, room), joined(answer, other)
+    assert [one["type"] for one in found["account_data"]["events"]] == ["x.note"]
+    assert "m.room.member" not in {key[0] for key in state_of(found)}
+    assert bodies(found) == ["x"]
+    for name in ("timeline", "state", "account_data", "ephemeral"):
+        assert left_out[name]["events"] == [], name
+
+
+async def test_events_come_as_servers_exchange_them_if_asked_for(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    await world.say(room, BOB, "x")
+    found = joined(await world.sync(ALICE, wanted={"event_format": "federation", "room": {"timeline": {"limit": 1}}}), room)
+    for event in (*found["timeline"]["events"], *found["state"]["events"]):
+        assert {"auth_events", "prev_events", "hashes", "depth", "event_id", "unsigned"} <= set(event)
