@@ -40,6 +40,7 @@ class KnownRoom:
     state: dict[tuple[str, str], str] = field(default_factory=dict)
     timeline: list[str] = field(default_factory=list)
     stripped: list[Any] | None = None
+    membership: str = "join"
 
 
 class SlidingClient:
@@ -131,6 +132,12 @@ class SlidingClient:
                 room.state.pop(key, None)
         room.fields.update({name: result[name] for name in FIELDS if name in result})
         room.stripped = result.get("invite_state", result.get("stripped_state", room.stripped))
+        own = [event for event in result.get("required_state", []) if (event["type"], event["state_key"]) == (MEMBER, self.person.user_id)]
+        believed = "join" if self.dialect == "deployed" else room.membership
+        believed = own[-1]["content"]["membership"] if own and "content" in own[-1] else believed
+        if "invite_state" in result:
+            believed = [event for event in room.stripped or () if event["type"] == MEMBER][-1]["content"]["membership"]
+        room.membership = result.get("membership", believed)
 
     def _take_extensions(self, found: dict[str, Any]) -> None:
         data = found.get("account_data", {})
@@ -303,6 +310,9 @@ class Check:
             assert keys - told <= SET_LATER, self._about(room_id, "an invite with less than the room has")
         assert {*joined, *invited} <= {*self.watcher.rooms}, "a room is lacking"
         assert in_list >= len(joined) + len(invited)
+        for room_id, room in self.watcher.rooms.items():
+            is_out = room_id not in joined and room_id not in invited
+            assert is_out == (room.membership in ("leave", "ban")), self._about(room_id, f"takes the person for {room.membership}")
         assert not shown & set(joined), "a room that the person has joined counts as an invite"
         self._data(whole, set(joined))
 
