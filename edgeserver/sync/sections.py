@@ -104,8 +104,8 @@ class Sections:
         window = room_view.left(tx, member, self._since)
         if window is None:
             leave = events.by_number(tx, member.event)
-            shown = [leave] if leave is not None and self._filter.timeline.takes(leave.event) else []
-            alone = self._formatted(shown, client_view.timeline(tx, shown, self._viewer, with_room_id=False))
+            found = [leave] if leave is not None and self._filter.timeline.takes(leave.event) else []
+            alone = self._formatted(found, client_view.timeline(tx, found, self._viewer, with_room_id=False))
             return {"timeline": {"events": alone}, self._state_name: {"events": []}, "account_data": {"events": []}}
         shown, changes, _ = self._history(tx, window)
         return {
