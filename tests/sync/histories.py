@@ -3,10 +3,10 @@
     .venv/bin/python -m tests.sync.histories --seed 123             replays one seed, telling each step
     .venv/bin/python -m tests.sync.histories --seeds 0-1000
 
-Some people of one box create, join, leave, talk, change state, invite, kick, ban, read, tag, type and ignore. Two of them watch: each with
-sliding sync in both dialects, in lists and subscriptions that change at whim, repeating a `pos` as if the answer had been lost, and through
-restarts of the box. When nobody does anything any more, each watcher widens the window to all rooms and must know of each room what classic
-sync, `/state`, `/messages` and `/joined_members` say: no more, no less.
+Some people of one box create, join, knock, leave, talk, change state, invite, kick, ban, read, tag, type and ignore. Two of them watch:
+each with sliding sync in both dialects, in lists and subscriptions that change at whim, repeating a `pos` as if the answer had been lost,
+and through restarts of the box. When nobody does anything any more, each watcher widens the window to all rooms and must know of each room
+what classic sync, `/state`, `/messages` and `/joined_members` say: no more, no less; and of rooms that they are not in, that they are not.
 """
 
 from __future__ import annotations
@@ -191,6 +191,7 @@ class Story:
         acts = [
             self._create, self._join, self._join, self._say, self._say, self._say, self._say, self._state, self._leave, self._invite,
             self._kick, self._redact, self._read, self._data, self._type, self._ignore, self._forget, self._restart, self._rename,
+            self._knock,
         ]  # fmt: skip
         act = self.chance.choice(acts) if self.rooms else self._create
         person = self.chance.choice(self.people)
@@ -212,10 +213,15 @@ class Story:
         invite = {"invite": [self.chance.choice(self.people).user_id]} if self.chance.random() < 0.4 else {}
         if invite.get("invite") == [person.user_id]:
             invite = {}
-        self.rooms.append(await person.create_room(preset=preset, **name, **invite))
+        knocked = {"type": "m.room.join_rules", "content": {"join_rule": "knock"}}
+        rule = {"initial_state": [knocked]} if self.chance.random() < 0.2 else {}
+        self.rooms.append(await person.create_room(preset=preset, **name, **invite, **rule))
 
     async def _join(self, person: Person) -> None:
         await self._try(person, "POST", f"/join/{self._room()}")
+
+    async def _knock(self, person: Person) -> None:
+        await self._try(person, "POST", f"/knock/{self._room()}")
 
     async def _leave(self, person: Person) -> None:
         await self._try(person, "POST", f"/rooms/{self._room()}/leave")
@@ -298,6 +304,7 @@ class Check:
         whole = await self.person.ok("GET", "/sync", query={"filter": '{"room":{"timeline":{"limit":1}}}'})
         joined = whole.get("rooms", {}).get("join", {})
         invited = whole.get("rooms", {}).get("invite", {})
+        knocked = whole.get("rooms", {}).get("knock", {})
         in_list = self.watcher.lists["all"]["count"]
         shown = {room_id for room_id, room in self.watcher.rooms.items() if room.stripped is not None}
         for room_id, entry in joined.items():
@@ -308,10 +315,10 @@ class Check:
             told = {(one["type"], one["state_key"]) for one in self.watcher.rooms[room_id].stripped or ()}
             assert told <= keys, self._about(room_id, "an invite with more than the room has")
             assert keys - told <= SET_LATER, self._about(room_id, "an invite with less than the room has")
-        assert {*joined, *invited} <= {*self.watcher.rooms}, "a room is lacking"
+        assert {*joined, *invited, *knocked} <= {*self.watcher.rooms}, "a room is lacking"
         assert in_list >= len(joined) + len(invited)
         for room_id, room in self.watcher.rooms.items():
-            is_out = room_id not in joined and room_id not in invited
+            is_out = room_id not in {*joined, *invited, *knocked}
             assert is_out == (room.membership in ("leave", "ban")), self._about(room_id, f"takes the person for {room.membership}")
         assert not shown & set(joined), "a room that the person has joined counts as an invite"
         self._data(whole, set(joined))
