@@ -41,11 +41,12 @@ def run_proxy(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from edgeserver.cli.running import run_until_stopped
-    from edgeserver.proxy.program import ProxyError, ProxyOptions, run
-    from edgeserver.proxy.state import StateError
+    from edgeserver.paired.joining import JoinError
+    from edgeserver.paired.state import StateError
+    from edgeserver.proxy.program import ProxyOptions, run
 
     options = ProxyOptions(arguments.link, arguments.listen, arguments.pair, Path(arguments.state))
-    run_until_stopped("the proxy", lambda: run(options, say), log_level="warning", expected=(ProxyError, StateError))
+    run_until_stopped("the proxy", lambda: run(options, say), log_level="warning", expected=(JoinError, StateError))
     say("The proxy has stopped in good order.")
     return 0
 

@@ -27,8 +27,8 @@ from edgeserver.proxy.transfers import Transfers
 from transports.exchange import Priority, Request, Response
 
 if TYPE_CHECKING:
-    from edgeserver.proxy.line import Line
-    from edgeserver.proxy.state import State
+    from edgeserver.paired.line import Line
+    from edgeserver.paired.state import State
 
 PATIENCE: Final = 3600.0
 """Seconds that a request may take; media and history twelve times as long."""

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from edgeserver.paired.state import StateError
 from edgeserver.proxy.errands import Terms
 from edgeserver.proxy.replies import json_object, json_response
-from edgeserver.proxy.state import StateError
 
 if TYPE_CHECKING:
+    from edgeserver.paired.line import Line
+    from edgeserver.paired.state import State
     from edgeserver.proxy.call import Call
     from edgeserver.proxy.errands import Errands
-    from edgeserver.proxy.line import Line
-    from edgeserver.proxy.state import State
     from transports.exchange import Response
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from edgeserver.matrix import errors
-from edgeserver.proxy.line import OutOfPatience
+from edgeserver.paired.line import OutOfPatience
 from edgeserver.proxy.replies import error_response
 from transports.exchange import ExchangeError, Response, TooLarge
 

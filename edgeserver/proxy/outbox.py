@@ -17,9 +17,9 @@ from edgeserver.proxy.errands import Terms
 from edgeserver.proxy.replies import json_object
 
 if TYPE_CHECKING:
+    from edgeserver.paired.line import Line
     from edgeserver.proxy.call import Call
     from edgeserver.proxy.errands import Errand, Errands
-    from edgeserver.proxy.line import Line
     from transports.exchange import Response
 
 HELD_SECONDS: Final = 24 * 3600.0

@@ -19,10 +19,10 @@ from edgeserver.proxy.filters import thinned
 from edgeserver.proxy.replies import json_object, json_response
 
 if TYPE_CHECKING:
+    from edgeserver.paired.line import Line
     from edgeserver.proxy.call import Call
     from edgeserver.proxy.errands import Errands
     from edgeserver.proxy.filters import DefinedFilters
-    from edgeserver.proxy.line import Line
     from transports.exchange import Request, Response
 
 HOLD_MS: Final = 30 * 60_000

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from edgeserver.matrix import errors
-from edgeserver.proxy.line import OutOfPatience
+from edgeserver.paired.line import OutOfPatience
 from edgeserver.proxy.replies import error_response, json_object, json_response
 from transports.exchange import Interrupted, Priority, Request, Response
 
 if TYPE_CHECKING:
+    from edgeserver.paired.line import Line
     from edgeserver.proxy.call import Call
-    from edgeserver.proxy.line import Line
 
 PART_SECONDS: Final = 20.0
 """So long a part keeps the line: what is lost when it is cut, at most."""

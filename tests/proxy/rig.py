@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 import trio
 
+from edgeserver.paired.line import Line
+from edgeserver.paired.state import State
 from edgeserver.proxy.application import ProxyApplication
-from edgeserver.proxy.line import Line
-from edgeserver.proxy.state import State
 from transports.client import Multiplexer
 from transports.exchange import Request, Response
 from transports.identity import Identity, client_identity
@@ -229,7 +229,7 @@ async def proxied(tmp_path: Any, near: Any, far: Any, handler: Any = None):
     box = handler or StandIn()
     link = Link(near, PROXY, lambda key: "box.example" if key == BOX.public_key else None, peer_key=BOX.public_key, redial_cap=60)
     line = Line(link, "box.example")
-    app = ProxyApplication(line, State(tmp_path, PROXY, Paired("box.example", BOX.public_key)))
+    app = ProxyApplication(line, State(tmp_path / "proxy.json", PROXY, Paired("box.example", BOX.public_key)))
     async with trio.open_nursery() as nursery:
         await nursery.start(app.run)
         nursery.start_soon(line.run)

@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import trio
 
+from edgeserver.paired.line import Line
+from edgeserver.paired.pairing import pair
+from edgeserver.paired.state import open_state
 from edgeserver.proxy.application import ProxyApplication
-from edgeserver.proxy.line import Line
-from edgeserver.proxy.pairing import pair
-from edgeserver.proxy.state import open_state
 from tests.flows.world import World
 from tests.proxy.rig import V3, HttpClient
 from transports.link.connection import Link
@@ -42,7 +42,7 @@ async def behind_the_proxy(tmp_path, cable=None):
     async with World(tmp_path) as world:
         box = await world.box("a", LINK, {"line": cable.b})
         code, _ = box.box.links.open_offer(front=False)
-        state = open_state(tmp_path / "proxy")
+        state = open_state(tmp_path / "proxy", "proxy")
         state.pair(await pair(cable.a, state.identity, code, "proxy on a laptop", lambda sentence: None))
         assert state.box is not None
         name, key = state.box.name, state.box.public_key

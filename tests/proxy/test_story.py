@@ -7,8 +7,9 @@ import os
 import pytest
 import trio
 
-from edgeserver.proxy.program import ProxyError, ProxyOptions, run
-from edgeserver.proxy.state import open_state
+from edgeserver.paired.joining import JoinError
+from edgeserver.paired.state import open_state
+from edgeserver.proxy.program import ProxyOptions, run
 from tests.lab.ptyline import PtyLine
 from tests.lab.web import Answer, arequest
 from tests.proxy.rig import BOX, V3, StandIn, until
@@ -63,7 +64,7 @@ async def test_a_proxy_is_paired_by_code_and_its_client_outlives_power_cuts_and_
             url = await nursery.start(run, options, said.append)
             assert said[0] == "Calling over serial:line-a to pair."
             assert said[1] == "Paired with box.example. From now on start the proxy without --pair."
-            saved = open_state(tmp_path / "state")
+            saved = open_state(tmp_path / "state", "proxy")
             assert saved.box is not None
             assert (saved.box.name, saved.box.public_key) == ("box.example", BOX.public_key)
 
@@ -106,10 +107,10 @@ async def test_a_wrong_code_ends_the_program_with_one_sentence(tmp_path) -> None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(box.run)
             options = ProxyOptions(f"serial:{cable.a},115200", "127.0.0.1:0", "AAAA-AAAA", tmp_path / "state")
-            with pytest.raises(ProxyError, match=r"^The pairing failed: the other end refused: the code was wrong\.$"):
+            with pytest.raises(JoinError, match=r"^The pairing failed: the other end refused: the code was wrong\.$"):
                 await run(options, lambda sentence: None)
             nursery.cancel_scope.cancel()
-    assert open_state(tmp_path / "state").box is None
+    assert open_state(tmp_path / "state", "proxy").box is None
 
 
 async def test_a_port_that_is_not_there_to_pair_over_is_told_at_once(tmp_path) -> None:
@@ -126,7 +127,7 @@ async def test_a_port_that_is_not_there_to_pair_over_is_told_at_once(tmp_path) -
 
 async def test_a_port_that_vanishes_and_comes_back_is_told_and_survived(tmp_path) -> None:
     said: list[str] = []
-    state = open_state(tmp_path / "state")
+    state = open_state(tmp_path / "state", "proxy")
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             with PtyLine(tmp_path, 115200) as cable:

@@ -1,6 +1,7 @@
-"""What the proxy keeps on disk: its key, the box that it is paired with, and copies of answers that hardly change.
+"""What such a program keeps on disk: its key, the box that it is paired with, and copies of answers that hardly change.
 
-`identity.key` holds the 32-byte ed25519 seed in unpadded base64, readable by its owner only; `proxy.json` the rest.
+`identity.key` holds the 32-byte ed25519 seed in unpadded base64, readable by its owner only; the rest is in a file named for the program,
+`proxy.json` or `chat.json`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import orjson
 
 from edgeserver.app.identity import write_durably
 from edgeserver.matrix.signatures import decode_base64, encode_base64
-from edgeserver.proxy.replies import json_object
 from transports.identity import BadKey, Identity, dh_public
 from transports.link.pairing import Paired
 
@@ -27,9 +27,11 @@ class StateError(Exception):
 
 @dataclass
 class State:
-    """`box` is None until a pairing; `answers` maps a request target to the JSON that the box gave to anybody."""
+    """`file` holds all but the key. `box` is None until a pairing; `answers` maps a request target to the JSON that the box gave to
+    anybody.
+    """
 
-    folder: Path
+    file: Path
     identity: Identity
     box: Paired | None = None
     answers: dict[str, Any] = field(default_factory=dict)
@@ -40,13 +42,13 @@ class State:
         self.save()
 
     def save(self) -> None:
-        """Writes `proxy.json`. Raises `StateError`."""
+        """Writes the file. Raises `StateError`."""
         box = None if self.box is None else {"name": self.box.name, "key": encode_base64(self.box.public_key)}
-        _write(self.folder / "proxy.json", orjson.dumps({"box": box, "answers": self.answers}, option=orjson.OPT_INDENT_2))
+        _write(self.file, orjson.dumps({"box": box, "answers": self.answers}, option=orjson.OPT_INDENT_2))
 
 
-def open_state(folder: Path) -> State:
-    """Reads the folder, and makes it and the key at the first start. Raises `StateError`."""
+def open_state(folder: Path, program: str) -> State:
+    """Reads the folder of a `program` (the name of its file), and makes it and the key at the first start. Raises `StateError`."""
     key_file = folder / "identity.key"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -57,23 +59,22 @@ def open_state(folder: Path) -> State:
         raise StateError(f"{key_file} cannot be read as a key ({error}).") from error
     if len(seed) != 32:
         raise StateError(f"{key_file} does not hold a 32-byte key; remove it and pair again.")
-    state = State(folder, Identity(seed))
-    path = folder / "proxy.json"
-    if path.exists():
-        _read(path, state)
+    state = State(folder / f"{program}.json", Identity(seed))
+    if state.file.exists():
+        _read(state)
     return state
 
 
-def _read(path: Path, state: State) -> None:
+def _read(state: State) -> None:
     try:
-        told = json_object(path.read_bytes()) or {}
+        told = orjson.loads(state.file.read_bytes())
         box, answers = told["box"], told["answers"]
         if box is not None:
             state.box = Paired(str(box["name"]), decode_base64(box["key"]))
             dh_public(state.box.public_key)
         state.answers = dict(answers)
     except (OSError, KeyError, TypeError, ValueError, BadKey) as error:
-        raise StateError(f"{path} is damaged ({error!r}); remove it and pair again.") from error
+        raise StateError(f"{state.file} is damaged ({error!r}); remove it and pair again.") from error
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -6,6 +6,7 @@ not delivered, and what may be repeated if it is not known whether it was.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,7 +23,7 @@ _BACKGROUND, _FOREGROUND, _POLLS = 4, 10, 16  # requests under way; a box answer
 
 
 class OutOfPatience(Interrupted):
-    """The line did not bring an answer within the time that the proxy gives it."""
+    """The line did not bring an answer within the time that it was given."""
 
 
 class Line:
@@ -114,6 +115,15 @@ class Line:
                 return await self._carry(request, repeatable)
         raise OutOfPatience("The line to the box brought no answer in time.")
 
+    async def attempt(self, request: Request) -> Response:
+        """One try, as soon as the line is up. Raises `ExchangeError`: `Unreachable` if the line did not come up in the request's time."""
+        until = trio.current_time() + request.timeout
+        with trio.move_on_at(until) as waiting:
+            multiplexer = await self._wait_up()
+        if waiting.cancelled_caught:
+            raise Unreachable("the line is down")
+        return await multiplexer.exchange(replace(request, timeout=until - trio.current_time()))
+
     async def _carry(self, request: Request, repeatable: bool) -> Response:
         pause = _PAUSE_FIRST
         while True:
@@ -134,3 +144,19 @@ class Line:
             if self._multiplexer is not None and self._connection is connection:
                 return self._multiplexer
             await self._changed.wait()
+
+
+class LineExchange:
+    """The line as an `Exchange`, for who repeats requests by rules of their own: each is tried once."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    @property
+    def profile(self) -> LinkProfile:
+        """Before the first connection nothing is known of the wire: not even that it is thin."""
+        return self._line.profile or LinkProfile("line")
+
+    async def exchange(self, request: Request) -> Response:
+        """Waits for the line for as long as the request has time. Raises `ExchangeError`."""
+        return await self._line.attempt(request)

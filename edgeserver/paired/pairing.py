@@ -1,4 +1,4 @@
-"""The proxy becomes a guest of the box: it learns the box's name and key by the code or QR string that the box shows."""
+"""The program becomes a guest of the box: it learns the box's name and key by the code or QR string that the box shows."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def secret_of(text: str) -> str | PairingQR:
     return PairingQR.parse(text) if text.strip().startswith("edgeserver:") else normalise_code(text)
 
 
-def device_name() -> str:
-    """How the box will call this device in its lists. No server name has a space: nobody takes the proxy for a box."""
-    return f"proxy on {socket.gethostname()}"[:60]
+def device_name(program: str) -> str:
+    """How the box will call this device in its lists. No server name has a space: nobody takes the program for a box."""
+    return f"{program} on {socket.gethostname()}"[:60]
 
 
 async def pair(driver: Driver, identity: Identity, secret: str | PairingQR, name: str, say: Callable[[str], None]) -> Paired:
