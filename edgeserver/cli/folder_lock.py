@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def sole_user_of(data: Path) -> Iterator[None]:
+def sole_user_of(data: Path, option: str = "--data") -> Iterator[None]:
     """Locks the folder, made if it is missing, until the block ends or the process dies. Raises `CommandError` if somebody else has it."""
     try:
         data.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def sole_user_of(data: Path) -> Iterator[None]:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(folder)
-        raise CommandError(f"another edgeserver is at work on {data}; stop it first, or name another folder with --data.") from error
+        raise CommandError(f"another edgeserver is at work on {data}; stop it first, or name another folder with {option}.") from error
     except OSError:
         pass  # a file system without locks: then nobody else can be told from here
     try:

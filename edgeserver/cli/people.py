@@ -151,7 +151,7 @@ def _tell_password(password: str, made_up: bool) -> None:
 def password_from(arguments: argparse.Namespace) -> tuple[str, bool]:
     """The password and whether it was made up. Raises `CommandError`."""
     if arguments.password_file is not None:
-        return _read_password(arguments.password_file), False
+        return read_password(arguments.password_file), False
     if sys.stdin.isatty() and not arguments.json:
         import getpass
 
@@ -165,7 +165,8 @@ def password_from(arguments: argparse.Namespace) -> tuple[str, bool]:
     return secrets.token_urlsafe(MADE_UP_BYTES), True
 
 
-def _read_password(path: str) -> str:
+def read_password(path: str) -> str:
+    """The first line of a file, or of standard input for `-`. Raises `CommandError`."""
     try:
         if path == "-":
             text = sys.stdin.readline()

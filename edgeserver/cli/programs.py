@@ -1,7 +1,8 @@
-"""`proxy`, `demo`: programs of their own, started from here. Nothing of them is imported before they are asked for."""
+"""`proxy`, `chat`, `demo`: programs of their own, started from here. Nothing of them is imported before they are asked for."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgeserver.cli.console import say
@@ -27,6 +28,25 @@ def add(verbs: Verbs) -> None:
     proxy.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:8008", help="where apps find it (default: 127.0.0.1:8008)")
     proxy.add_argument("--pair", metavar="CODE", help="pair with the box first, by the code or QR text that it shows")
     proxy.add_argument("--state", metavar="DIR", default="proxy-state", help="where it keeps its key and pairing (default: proxy-state)")
+    chat = verbs.verb(
+        "chat",
+        "read and write messages in this terminal",
+        run_chat,
+        [
+            "chat --server http://192.168.1.20:8008",
+            "chat --link serial:/dev/ttyUSB0,2400 --pair K7QM-2XPA",
+            "chat --plain --user alice --password-file word < lines",
+        ],
+        more="A Matrix client for any server, over HTTP or over a line to a box. The first start asks for user name and password; later "
+        "ones need no options. A screen of 80 by 24 is enough, and --plain needs none. Type /help in it. Encrypted rooms need a full client.",
+    )
+    chat.add_argument("--server", metavar="URL", default="", help="the server's address, or its name (default: where one was last)")
+    chat.add_argument("--link", metavar="URI", default="", help="instead: the line to a box, such as serial:/dev/ttyUSB0,2400")
+    chat.add_argument("--pair", metavar="CODE", help="pair with the box first, by the code or QR text that it shows")
+    chat.add_argument("--user", metavar="NAME", default="", help="who logs in (default: asks)")
+    chat.add_argument("--password-file", metavar="F", help="read the password from this file's first line (default: asks)")
+    chat.add_argument("--plain", action="store_true", help="lines in, lines out: for screen readers, scripts and paper terminals")
+    chat.add_argument("--state", metavar="DIR", help="where it keeps key, session and unsent messages (default: in $XDG_STATE_HOME)")
     demo = verbs.verb(
         "demo",
         "run three boxes on a simulated radio channel and show what crosses it",
@@ -48,6 +68,31 @@ def run_proxy(arguments: argparse.Namespace) -> int:
     options = ProxyOptions(arguments.link, arguments.listen, arguments.pair, Path(arguments.state))
     run_until_stopped("the proxy", lambda: run(options, say), log_level="warning", expected=(JoinError, StateError))
     say("The proxy has stopped in good order.")
+    return 0
+
+
+def run_chat(arguments: argparse.Namespace) -> int:
+    import os
+    from pathlib import Path
+
+    from edgeserver.chat import saved
+    from edgeserver.chat.program import ChatError, ChatOptions, run
+    from edgeserver.chat.server import AddressError
+    from edgeserver.chat.terminal import Terminal
+    from edgeserver.cli.folder_lock import sole_user_of
+    from edgeserver.cli.people import read_password
+    from edgeserver.cli.running import run_until_stopped
+    from edgeserver.paired.joining import JoinError
+    from edgeserver.paired.state import StateError
+
+    folder = saved.default_folder(os.environ) if arguments.state is None else Path(arguments.state)
+    password = None if arguments.password_file is None else read_password(arguments.password_file)
+    options = ChatOptions(folder, arguments.server, arguments.link, arguments.pair)
+    terminal = Terminal(arguments.user, password, plain=arguments.plain)
+    expected = (ChatError, saved.SavedError, AddressError, JoinError, StateError)
+    with sole_user_of(folder, "--state"), terminal.kept():
+        program = partial(run, options, say, terminal.ask, terminal.front)
+        run_until_stopped("the chat", program, log_level="error", expected=expected)
     return 0
 
 

@@ -41,7 +41,7 @@ def test_every_verb_explains_itself_with_examples_that_are_right(words: tuple[st
 
 
 def test_these_are_the_verbs() -> None:
-    wanted = "serve quickstart check config version person token notice status peers link pair unpair proxy demo"
+    wanted = "serve quickstart check config version person token notice status peers link pair unpair proxy chat demo"
     assert {words[0] for words in VERBS} == set(wanted.split())
 
 
