@@ -244,11 +244,14 @@ class Conversation:
         room = self._open_room()
         if room is None:
             return False
-        if room.is_encrypted or not room.prev_batch:
-            self._face.say(ENCRYPTED if room.is_encrypted else "There is nothing before.")
+        if room.is_encrypted:
+            self._face.say(ENCRYPTED)
             return True
 
         async def fetch() -> None:
+            if not room.prev_batch:
+                self._face.say("There is nothing before.")
+                return
             older, prev_batch = await self._session.client.older(room.room_id, room.prev_batch)
             count = self._model.prepend(room, older, prev_batch if older else "")
             self._face.shown_more(room, count)

@@ -20,6 +20,8 @@ MAX_ENTRIES: Final = 400
 """Of a room's timeline; the oldest are forgotten."""
 MAX_MEMBERS: Final = 500
 MAX_READERS: Final = 100
+MAX_SERVER: Final = 24
+"""Letters of a server's name that are shown behind a person's; those of boxes without a domain are 57 long."""
 ENCRYPTED: Final = "This room is encrypted end to end, which needs a full client (Element, for one): nothing is shown or sent here."
 
 
@@ -52,6 +54,8 @@ class Room:
 
     room_id: str
     number: int
+    home: str = ""
+    """Our own server, whose people are called without it."""
     membership: str = "join"
     given_name: str = ""
     heroes: list[str] = field(default_factory=list)
@@ -88,12 +92,14 @@ class Room:
         return self.timeline[-1].key if self.timeline else ""
 
     def name_of(self, user_id: str) -> str:
-        """What to call somebody: who shares a name with another is called by the user id as well."""
-        shown, name = visible.one_line(user_id, events.MAX_ID), self.members.get(user_id, "")
-        if not name:
-            return shown
-        is_shared = any(other == name and who != user_id for who, other in self.members.items())
-        return f"{name} ({shown})" if is_shared or name.startswith("@") else name
+        """What to call somebody: who shares a name with another that we know of is called by the user id as well.
+
+        Spec: client-server API, "Calculating the display name for a user".
+        """
+        name = called(user_id, self.members.get(user_id, ""), self.home)
+        is_shared = any(who != user_id and called(who, other, self.home) == name for who, other in self.members.items())
+        poses = self.members.get(user_id, "").startswith("@")
+        return f"{name} ({visible.one_line(user_id, events.MAX_ID)})" if is_shared or poses else name
 
     def readers_of(self, key: str) -> list[str]:
         """Who has read that entry or a later one, apart from its sender."""
@@ -104,11 +110,22 @@ class Room:
         return [who for who, upto in self.readers.items() if who != sender and places.get(upto, -1) >= places[key]]
 
 
+def called(user_id: str, display_name: str, home: str) -> str:
+    """The display name; without one the name at our own server, or the user id with its server's name cut, which may be a key."""
+    if display_name:
+        return display_name
+    local, _, server = user_id[1:].partition(":")
+    if server == home:
+        return visible.one_line(local, events.MAX_NAME)
+    return visible.one_line(f"@{visible.cut(local, events.MAX_NAME)}:{visible.cut(server, MAX_SERVER)}")
+
+
 class Model:
     """All rooms of `me`."""
 
     def __init__(self, me: str) -> None:
         self.me = me
+        self.home = me.partition(":")[2]
         self.rooms: dict[str, Room] = {}
         self.count = 0
         """Rooms that the server has, as far as it has said so."""
@@ -169,7 +186,7 @@ class Model:
         room = self.rooms.get(room_id)
         if room is None and len(self.rooms) < MAX_ROOMS and events.identifier(room_id):
             self._numbers += 1
-            room = self.rooms[room_id] = Room(room_id, self._numbers)
+            room = self.rooms[room_id] = Room(room_id, self._numbers, self.home)
         return room
 
     def _note_summary(self, room: Room, update: RoomUpdate) -> None:
@@ -180,7 +197,7 @@ class Model:
         if update.heroes is not None:
             room.heroes = [visible.one_line(name, events.MAX_NAME) for name in update.heroes[:5]]
         if update.inviter is not None:
-            room.inviter = visible.one_line(update.inviter, events.MAX_ID)
+            room.inviter = called(update.inviter, "", self.home)
         room.joined = room.joined if update.joined is None else update.joined
         room.unread = room.unread if update.unread is None else update.unread
         room.highlights = room.highlights if update.highlights is None else update.highlights

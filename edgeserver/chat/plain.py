@@ -11,7 +11,6 @@ import trio
 
 from edgeserver.chat import view, visible
 from edgeserver.chat.model import ENCRYPTED
-from edgeserver.chat.session import CONNECTED
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -56,6 +55,7 @@ class PlainFace:
             self.show_rooms()
         else:
             self.say("/help tells what there is.")
+            self.changed()
         while True:
             line = await self._read_line()
             if line is None:
@@ -94,8 +94,7 @@ class PlainFace:
 
     def changed(self) -> None:
         session = self.session
-        # That a message is on its way is nothing to tell of, as long as the server is there.
-        standing = session.standing() if session.is_troubled else CONNECTED
+        standing = session.standing(on_the_way=False)
         if standing != self._standing:
             self.say(standing)
         self._standing = standing

@@ -386,18 +386,14 @@ class Session:
         work, self._work = self._work, trio.Event()
         work.set()
 
-    @property
-    def is_troubled(self) -> bool:
-        """No news come at the moment."""
-        return bool(self._line() or self.trouble)
-
-    def standing(self) -> str:
-        """How things are, in a sentence."""
+    def standing(self, *, on_the_way: bool = True) -> str:
+        """How things are, in a sentence or two; with what is only on its way or without."""
         waiting = sum(not message.failed for message in self.outbox.messages)
         failed = len(self.outbox.messages) - waiting
         trouble = self._line() or self.trouble
-        parts = [trouble] if trouble else []
-        parts += [f"{waiting} {'message waits' if waiting == 1 else 'messages wait'}."] if waiting else []
+        parts = [trouble] if trouble else [CONNECTED] if failed else []
+        if waiting and (on_the_way or trouble):
+            parts.append(f"{waiting} {'message waits' if waiting == 1 else 'messages wait'}.")
         parts += [f"{failed} not sent: /retry or /drop."] if failed else []
         return " ".join(parts) or CONNECTED
 

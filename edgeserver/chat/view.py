@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgeserver.chat import visible
 from edgeserver.chat.events import Kind, State
-from edgeserver.chat.model import ENCRYPTED
+from edgeserver.chat.model import ENCRYPTED, called
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,7 +103,7 @@ def _room_line(model: Model, room: Room) -> str:
     line = f"{room.number:>3}  {room.name}" + (f"  ({', '.join(marks)})" if marks else "")
     last = next((entry for entry in reversed(room.entries) if entry.kind is not Kind.NOTE), None)
     if last is not None and room.membership == "join":
-        who = "you" if last.sender == model.me else room.members.get(last.sender) or last.sender.lstrip("@").partition(":")[0]
+        who = "you" if last.sender == model.me else called(last.sender, room.members.get(last.sender, ""), model.home)
         line += f"  {who}: {last.text[0]}"
     return visible.printable(line)
 

@@ -38,7 +38,8 @@ def add(verbs: Verbs) -> None:
             "chat --plain --user alice --password-file word < lines",
         ],
         more="A Matrix client for any server, over HTTP or over a line to a box. The first start asks for user name and password; later "
-        "ones need no options. A screen of 80 by 24 is enough, and --plain needs none. Type /help in it. Encrypted rooms need a full client.",
+        "ones need no options. A screen of 80 by 24 is enough, and --plain needs none. Type /help in it. Encrypted rooms need a full "
+        "client.",
     )
     chat.add_argument("--server", metavar="URL", default="", help="the server's address, or its name (default: where one was last)")
     chat.add_argument("--link", metavar="URI", default="", help="instead: the line to a box, such as serial:/dev/ttyUSB0,2400")

@@ -81,12 +81,13 @@ class Chat:
 
     async def shows(self, text: str, seconds: float = 300.0) -> str:
         """Waits until a line with this has been written, and returns the first such line."""
-        with trio.fail_after(seconds):
+        with trio.move_on_after(seconds):
             while True:
                 found = next((line for line in self.out if text in line), None)
                 if found is not None:
                     return found
                 await trio.sleep(0.05)
+        raise AssertionError("\n".join((f"{text!r} was not shown, but", *self.out)))
 
     async def connected(self) -> None:
         await self.shows("* Connected.")
@@ -101,10 +102,10 @@ class Chat:
 async def chatting(way: Exchange, who: Person, folder: Path, *, waits: bool = False, **more: Any) -> AsyncIterator[Chat]:
     """A program that is logged in as that person."""
     chat = Chat(waits=waits)
+    await trio.Path(folder).mkdir(exist_ok=True)
 
     async def run() -> None:
         with chat.scope:
-            folder.mkdir(exist_ok=True)
             client = Client(way, who.token)
             told = Way(way, "test", **more)
             await converse(client, who.user_id, folder, chat.face, way=told, now=lambda: EPOCH + trio.current_time())
