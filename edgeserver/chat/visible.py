@@ -94,7 +94,7 @@ def fitted(text: str, columns: int) -> str:
 def wrapped(text: str, columns: int, indent: int = 0) -> list[str]:
     """Rows of at most `columns`, broken at blanks where there are some; rows after the first are indented."""
     columns = max(columns, 2)
-    indent = min(indent, columns // 2)
+    indent = min(indent, columns // 2, columns - 2)
     rows: list[str] = []
     row, used, blank = "", 0, 0  # `blank`: where the row may be broken
     for letter in text:
@@ -105,6 +105,8 @@ def wrapped(text: str, columns: int, indent: int = 0) -> list[str]:
                 row, used, blank = " " * indent, indent, 0
                 continue
             kept, rest = (row[:blank].rstrip(), row[blank:]) if blank else (row, "")
+            if indent + width(rest) + taken > columns:
+                kept, rest = row, ""
             rows.append(kept)
             row, blank = " " * indent + rest, 0
             used = width(row)

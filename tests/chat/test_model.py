@@ -47,11 +47,15 @@ def test_rooms_stand_in_the_order_of_activity_after_the_invites_and_keep_their_n
 
 def test_news_are_told_once_and_a_gap_begins_the_timeline_anew() -> None:
     model = Model(ME)
-    assert [entry.key for entry in model.apply(RoomUpdate(ROOM, is_whole=True, events=[said("$1"), said("$2")], prev_batch="p1"))] == ["$1", "$2"]
-    assert [entry.key for entry in model.apply(RoomUpdate(ROOM, events=[said("$2"), said("$3")]))] == ["$3"]
-    assert [entry.key for entry in model.apply(RoomUpdate(ROOM, is_whole=True, events=[said("$3"), said("$4")]))] == ["$4"]
+
+    def told(*keys: str, **more: Any) -> list[str]:
+        return [entry.key for entry in model.apply(RoomUpdate(ROOM, events=[said(key) for key in keys], **more))]
+
+    assert told("$1", "$2", is_whole=True, prev_batch="p1") == ["$1", "$2"]
+    assert told("$2", "$3") == ["$3"]
+    assert told("$3", "$4", is_whole=True) == ["$4"]
     assert len(model.rooms[ROOM].timeline) == 4
-    model.apply(RoomUpdate(ROOM, is_whole=True, events=[said("$9")], prev_batch="p9"))
+    told("$9", is_whole=True, prev_batch="p9")
     assert [entry.key for entry in model.rooms[ROOM].timeline] == ["$9"]
     assert model.rooms[ROOM].prev_batch == "p9"
     assert model.prepend(model.rooms[ROOM], [said("$8"), said("$7"), said("$9")], "p7") == 2
@@ -168,17 +172,20 @@ CONTENT = st.fixed_dictionaries(
     optional={
         "body": st.one_of(NASTY, JSON), "msgtype": st.one_of(st.sampled_from(["m.text", "m.emote", "m.image", "m.file"]), JSON),
         "membership": st.one_of(st.sampled_from(["join", "leave", "invite", "ban", "knock"]), JSON), "displayname": st.one_of(NASTY, JSON),
-        "name": st.one_of(NASTY, JSON), "topic": st.one_of(NASTY, JSON), "redacts": JSON, "m.new_content": st.one_of(JSON, st.just({"body": 1})),
+        "name": st.one_of(NASTY, JSON), "topic": st.one_of(NASTY, JSON), "redacts": JSON,
+        "m.new_content": st.one_of(JSON, st.just({"body": 1})),
         "m.relates_to": st.one_of(JSON, st.just({"rel_type": "m.replace", "event_id": "$a"}), st.just({"m.in_reply_to": {}})),
     },
 )  # fmt: skip
+TYPES = ["m.room.message", "m.room.member", "m.room.name", "m.room.topic", "m.room.redaction", "m.sticker"]
+UNSIGNED = {"transaction_id": 1, "prev_content": {"membership": []}}
 EVENT = st.fixed_dictionaries(
     {},
     optional={
-        "type": st.one_of(st.sampled_from(["m.room.message", "m.room.member", "m.room.name", "m.room.topic", "m.room.redaction", "m.sticker"]), JSON),
+        "type": st.one_of(st.sampled_from(TYPES), JSON),
         "event_id": st.one_of(st.sampled_from(["$a", "$b"]), NASTY, JSON), "sender": st.one_of(st.sampled_from([ME, BOB]), NASTY, JSON),
         "state_key": st.one_of(st.just(""), st.just(ME), NASTY, JSON), "origin_server_ts": st.one_of(st.integers(), JSON),
-        "content": st.one_of(CONTENT, JSON), "unsigned": st.one_of(JSON, st.just({"transaction_id": 1, "prev_content": {"membership": []}})),
+        "content": st.one_of(CONTENT, JSON), "unsigned": st.one_of(JSON, st.just(UNSIGNED)),
     },
 )  # fmt: skip
 EVENTS = st.one_of(st.lists(st.one_of(EVENT, JSON), max_size=4), JSON)

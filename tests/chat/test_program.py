@@ -154,6 +154,25 @@ def test_a_program_that_is_killed_sends_what_it_held_once_and_a_box_that_was_awa
     assert house.texts(room_id) == ["We are late."]
 
 
+def test_on_a_slow_terminal_a_full_page_begins_anew_and_little_is_written_twice(house: House, tmp_path: Path) -> None:
+    room_id = house.room("Slow")
+    word = ("--user", "alice", "--password-file", str(house.folder / "word"))
+    costs = {}
+    for baud in (2400, 38400):
+        with Terminal("chat", "--server", house.url, "--state", str(tmp_path), *word, term="vt100", baud=baud) as terminal:
+            terminal.shows("Slow")
+            terminal.type("/accept Slow\r" if baud == 2400 else "/room Slow\r")
+            terminal.shows("Slow>")
+            terminal.shows("alice joined" if baud == 2400 else "2400 29.")
+            before = len(terminal.sent)
+            for number in range(30):
+                house.say(room_id, f"A message of some forty characters, {baud} {number}.")
+                terminal.shows(f"{baud} {number}.")
+            costs[baud] = len(terminal.sent) - before
+    assert costs[2400] < 30 * 200
+    assert costs[2400] < costs[38400] / 2
+
+
 def test_a_script_writes_and_ends(house: House, tmp_path: Path) -> None:
     room_id = house.room("Weather")
     word = ("--user", "alice", "--password-file", str(house.folder / "word"))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from edgeserver.chat import visible
 
 STEERS = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-NASTY = st.text(st.one_of(st.characters(), st.sampled_from("\x1b\x9b\x07\r\n\t\x00\x7f\u202e\u2066\u200b\ufeff\U000e0041\u0301\u200d\ud800")))
+STEERING = "\x1b\x9b\x07\r\n\t\x00\x7f\u202e\u2066\u200b\ufeff\U000e0041\u0301\u200d\ud800"
+NASTY = st.text(st.one_of(st.characters(), st.sampled_from(STEERING)))
 
 
 def is_harmless(text: str) -> bool:
@@ -39,7 +40,7 @@ def test_what_is_printable_stays_so_and_is_the_same_the_second_time(text: str) -
     assert visible.printable(once) == once
 
 
-@given(NASTY, st.integers(2, 100), st.integers(0, 12))
+@given(st.one_of(NASTY, st.text("ab  你", max_size=60)), st.integers(2, 30), st.integers(0, 12))
 def test_wrapped_rows_fit_and_lose_nothing_but_blanks(text: str, columns: int, indent: int) -> None:
     text = visible.printable(text)
     rows = visible.wrapped(text, columns, indent)
@@ -78,5 +79,6 @@ def test_what_steers_is_replaced_or_left_out(text: object, shown: str) -> None:
 
 def test_words_are_kept_whole_where_they_fit() -> None:
     assert visible.wrapped("18:00 bob: one two three", 16, 4) == ["18:00 bob: one", "    two three"]
+    assert visible.wrapped("a bbbbbbbcc", 9, 4) == ["a bbbbbbb", "    cc"]
     assert visible.wrapped("abcdefghij", 4, 1) == ["abcd", " efg", " hij"]
     assert visible.wrapped("你好你好", 5) == ["你好", "你好"]
