@@ -83,11 +83,12 @@ class Client:
     # ---- news
 
     async def sliding_sync(
-        self, pos: str | None, hold: float, listed: int, rooms: Collection[str], open_room: str | None
+        self, pos: str | None, hold: float, listed: int, rooms: Collection[str], open_room: str | None, *, all_receipts: bool
     ) -> dict[str, Any]:
         """`hold` in seconds is how long the server may wait for news; see `sliding`."""
         query = {"timeout": str(int(hold * 1000)), **({} if pos is None else {"pos": pos})}
-        return await self._call("POST", sliding.PATH, sliding.body(listed, rooms, open_room), query=query, hold=hold)
+        asked = sliding.body(listed, rooms, open_room, all_receipts=all_receipts)
+        return await self._call("POST", sliding.PATH, asked, query=query, hold=hold)
 
     async def classic_sync(self, since: str | None, hold: float) -> dict[str, Any]:
         return await self._call("GET", classic.PATH, query=classic.query(since, int(hold * 1000)), hold=hold)

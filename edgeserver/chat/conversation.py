@@ -69,6 +69,8 @@ class Conversation:
         self._idle.set()
         self.doing = ""
         """What is being done at the moment, for the status line."""
+        self.failures = 0
+        """Lines that were not understood or not carried out, for who cannot look."""
         self.actions: dict[str, Callable[[str], bool | None]] = {
             "help": self._help,
             "rooms": self._rooms,
@@ -99,16 +101,20 @@ class Conversation:
             try:
                 await errand()
             except Refused as refusal:
-                self._face.say(f"No: {refusal}")
+                self._say_no(f"No: {refusal}")
             except Interrupted:
-                self._face.say("The connection broke, and it is not known whether this was done: look before you repeat it.")
+                self._say_no("The connection broke, and it is not known whether this was done: look before you repeat it.")
             except ExchangeError as error:
-                self._face.say(f"This could not be done, for the server cannot be reached ({visible.one_line(str(error))}).")
+                self._say_no(f"This could not be done, for the server cannot be reached ({visible.one_line(str(error))}).")
             finally:
                 self.doing = ""
                 self._under_way -= 1
                 if not self._under_way:
                     self._idle.set()
+
+    def _say_no(self, sentence: str) -> None:
+        self.failures += 1
+        self._face.say(sentence)
 
     async def idle(self) -> None:
         """Returns when everything that was asked for is done."""
@@ -123,6 +129,15 @@ class Conversation:
 
     def enter(self, line: str) -> bool:
         """Carries out a line. False: it was not taken, and should stay to be corrected."""
+        try:
+            is_taken = self._enter_line(line)
+        except (Full, SavedError) as error:
+            self._face.say(str(error))
+            is_taken = False
+        self.failures += not is_taken
+        return is_taken
+
+    def _enter_line(self, line: str) -> bool:
         meant = commands.parse(line)
         if meant is None:
             return True
@@ -146,11 +161,7 @@ class Conversation:
         if room.membership != "join":
             self._face.say("You are not in this room.")
             return False
-        try:
-            self._session.say(room, meant.text, is_emote=meant.is_emote)
-        except (Full, SavedError) as error:
-            self._face.say(str(error))
-            return False
+        self._session.say(room, meant.text, is_emote=meant.is_emote)
         return True
 
     def saw(self, room: Room) -> None:

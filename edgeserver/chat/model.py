@@ -70,7 +70,9 @@ class Room:
     pending: dict[str, Entry] = field(default_factory=dict)
     members: dict[str, str] = field(default_factory=dict)
     readers: dict[str, str] = field(default_factory=dict)
-    """The event that each has read up to."""
+    """The event that each other has read up to."""
+    read_upto: str = ""
+    """The event that we have read up to, as far as that is known."""
 
     @property
     def name(self) -> str:
@@ -90,6 +92,15 @@ class Room:
     def newest(self) -> str:
         """The id of the newest event that is shown; empty if there is none."""
         return self.timeline[-1].key if self.timeline else ""
+
+    def unseen(self, me: str) -> int:
+        """What others have said since we have last read or said something, as far as it is here."""
+        count = 0
+        for entry in reversed(self.timeline):
+            if entry.key == self.read_upto or (entry.sender == me and entry.kind is not Kind.NOTE):
+                break
+            count += entry.sender != me and entry.kind is not Kind.NOTE
+        return count
 
     def name_of(self, user_id: str) -> str:
         """What to call somebody: who shares a name with another that we know of is called by the user id as well.
@@ -127,6 +138,8 @@ class Model:
         self.me = me
         self.home = me.partition(":")[2]
         self.rooms: dict[str, Room] = {}
+        self.counts_are_told = False
+        """The server has said how much is unread, so it counts; not all do in sliding sync."""
         self.count = 0
         """Rooms that the server has, as far as it has said so."""
         self._numbers = 0
@@ -151,6 +164,8 @@ class Model:
             room.prev_batch = update.prev_batch
         for user_id, key in update.receipts:
             self._note_receipt(room, user_id, key)
+        if not self.counts_are_told:
+            room.unread = room.unseen(self.me)
         if room.is_encrypted:
             room.timeline.clear()
         del room.timeline[:-MAX_ENTRIES]
@@ -199,7 +214,9 @@ class Model:
         if update.inviter is not None:
             room.inviter = called(update.inviter, "", self.home)
         room.joined = room.joined if update.joined is None else update.joined
-        room.unread = room.unread if update.unread is None else update.unread
+        if update.unread is not None and (update.unread or self.counts_are_told):
+            self.counts_are_told = True
+            room.unread = update.unread
         room.highlights = room.highlights if update.highlights is None else update.highlights
         room.stamp = room.stamp if update.stamp is None else update.stamp
         room.is_encrypted = room.is_encrypted or update.encrypted
@@ -234,7 +251,11 @@ class Model:
                     entry.text = events.REMOVED
 
     def _note_receipt(self, room: Room, user_id: str, key: str) -> None:
-        if user_id != self.me and (user_id in room.readers or len(room.readers) < MAX_READERS):
+        if user_id == self.me:
+            places = {entry.key: place for place, entry in enumerate(room.timeline)}
+            if places.get(key, len(places)) >= places.get(room.read_upto, -1):  # our own word may have overtaken the server's
+                room.read_upto = key
+        elif user_id in room.readers or len(room.readers) < MAX_READERS:
             room.readers[user_id] = key
 
     def entered(self, room_id: str, name: str) -> Room | None:

@@ -33,7 +33,7 @@ class PlainFace:
     def __init__(self, put: Callable[[str], None], read_line: Callable[[], Awaitable[str | None]], *, waits: bool) -> None:
         self._write = put
         self._read_line = read_line
-        self._waits = waits
+        self.is_script = waits
         self._stop = trio.Event()
         self._standing = ""
         self._opening: str | None = None
@@ -50,7 +50,7 @@ class PlainFace:
 
     async def _take_lines(self) -> None:
         session = self.session
-        if self._waits:
+        if self.is_script:
             await session.wait(lambda: session.is_ready)
             self.show_rooms()
         else:
@@ -61,9 +61,9 @@ class PlainFace:
             if line is None:
                 break
             self.conversation.enter(line)
-            if self._waits:
+            if self.is_script:
                 await self.conversation.idle()
-        if self._waits:
+        if self.is_script:
             await session.wait(lambda: session.outbox.next() is None)
         self.quit()
 

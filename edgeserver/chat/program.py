@@ -37,6 +37,11 @@ class Front(Face, Watcher, Protocol):
     session: Session
     conversation: Conversation
 
+    @property
+    def is_script(self) -> bool:
+        """Nobody looks: the exit status must say whether all was done."""
+        return False
+
     async def run(self) -> None:
         """Runs until the person quits."""
 
@@ -94,6 +99,8 @@ async def run(
         elif ended:
             saved.keep(options.folder, replace(account, token=""))
             raise ChatError("The server has ended this session. Start again to log in; what waits to be sent is kept.")
+        if face.is_script and (face.conversation.failures or any(message.failed for message in session.outbox.messages)):
+            raise ChatError("Not everything was done; the lines above say what was not.")
         say("What waits to be sent is sent the next time." if session.outbox.next() is not None else "Good-bye.")
 
 
@@ -102,6 +109,7 @@ async def converse(
 ) -> bool:
     """Runs a logged-in client until the person quits. True: the server has ended the session. Raises `SavedError` (in groups)."""
     model = Model(me)
+    model.counts_are_told = way is not None and bool(way.link)
     offers_sliding = True if way is not None and way.link else None  # at the other end of a line there is a box
     line = str if way is None else way.line
     session = Session(client, model, Outbox(folder / "outbox.json"), face, offers_sliding=offers_sliding, now=now, line=line)

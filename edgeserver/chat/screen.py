@@ -54,6 +54,8 @@ def is_slow(terminal: int) -> bool:
 class ScreenFace:
     """`keyboard` and `terminal` replace the program's own (for tests). `in_leaps`: see `view.page`."""
 
+    is_script = False
+
     def __init__(self, *, in_leaps: bool = False, keyboard: Input | None = None, terminal: Output | None = None) -> None:
         self._in_leaps = in_leaps
         self._said = ""

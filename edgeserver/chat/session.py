@@ -173,6 +173,7 @@ class Session:
     def read(self, room: Room) -> None:
         """The person has seen what there is of the room."""
         room.unread = room.highlights = 0
+        room.read_upto = room.newest
         newest = room.timeline[-1] if room.timeline else None
         if newest is None or room.is_encrypted or self._receipted.get(room.room_id) == newest.key:
             return
@@ -249,7 +250,8 @@ class Session:
             rooms = {message.room_id for message in self.outbox.messages} if first else set()
             if self._open is not None:
                 rooms.add(self._open)
-            answer = await self.client.sliding_sync(self._position, hold, self._listed, rooms, self._open)
+            guesses = not self.model.counts_are_told
+            answer = await self.client.sliding_sync(self._position, hold, self._listed, rooms, self._open, all_receipts=guesses)
             position, updates = sliding.position(answer), sliding.updates(answer, self.model.me)
             self.model.count = sliding.count(answer) or self.model.count
             self._told_of = frozenset(rooms)

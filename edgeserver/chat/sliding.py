@@ -23,8 +23,10 @@ _ENCRYPTION: Final = ["m.room.encryption", ""]
 _SPEAKERS: Final = ["m.room.member", "$LAZY"]
 
 
-def body(listed: int, rooms: Collection[str], open_room: str | None) -> dict[str, Any]:
-    """The request for the first `listed` rooms of the list, and for `rooms` in full; receipts are asked for of `open_room`."""
+def body(listed: int, rooms: Collection[str], open_room: str | None, *, all_receipts: bool) -> dict[str, Any]:
+    """The request for the first `listed` rooms of the list, and for `rooms` in full; receipts are asked for of `open_room`, or of all in
+    the list: where the server does not count what is unread, only our own receipts tell.
+    """
     wish = {"timeline_limit": OPEN_EVENTS, "required_state": [_ENCRYPTION, _SPEAKERS]}
     asked: dict[str, Any] = {
         "conn_id": "chat",
@@ -39,8 +41,9 @@ def body(listed: int, rooms: Collection[str], open_room: str | None) -> dict[str
     }
     if rooms:
         asked["room_subscriptions"] = dict.fromkeys(sorted(rooms), wish)
-    if open_room is not None:
-        asked["extensions"] = {"receipts": {"enabled": True, "lists": [], "rooms": [open_room]}}
+    if open_room is not None or all_receipts:
+        scope = {"lists": [LIST] if all_receipts else [], "rooms": [] if open_room is None else [open_room]}
+        asked["extensions"] = {"receipts": {"enabled": True, **scope}}
     return asked
 
 

@@ -79,7 +79,7 @@ def readers_line(room: Room, me: str) -> str:
     """Who has read our last message; empty if nobody has."""
     mine = last_of(room, me)
     names = [] if mine is None else [room.name_of(who) for who in room.readers_of(mine.key)]
-    return f"(read by {', '.join(names[:5])}{' and others' if len(names) > 5 else ''})" if names else ""
+    return f"(your last message: read by {', '.join(names[:5])}{' and others' if len(names) > 5 else ''})" if names else ""
 
 
 def list_lines(model: Model) -> list[str]:

@@ -153,13 +153,28 @@ def test_people_of_one_name_are_told_apart_and_long_server_names_are_cut() -> No
     assert room.name_of("@eve:away") == "ana (@eve:away)"
 
 
+def test_what_is_unread_is_counted_here_until_the_server_shows_that_it_does() -> None:
+    model = Model(ME)
+    model.apply(RoomUpdate(ROOM, "join", unread=0, events=[said("$1"), member("@ana:home", None), said("$2")]))
+    room = model.rooms[ROOM]
+    assert room.unread == 2
+    model.apply(RoomUpdate(ROOM, receipts=[(ME, "$1")]))
+    assert room.unread == 1
+    model.apply(RoomUpdate(ROOM, unread=0, events=[said("$3", "mine", ME)]))
+    assert room.unread == 0
+    model.apply(RoomUpdate(ROOM, unread=5, events=[said("$4")]))
+    assert room.unread == 5
+    model.apply(RoomUpdate(ROOM, unread=0, events=[said("$5")]))
+    assert room.unread == 0
+
+
 def test_who_has_read_a_later_message_has_read_the_earlier() -> None:
     model = Model(ME)
     mine = said("$2", "mine", ME)
     receipts = [(BOB, "$3"), ("@ana:home", "$1"), (ME, "$3"), ("@cleo:home", "$unknown")]
     model.apply(RoomUpdate(ROOM, events=[said("$1"), mine, said("$3")], receipts=receipts))
     assert model.rooms[ROOM].readers_of("$2") == [BOB]
-    assert view.readers_line(model.rooms[ROOM], ME) == "(read by bob)"
+    assert view.readers_line(model.rooms[ROOM], ME) == "(your last message: read by bob)"
 
 
 JSON = st.recursive(

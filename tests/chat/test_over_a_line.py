@@ -13,9 +13,12 @@ from edgeserver.chat import saved
 from edgeserver.chat.plain import PlainFace
 from edgeserver.chat.program import ChatError, ChatOptions, run
 from edgeserver.paired.state import open_state
-from tests.chat.rig import Chat
+from tests.chat.rig import Chat, chatting
 from tests.flows.world import EPOCH, World, until
+from tests.proxy.test_real_box import behind_the_proxy
+from transports.exchange import LinkProfile, Request, Response
 from transports.memory import Medium, MemoryCable
+from transports.server import AsgiHandler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -101,6 +104,29 @@ async def test_a_cable_is_enough_and_a_conversation_costs_seconds_of_it(tmp_path
 
 async def _has(person: Any, room_id: str, text: str) -> bool:
     return text in await person.texts(room_id)
+
+
+async def test_the_program_speaks_to_a_box_through_the_proxy_as_any_app_does(tmp_path: Path, autojump_clock) -> None:
+    async with behind_the_proxy(tmp_path) as (box, client, _):
+        alice, bob = await box.person("alice"), await box.person("bob")
+        room_id = await bob.create_room(name="Harbour", preset="public_chat")
+        await alice.join(room_id)
+        handler = AsgiHandler(client.app, LinkProfile("http"))
+
+        class Proxy:
+            profile = LinkProfile("http")
+
+            async def exchange(self, request: Request) -> Response:
+                return await handler(request, trio.Event())
+
+        async with chatting(Proxy(), alice, tmp_path / "chat") as chat:
+            await chat.connected()
+            chat.type("1")
+            await chat.shows("* Room 1, Harbour:")
+            chat.type("Hello through the proxy.")
+            await chat.shows("alice: Hello through the proxy.")
+            await bob.say(room_id, "Hello.")
+            await chat.shows("bob: Hello.")
 
 
 async def test_an_account_of_one_server_is_not_shown_to_another(tmp_path: Path) -> None:

@@ -180,6 +180,9 @@ def test_a_script_writes_and_ends(house: House, tmp_path: Path) -> None:
     said = run(*command, input_text="/accept Weather\n12 degrees\n", cwd=Path(__file__).parents[2])
     assert "alice: 12 degrees" in said
     assert house.texts(room_id) == ["12 degrees"]
+    refused = run(*command[:4], "--state", str(tmp_path), input_text="/join #nowhere\n", cwd=Path(__file__).parents[2], check=False)
+    assert "* No: " in refused
+    assert "Not everything was done; the lines above say what was not." in refused
     again = run(*command[:4], "--state", str(tmp_path), input_text="/logout\n", cwd=Path(__file__).parents[2])
     assert "Good-bye." in again
     assert not (tmp_path / "session.json").exists()
