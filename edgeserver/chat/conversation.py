@@ -204,7 +204,8 @@ class Conversation:
     def _open(self, room: Room) -> None:
         self._session.open(room.room_id)
         self._face.opening(room)
-        self._later(f"Opening {room.name}.", lambda: self._opened(room))
+        if not self._later(f"Opening {room.name}.", lambda: self._opened(room)):
+            self._face.opened(room)
 
     async def _opened(self, room: Room) -> None:
         session = self._session
@@ -358,16 +359,18 @@ class Conversation:
         self._later("Logging out.", log_out)
         return True
 
-    def _later(self, doing: str, errand: Callable[[], Awaitable[None]]) -> None:
+    def _later(self, doing: str, errand: Callable[[], Awaitable[None]]) -> bool:
+        """False, and said so, if too much waits already."""
         try:
             self._put.send_nowait((doing, errand))
         except trio.WouldBlock:
-            self._face.say("Too much is being done already; try it again.")
-            return
+            self._say_no("Too much is being done already; try it again.")
+            return False
         self._under_way += 1
         if self._under_way == 1:
             self._idle = trio.Event()
             self.doing = doing
+        return True
 
     # ---- which one
 

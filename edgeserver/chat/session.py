@@ -32,6 +32,8 @@ LISTED: Final = 20
 """Rooms of the list that are asked for at first, and further ones at a time."""
 MAX_LISTED: Final = 500
 CONNECTED: Final = "Connected."
+MAX_SUBSCRIBED: Final = 50
+"""Rooms with messages on their way that the first answer is to tell of in full."""
 PAUSE_FIRST: Final = 1.0
 PAUSE_CAP: Final = 60.0
 PAUSE_MOST: Final = 900.0
@@ -49,7 +51,7 @@ class Watcher(Protocol):
     """Who is told what happens. All of it is called between two steps of a task and must return at once."""
 
     def news(self, room: Room, entries: list[Entry]) -> None:
-        """These entries are new; none of a room's first ones are missing from it."""
+        """These entries were not there before, oldest first."""
 
     def sent(self, room: Room, entry: Entry) -> None:
         """A message of ours was acknowledged."""
@@ -247,7 +249,7 @@ class Session:
         if self._offers_sliding is None:
             self._offers_sliding = offers_sliding(await self.client.versions())
         if self._offers_sliding:
-            rooms = {message.room_id for message in self.outbox.messages} if first else set()
+            rooms = set(list(dict.fromkeys(message.room_id for message in self.outbox.messages))[:MAX_SUBSCRIBED]) if first else set()
             if self._open is not None:
                 rooms.add(self._open)
             guesses = not self.model.counts_are_told

@@ -74,6 +74,7 @@ def run_proxy(arguments: argparse.Namespace) -> int:
 
 def run_chat(arguments: argparse.Namespace) -> int:
     import os
+    from contextlib import suppress
     from pathlib import Path
 
     from edgeserver.chat import saved
@@ -91,6 +92,8 @@ def run_chat(arguments: argparse.Namespace) -> int:
     options = ChatOptions(folder, arguments.server, arguments.link, arguments.pair)
     terminal = Terminal(arguments.user, password, plain=arguments.plain)
     expected = (ChatError, saved.SavedError, AddressError, JoinError, StateError)
+    with suppress(OSError):  # else the lock says what is wrong
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with sole_user_of(folder, "--state"), terminal.kept():
         program = partial(run, options, say, terminal.ask, terminal.front)
         run_until_stopped("the chat", program, log_level="error", expected=expected)

@@ -93,6 +93,9 @@ def test_a_person_at_a_screen_logs_in_accepts_an_invite_reads_and_writes(house: 
             assert hostile not in terminal.sent
         assert any("Storm from noon." in line for line in terminal.picture.lines)
 
+        terminal.type("\x1b[200~Two lines,\npasted.\x1b[201~\r")
+        terminal.shows("| pasted.")
+        wait_for("the message", lambda: "Two lines,\npasted." in house.texts(room_id), timeout=20)
         terminal.type("/help\r")
         terminal.shows("/quit")
         terminal.type("\r")
@@ -109,6 +112,19 @@ def test_a_person_at_a_screen_logs_in_accepts_an_invite_reads_and_writes(house: 
         terminal.terminate()
         assert terminal.ended() == 0
         assert terminal.settings() == before
+
+
+def test_a_session_that_is_ended_elsewhere_ends_the_screen_and_leaves_the_terminal_as_it_was(house: House, tmp_path: Path) -> None:
+    word = ("--user", "alice", "--password-file", str(house.folder / "word"))
+    with Terminal("chat", "--server", house.url, "--state", str(tmp_path), *word, term="vt100") as terminal:
+        before = terminal.settings()
+        terminal.shows("Connected.")
+        token = orjson.loads((tmp_path / "session.json").read_bytes())["token"]
+        assert house.box.request("POST", f"{V3}/logout", {}, token).status == 200
+        assert terminal.ended() == 1
+        assert b"The server has ended this session." in terminal.sent
+        assert terminal.settings() == before
+    assert orjson.loads((tmp_path / "session.json").read_bytes())["token"] == ""
 
 
 def test_a_person_with_a_paper_terminal_reads_and_writes_lines(house: House, tmp_path: Path) -> None:
@@ -169,6 +185,11 @@ def test_on_a_slow_terminal_a_full_page_begins_anew_and_little_is_written_twice(
                 house.say(room_id, f"A message of some forty characters, {baud} {number}.")
                 terminal.shows(f"{baud} {number}.")
             costs[baud] = len(terminal.sent) - before
+            terminal.type("\x1b[5~")  # page up, and back by writing
+            terminal.shows(f"{baud} 2.")
+            assert not any(f"{baud} 29." in line for line in terminal.picture.lines)
+            terminal.type("/rooms\r")
+            terminal.shows("Rooms")
     assert costs[2400] < 30 * 200
     assert costs[2400] < costs[38400] / 2
 
