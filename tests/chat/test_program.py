@@ -13,7 +13,8 @@ import pytest
 
 from tests.chat.terminal import Terminal
 from tests.lab.box import Box
-from tests.lab.programs import python_module, run, wait_for
+from tests.lab.programs import Program, python_module, run, wait_for
+from tests.lab.ptyline import PtyLine
 from tests.lab.synapse import free_port
 
 V3 = "/_matrix/client/v3"
@@ -23,12 +24,12 @@ WORD = "correct horse battery"
 class House:
     """A box with alice and bob; bob has an app."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more: str = "") -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         config = f'[server]\nname = "a.test"\ndata = "{folder / "data"}"\n[http]\nclient = ["127.0.0.1:{self.port}"]\n'
-        self.box = Box(folder, config + "[discovery]\nmdns = false\n", self.url)
+        self.box = Box(folder, config + "[discovery]\nmdns = false\n" + more, self.url)
         self.token = ""
 
     def open(self) -> None:
@@ -207,6 +208,46 @@ def test_a_script_writes_and_ends(house: House, tmp_path: Path) -> None:
     again = run(*command[:4], "--state", str(tmp_path), input_text="/logout\n", cwd=Path(__file__).parents[2])
     assert "Good-bye." in again
     assert not (tmp_path / "session.json").exists()
+
+
+def test_a_person_with_only_a_serial_cable_pairs_by_code_and_talks(tmp_path: Path) -> None:
+    with PtyLine(tmp_path, 2400) as cable:
+        house = House(tmp_path / "house", f'[[links]]\nname = "cable"\nuri = "serial:{cable.b},2400"\n')
+        pairing = Program(
+            python_module("edgeserver", "pair", "--json", "--config", str(house.box.config_file)), log=tmp_path / "pair.log", piped=True
+        )
+        try:
+            house.open()
+            room_id = house.room("Harbour")
+            with pairing:
+                code = orjson.loads(pairing.stdout.readline())["code"]
+                link = ("--link", f"serial:{cable.a},2400", "--state", str(tmp_path / "state"))
+                with Terminal("chat", *link, "--pair", code, term="vt100") as terminal:
+                    terminal.shows("Paired with a.test. From now on start the chat without --pair.", 60)
+                    terminal.shows("User name:")
+                    terminal.type("alice\n")
+                    terminal.shows("Password of alice:")
+                    terminal.type(WORD + "\n")
+                    terminal.shows("(invite from bob: /accept 1 or /reject 1)", 60)
+                    terminal.type("/accept\r")
+                    terminal.shows("Harbour>", 60)
+                    terminal.type("Hello over the cable.\r")
+                    wait_for("the message", lambda: house.texts(room_id) == ["Hello over the cable."], timeout=60)
+                    house.say(room_id, "Hello.")
+                    terminal.shows("bob: Hello.", 60)
+                    cable.cut()
+                    terminal.type("And now?\r")
+                    terminal.shows("And now? [waiting]")
+                    terminal.kill()
+            cable.restore()
+            with Terminal("chat", "--plain", "--state", str(tmp_path / "state"), term="vt100") as terminal:
+                wait_for("the message", lambda: house.texts(room_id)[-1] == "And now?", timeout=100)
+                terminal.type("/quit\n")
+                assert terminal.ended() == 0
+            assert house.texts(room_id).count("And now?") == 1
+            cable.assert_honest()
+        finally:
+            house.box.stop()
 
 
 @pytest.mark.parametrize(
