@@ -11,6 +11,7 @@ from urllib.parse import quote
 import orjson
 import pytest
 
+from edgeserver.api.control_socket import SOCKET
 from tests.chat.terminal import Terminal
 from tests.lab.box import Box
 from tests.lab.programs import Program, python_module, run, wait_for
@@ -35,6 +36,7 @@ class House:
     def open(self) -> None:
         (self.folder / "word").write_text(WORD + "\n")
         self.box.start()
+        wait_for("the control socket", (self.folder / "data" / SOCKET).is_socket, timeout=20)  # it opens after HTTP
         for name in ("alice", "bob"):
             words = ("person", "add", name, "--password-file", str(self.folder / "word"), "--config", str(self.box.config_file))
             run(*python_module("edgeserver", *words), cwd=Path(__file__).parents[2])
