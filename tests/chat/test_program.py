@@ -29,7 +29,7 @@ class House:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        config = f'[server]\nname = "a.test"\ndata = "{folder / "data"}"\n[http]\nclient = ["127.0.0.1:{self.port}"]\n'
+        config = f'[server]\nname = "a.test"\ndata = "{folder / "data"}"\n[http]\nclient = ["127.0.0.1:{self.port}"]\nfederation = []\n'
         self.box = Box(folder, config + "[discovery]\nmdns = false\n" + more, self.url)
         self.token = ""
 
