@@ -7,7 +7,9 @@ the rest.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
 
 from edgeserver import wakeups as topics
 from edgeserver.matrix import auth, canonical_json, errors
@@ -25,12 +27,15 @@ if TYPE_CHECKING:
 
     from edgeserver.matrix.event import Event
     from edgeserver.matrix.room_versions import RoomVersion
-    from edgeserver.rooms.outliers import OutlierIntake, Pdus
+    from edgeserver.rooms.outliers import OutlierIntake, Pdus, Taken
     from edgeserver.rooms.persist import Persister
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.rooms import Room
     from edgeserver.store.state import StateKey
     from edgeserver.wakeups import Wakeups
+
+KEY_PAUSES: Final = (5.0, 15.0, 40.0)
+"""Seconds between attempts to have the keys of a room's creator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Importer:
         server has told a tale.
         """
         room = await self._db.write(lambda tx: rooms.by_number(tx, self._room(tx, join.room_id, rules)))
-        taken = await self._outliers.take_in(room, Both(given.state, given.auth_chain), [given.server, *given.servers][:WITNESSES])
+        taken = await self._take_in(room, given)
         state_ids = [event_id for event_id in taken.ids[: len(given.state)] if event_id is not None]
         lacking = given.members_omitted or any(place < len(given.state) for place in taken.unready)
 
@@ -78,6 +83,19 @@ class Importer:
             self._place(tx, rooms.by_number(tx, room.number), join, state.root(tx, room.number, entries))
 
         await self._db.write(run)
+
+    async def _take_in(self, room: Room, given: GivenRoom) -> Taken:
+        """What became of the given events. Without the room's create event nothing can be judged, so for a while its sender's keys are
+        asked for again: a line that was cut just now may be back soon. Raises 504 M_UNKNOWN if they cannot be had.
+        """
+        pdus = Both(given.state, given.auth_chain)
+        for pause in (*KEY_PAUSES, None):
+            taken = await self._outliers.take_in(room, pdus, [given.server, *given.servers][:WITNESSES])
+            if not any(_is_create(pdus[place]) for place in taken.unready):
+                return taken
+            if pause is not None:
+                await trio.sleep(pause)
+        raise errors.Unknown("The keys of the server that made the room cannot be had at the moment: try again later.", status=504)
 
     def _entries(self, tx: Transaction, join: Event, state_ids: Sequence[str]) -> dict[StateKey, int]:
         """The state map, as event numbers."""
@@ -148,3 +166,7 @@ class Importer:
         if membership == "invite":
             self.invited(tx, stream, user_id)
         tx.on_commit(lambda: self._wakeups.notify([user_id]))
+
+
+def _is_create(pdu: Any) -> bool:
+    return isinstance(pdu, dict) and pdu.get("type") == CREATE[0] and pdu.get("state_key") == CREATE[1]
