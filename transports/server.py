@@ -2,6 +2,12 @@
 
 The scope is that of any HTTP request; `extensions["link"]` holds the `LinkProfile`, so that an endpoint may fit its
 answer to the line, and `client` is None. The application's answer is collected whole: a link carries whole messages.
+
+A duplex request is a POST with `extensions["duplex"]` as well. Its pieces come as `http.request` with `more_body` True, the
+request's own body first; `http.disconnect` when the asking end has left. With status 200 each `http.response.body` with
+`more_body` True is sent at once, as one piece of at most `MAX_PIECE` bytes (what is empty is not sent), in the request's
+priority unless the message has a `priority` of its own (`transports.exchange.Priority`). Headers and what the last
+`http.response.body` holds are the response that ends it. With any other status the answer is collected as that of other requests.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from urllib.parse import unquote
 
 import trio
 
-from transports.exchange import LinkProfile, Request, Response, TooLarge
+from transports.exchange import Duplex, ExchangeError, LinkProfile, Priority, Request, Response, TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +46,11 @@ class RequestSource(Protocol):
     def profile(self) -> LinkProfile: ...
 
     async def run(
-        self, handler: AsgiHandler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        handler: AsgiHandler,
+        duplex_handler: AsgiHandler,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None: ...
 
 
@@ -52,7 +62,8 @@ async def serve(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answers the other end's requests with `app` until the link is down."""
-    await source.run(AsgiHandler(app, source.profile, max_response=max_response), task_status=task_status)
+    handler = AsgiHandler(app, source.profile, max_response=max_response)
+    await source.run(handler, handler, task_status=task_status)
 
 
 class AsgiHandler:
@@ -66,27 +77,39 @@ class AsgiHandler:
     async def __call__(self, request: Request, gone: trio.Event) -> Response:
         """The application's answer; 500 if it fails. `gone` becomes `http.disconnect`. Raises TooLarge on an answer
         beyond the bound."""
-        call = _Call(request.body, gone, self._max_response)
+        return await self._carry_out(request, _scope(request, self._profile), _Call(request.body, gone, self._max_response))
+
+    async def converse(self, request: Request, duplex: Duplex) -> Response:
+        """Carries the application's pieces, and returns its answer as above."""
+        scope = _scope(request, self._profile, duplex=True)
+        return await self._carry_out(request, scope, _DuplexCall(request.body, duplex, self._max_response))
+
+    async def _carry_out(self, request: Request, scope: Scope, call: _Call) -> Response:
         try:
-            await self._app(_scope(request, self._profile), call.receive, call.send)
+            await self._app(scope, call.receive, call.send)
         except Exception as error:
             if call.room < 0:
                 raise TooLarge("the answer is larger than this link carries") from error
-            if not gone.is_set():
+            if not call.gone.is_set():
                 log.exception("%s %s failed", request.method, request.target.partition("?")[0])
             return _INTERNAL_ERROR
         if call.status is None or not call.complete.is_set():
-            log.error("%s %s was not answered", request.method, request.target.partition("?")[0])
+            if not call.gone.is_set():
+                log.error("%s %s was not answered", request.method, request.target.partition("?")[0])
             return _INTERNAL_ERROR
         return Response(call.status, call.headers, b"".join(call.body))
 
 
-def _scope(request: Request, profile: LinkProfile) -> Scope:
+def _scope(request: Request, profile: LinkProfile, *, duplex: bool = False) -> Scope:
     path, _, query = request.target.partition("?")
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in request.headers]
     if request.authority:
         headers.insert(0, (b"host", request.authority.encode()))
-    headers.append((b"content-length", str(len(request.body)).encode()))
+    extensions: dict[str, object] = {"link": profile}
+    if duplex:
+        extensions["duplex"] = {}
+    else:
+        headers.append((b"content-length", str(len(request.body)).encode()))
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -100,7 +123,7 @@ def _scope(request: Request, profile: LinkProfile) -> Scope:
         "headers": headers,
         "client": None,
         "server": None,
-        "extensions": {"link": profile},
+        "extensions": extensions,
     }
 
 
@@ -109,7 +132,7 @@ class _Call:
 
     def __init__(self, body: bytes, gone: trio.Event, max_response: int) -> None:
         self._unread: bytes | None = body
-        self._gone = gone
+        self.gone = gone
         self.room = max_response
         self.status: int | None = None
         self.headers: tuple[tuple[str, str], ...] = ()
@@ -121,14 +144,14 @@ class _Call:
             body, self._unread = self._unread, None
             return {"type": "http.request", "body": body, "more_body": False}
         # No checkpoint once it is known: applications ask "is anybody there?" from within a cancelled scope.
-        if not (self._gone.is_set() or self.complete.is_set()):
+        if not (self.gone.is_set() or self.complete.is_set()):
             async with trio.open_nursery() as nursery:
-                for event in (self._gone, self.complete):
+                for event in (self.gone, self.complete):
                     nursery.start_soon(_cancel_after, event, nursery.cancel_scope)
         return {"type": "http.disconnect"}
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
-        if self._gone.is_set():
+        if self.gone.is_set():
             raise OSError("nobody waits for this answer")
         kind = message["type"]
         if kind == "http.response.start" and self.status is None:
@@ -147,6 +170,49 @@ class _Call:
             raise TooLarge("the answer is larger than this link carries")
         if chunk:
             self.body.append(bytes(chunk))
+
+
+class _DuplexCall(_Call):
+    """The ASGI side of one duplex."""
+
+    def __init__(self, body: bytes, duplex: Duplex, max_response: int) -> None:
+        super().__init__(body, trio.Event(), max_response)
+        self._duplex = duplex
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        if self._unread is None and not (self.gone.is_set() or self.complete.is_set()):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_after, self.complete, nursery.cancel_scope)
+                await self._take_piece()
+                nursery.cancel_scope.cancel()
+        if self._unread is None:
+            return {"type": "http.disconnect"}
+        body, self._unread = self._unread, None
+        return {"type": "http.request", "body": body, "more_body": True}
+
+    async def _take_piece(self) -> None:
+        """Puts it by, so that it is not lost when `receive` is cancelled in this very moment."""
+        try:
+            self._unread = await self._duplex.receive()
+        except ExchangeError:
+            self.gone.set()
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        goes_on = message["type"] == "http.response.body" and message.get("more_body", False)
+        if not goes_on or self.status != 200 or self.complete.is_set():
+            await super().send(message)
+        elif message.get("body"):
+            await self._send_piece(message["body"], message.get("priority"))
+
+    async def _send_piece(self, piece: bytes, priority: Priority | None) -> None:
+        try:
+            await self._duplex.send(piece, priority)
+        except TooLarge:
+            self.room = -1
+            raise
+        except ExchangeError as error:
+            self.gone.set()
+            raise OSError("nobody waits for this answer") from error
 
 
 async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:

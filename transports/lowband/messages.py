@@ -4,8 +4,9 @@ Either end asks; a request's id is chosen by who asks and is free again once its
 
     byte 0    kind << 5 | extended tables << 4 | CBOR body << 3 | compression      (compression: 0 none, 1 zstd,
               2 + n zstd with the n-th dictionary that the *receiver's* HELLO announced)
+              of a PART: kind << 5 | sent by who asked << 4 | number of the piece modulo 16
     number    exchange id (not in HELLO)
-    payload   compressed if that makes it smaller
+    payload   compressed if that makes it smaller; that of a PART never is
 
     HELLO     version, hash of the extended tables (4 bytes), hashes of dictionaries (4 bytes each)
     REQUEST   shape byte ((method * 5 + priority) << 3 | authority << 2 | authorization << 1 | headers),
@@ -13,6 +14,12 @@ Either end asks; a request's id is chosen by who asks and is free again once its
     RESPONSE  shape byte (status << 1 | headers), [status as number], [headers], body to the end
     CANCEL    nothing; the answer still comes, and is most likely a FAILURE
     FAILURE   code, reason: the link or the program failed, there is no HTTP status
+    PART      one piece of a duplex: 1 to 16,384 bytes, whatever they are
+
+A duplex is a POST whose body and whose answer go on in pieces while both ends like (method 5; `transports.duplex`): the
+REQUEST, then PARTs both ways, in the end one RESPONSE or FAILURE. Who asks sends its first PART when the REQUEST was
+acknowledged, who answers the RESPONSE when all its PARTs were. The asking end has no end of its own but CANCEL. Only
+ends of version 2 know of it.
 
 A message before the other end's HELLO uses MSC3079's tables and no dictionary, which every receiver has. Messages may
 overtake each other: whatever one relies on was acknowledged before it was written.
@@ -35,7 +42,9 @@ from transports.lowband import body as bodies
 from transports.lowband import fields, tables, targets
 from transports.lowband.dictionary import WIRE_HASH, CompressionError, Dictionaries, shipped
 
-VERSION = 1
+VERSION = 2
+DUPLEX_VERSION = 2
+"""The first version that knows PART and duplex requests."""
 MAX_CONTENT = 8 * 1024 * 1024
 """Bytes that one message may unfold to."""
 MAX_ID = 0xFFFF
@@ -47,6 +56,8 @@ _MAX_REASON = 200
 
 _METHODS = ("GET", "PUT", "POST", "DELETE")
 _OTHER_METHOD = len(_METHODS)
+_DUPLEX_METHOD = _OTHER_METHOD + 1
+_METHOD_OF = (*_METHODS, "", "POST")
 _METHOD = re.compile(r"[A-Z]{1,16}")
 _X_MATRIX = re.compile(r'(X-Matrix .*sig="?)([A-Za-z0-9+/]{85}[AQgw])(|".*)', re.DOTALL)
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
@@ -69,6 +80,7 @@ class Kind(IntEnum):
     RESPONSE = 2
     CANCEL = 3
     FAILURE = 4
+    PART = 5
 
 
 class FailureCode(IntEnum):
@@ -95,6 +107,7 @@ class Hello:
 class RequestMessage:
     exchange_id: int
     request: Request
+    duplex: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +128,17 @@ class Failure:
     reason: str
 
 
-Message = Hello | RequestMessage | ResponseMessage | Cancel | Failure
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`from_asker`: the exchange is one that the sender of this piece asked for. `number` is modulo 16."""
+
+    exchange_id: int
+    from_asker: bool
+    number: int
+    piece: bytes
+
+
+Message = Hello | RequestMessage | ResponseMessage | Cancel | Failure | Part
 
 
 class MessageError(ValueError):
@@ -148,11 +171,23 @@ class Session:
         hashes = self.dictionaries.hashes[:_MAX_DICTIONARIES]
         return bytes((Kind.HELLO << 5, VERSION)) + tables.extended().hash + b"".join(hashes)
 
-    def encode_request(self, exchange_id: int, request: Request) -> bytes:
-        """The request, without headers of no meaning here. Raises ValueError on what cannot be a request."""
+    @property
+    def carries_duplex(self) -> bool:
+        """Whether the other end is known to understand duplex requests."""
+        return self.peer is not None and self.peer.version >= DUPLEX_VERSION
+
+    def encode_request(self, exchange_id: int, request: Request, *, duplex: bool = False) -> bytes:
+        """The request, without headers of no meaning here. Raises ValueError on what cannot be a request.
+
+        A `duplex` request is a POST, and only for a peer that `carries_duplex`; its body arrives byte for byte.
+        """
         method = _METHODS.index(request.method) if request.method in _METHODS else _OTHER_METHOD
+        if duplex:
+            if request.method != "POST":
+                raise ValueError("only a POST goes on in pieces")
+            method = _DUPLEX_METHOD
         headers, authorization = _carried(request.headers)
-        verbatim = _VERBATIM.match(request.target) is not None
+        verbatim = duplex or _VERBATIM.match(request.target) is not None
         packed, headers = self._body(request.body, headers, verbatim)
         shape = (method * 5 + request.priority) << 3 | bool(request.authority) << 2 | (authorization is not None) << 1
         vocabulary = self._tables.vocabulary
@@ -196,6 +231,10 @@ class Session:
         reason = raw.decode(errors="ignore")
         payload = bytes((failure.code,)) + fields.text(reason, self._tables.vocabulary)
         return self._message(Kind.FAILURE, failure.exchange_id, payload, False)
+
+    def encode_part(self, part: Part) -> bytes:
+        """Two bytes and the piece, for exchange ids below 128."""
+        return bytes((Kind.PART << 5 | part.from_asker << 4 | part.number % 16,)) + fields.number(part.exchange_id) + part.piece
 
     @property
     def _extended(self) -> bool:
@@ -263,6 +302,8 @@ class Session:
                 self.peer = _decode_hello(reader)
                 return self.peer
             exchange_id = reader.number(MAX_ID)
+            if kind is Kind.PART:
+                return Part(exchange_id, bool(first & 0x10), first & 0xF, reader.rest())
             payload = fields.Reader(self._expanded(first & 7, reader.rest()))
             return self._decode(kind, exchange_id, payload, first)
         except ValueError as error:
@@ -271,7 +312,8 @@ class Session:
     def _decode(self, kind: Kind, exchange_id: int, payload: fields.Reader, first: int) -> Message:
         table, cbor = tables.extended() if first & 0x10 else tables.msc3079(), bool(first & 8)
         if kind is Kind.REQUEST:
-            return RequestMessage(exchange_id, self._decode_request(payload, table, cbor))
+            request, duplex = self._decode_request(payload, table, cbor)
+            return RequestMessage(exchange_id, request, duplex)
         if kind is Kind.RESPONSE:
             return ResponseMessage(exchange_id, _decode_response(payload, table, cbor))
         if kind is Kind.CANCEL:
@@ -291,13 +333,14 @@ class Session:
             name = ours[compression - 2]
         return self.dictionaries.decompress(payload, name, self.max_content)
 
-    def _decode_request(self, payload: fields.Reader, table: tables.Tables, cbor: bool) -> Request:
+    def _decode_request(self, payload: fields.Reader, table: tables.Tables, cbor: bool) -> tuple[Request, bool]:
+        """The request, and whether it is duplex."""
         shape = payload.byte()
         method_number, priority = divmod(shape >> 3, 5)
-        if method_number > _OTHER_METHOD:
+        if method_number > _DUPLEX_METHOD:
             raise fields.FieldError("an unknown method")
         vocabulary = table.vocabulary
-        method = _METHODS[method_number] if method_number < _OTHER_METHOD else payload.text(vocabulary, 16)
+        method = payload.text(vocabulary, 16) if method_number == _OTHER_METHOD else _METHOD_OF[method_number]
         if not _METHOD.fullmatch(method):
             raise fields.FieldError("not a method")
         authority = payload.text(vocabulary, 255) if shape & 4 else ""
@@ -309,7 +352,7 @@ class Session:
         if authorization is not None:
             headers = (("authorization", authorization), *headers)
         body, headers = _take_body(payload, table, cbor, headers)
-        return Request(method, target, authority, headers, body, Priority(priority))
+        return Request(method, target, authority, headers, body, Priority(priority)), method_number == _DUPLEX_METHOD
 
     def _take_authorization(self, payload: fields.Reader, table: tables.Tables) -> str:
         head = payload.number(MAX_HANDLES << 2 | 3)
