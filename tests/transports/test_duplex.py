@@ -528,8 +528,7 @@ async def test_a_full_window_is_let_go_when_the_line_breaks(autojump_clock):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(break_off)
             with trio.fail_after(600), pytest.raises(Interrupted):
-                while True:
-                    await duplex.send(bytes(2000))
+                await send_all(duplex, [bytes(2000)] * 100)
 
 
 async def test_a_piece_of_twenty_bytes_on_the_wire(autojump_clock):
@@ -543,6 +542,6 @@ async def test_a_piece_of_twenty_bytes_on_the_wire(autojump_clock):
         assert await duplex.receive() == TWENTY
         assert trio.current_time() - before < 0.21
         await trio.sleep(20)
-    assert [end for end, _ in frames] == ["memory-b", "memory-a"]
-    assert frames[0][1] <= 48  # the seal is random, so that HDLC escapes a byte or two of it
-    assert frames[1][1] <= 29
+        assert [end for end, _ in frames] == ["memory-b", "memory-a"]
+        assert frames[0][1] <= 52  # 46 and what HDLC escapes: the seal is random
+        assert frames[1][1] <= 33  # 27 likewise
