@@ -280,12 +280,12 @@ class Multiplexer:
     async def _send_request(self, exchange_id: int, request: Request, waiting: _Waiting) -> None:
         try:
             with waiting.sending:
-                with trio.move_on_after(HELLO_PATIENCE):
-                    await self._greeted.wait()
                 duplex = waiting.stream is not None
+                # There is no other form of a duplex to fall back to: it waits for a HELLO that has to be repeated, too.
+                with trio.move_on_after(float("inf") if duplex else HELLO_PATIENCE):
+                    await self._greeted.wait()
                 if duplex and not self._session.carries_duplex:
-                    known = self._session.peer is not None
-                    raise Unreachable("the other end knows no duplex requests" if known else "the other end has not said hello")
+                    raise Unreachable("the other end knows no duplex requests")
                 message = self._session.encode_request(exchange_id, request, duplex=duplex)
                 if len(message) > self._connection.max_message:
                     raise TooLarge(f"a request of {len(message)} bytes is more than this link carries")
