@@ -218,6 +218,25 @@ class Discovery:
 
 
 @dataclass(frozen=True, slots=True)
+class LowBandwidth:
+    """The client API in few bytes, as CoAP and CBOR over DTLS (MSC3079), for apps that speak it. It is off while there is no address."""
+
+    listen: list[str] = option(
+        [],
+        "host:port (UDP) to listen on. Open it to whom you open HTTPS to: people log in over it as they do there.",
+        example=["0.0.0.0:8448"],
+    )
+    port: int = option(0, "The UDP port that clients are told of in /versions. 0: that of the first address.")
+    certificate: bool = option(True, "Let clients in that check a certificate: the one of [http].")
+    pre_shared_keys: list[str] = option(
+        [],
+        "identity:key, with the key in hexadecimal digits, for clients that use a key instead: their connections cost half as many bytes."
+        " It opens the line only; people log in all the same.",
+        example=["rover:2f7d0c5e9b1a48d3a6c4e8f01b2d3c4a"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Bridges:
     """Application services: bridges to other networks, and bots, that run beside this box."""
 
@@ -293,6 +312,7 @@ class Config:
     links: list[Link] = field(default_factory=list)
     contacts: list[Contact] = field(default_factory=list)
     discovery: Discovery = field(default_factory=Discovery)
+    low_bandwidth: LowBandwidth = field(default_factory=LowBandwidth)
     push: Push = field(default_factory=Push)
     turn: Turn = field(default_factory=Turn)
     notices: Notices = field(default_factory=Notices)
@@ -318,6 +338,7 @@ _SECTIONS: Mapping[str, type] = {
     "media": Media,
     "federation": Federation,
     "discovery": Discovery,
+    "low_bandwidth": LowBandwidth,
     "push": Push,
     "turn": Turn,
     "notices": Notices,
@@ -404,6 +425,7 @@ def _check(config: Config) -> None:
     for key in ("client", "tls", "federation"):
         for address in getattr(config.http, key):
             host_and_port(address, f"[http] {key}")
+    _check_low_bandwidth(config.low_bandwidth)
     if bool(config.http.certificate) != bool(config.http.certificate_key):
         raise ConfigError("[http] certificate and certificate_key go together: give both or neither.")
     for key in ("unifiedpush_urls", "private_gateways"):
@@ -417,6 +439,17 @@ def _check(config: Config) -> None:
     for link in config.links:
         if not link.uri:
             raise ConfigError("[[links]] needs a uri, such as serial:/dev/ttyUSB0,2400.")
+
+
+def _check_low_bandwidth(section: LowBandwidth) -> None:
+    for address in section.listen:
+        host_and_port(address, "[low_bandwidth] listen")
+    for given in section.pre_shared_keys:
+        pre_shared_key(given)
+    if section.port > 65535:
+        raise ConfigError(f"[low_bandwidth] port = {section.port} is not a port, which is below 65536.")
+    if section.listen and not (section.certificate or section.pre_shared_keys):
+        raise ConfigError("[low_bandwidth] listen needs certificate = true or pre_shared_keys: a line has to be encrypted by something.")
 
 
 def _check_services(config: Config) -> None:
@@ -443,6 +476,18 @@ def host_and_port(address: str, where: str) -> tuple[str, int]:
     if not host or not (port.isascii() and port.isdecimal()) or not 0 <= int(port) < 65536:
         raise ConfigError(f"{where} = {address!r} is not host:port, such as 0.0.0.0:8008.")
     return host.strip("[]"), int(port)
+
+
+def pre_shared_key(given: str) -> tuple[bytes, bytes]:
+    """Identity and key of identity:hexadecimal digits. Raises `ConfigError`."""
+    identity, _, digits = given.rpartition(":")
+    try:
+        key = bytes.fromhex(digits)
+    except ValueError:
+        key = b""
+    if not 0 < len(identity.encode()) <= 128 or not 16 <= len(key) <= 64:
+        raise ConfigError("[low_bandwidth] pre_shared_keys are identity:key, with 32 to 128 hexadecimal digits after the last colon.")
+    return identity.encode(), key
 
 
 def origin_of(url: str, where: str) -> tuple[str, str, int]:

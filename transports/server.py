@@ -1,7 +1,8 @@
 """The other end's requests become calls of an ASGI application (ASGI 3.0, HTTP scope 2.4).
 
 The scope is that of any HTTP request; `extensions["link"]` holds the `LinkProfile`, so that an endpoint may fit its
-answer to the line, and `client` is None. The application's answer is collected whole: a link carries whole messages.
+answer to the line, and `client` is None unless the wire knows an address. The application's answer is collected whole: a
+link carries whole messages.
 
 A duplex request is a POST with `extensions["duplex"]` as well. Its pieces come as `http.request` with `more_body` True, the
 request's own body first; `http.disconnect` when the asking end has left. With status 200 each `http.response.body` with
@@ -69,19 +70,23 @@ async def serve(
 class AsgiHandler:
     """Carries out one request at a time of any number at once."""
 
-    def __init__(self, app: AsgiApp, profile: LinkProfile, *, max_response: int = MAX_RESPONSE) -> None:
+    def __init__(
+        self, app: AsgiApp, profile: LinkProfile, *, max_response: int = MAX_RESPONSE, client: tuple[str, int] | None = None
+    ) -> None:
+        """`client` is the address of the other end, where it has one."""
         self._app = app
         self._profile = profile
         self._max_response = max_response
+        self._client = client
 
     async def __call__(self, request: Request, gone: trio.Event) -> Response:
         """The application's answer; 500 if it fails. `gone` becomes `http.disconnect`. Raises TooLarge on an answer
         beyond the bound."""
-        return await self._carry_out(request, _scope(request, self._profile), _Call(request.body, gone, self._max_response))
+        return await self._carry_out(request, _scope(request, self._profile, self._client), _Call(request.body, gone, self._max_response))
 
     async def converse(self, request: Request, duplex: Duplex) -> Response:
         """Carries the application's pieces, and returns its answer as above."""
-        scope = _scope(request, self._profile, duplex=True)
+        scope = _scope(request, self._profile, self._client, duplex=True)
         return await self._carry_out(request, scope, _DuplexCall(request.body, duplex, self._max_response))
 
     async def _carry_out(self, request: Request, scope: Scope, call: _Call) -> Response:
@@ -100,7 +105,7 @@ class AsgiHandler:
         return Response(call.status, call.headers, b"".join(call.body))
 
 
-def _scope(request: Request, profile: LinkProfile, *, duplex: bool = False) -> Scope:
+def _scope(request: Request, profile: LinkProfile, client: tuple[str, int] | None, *, duplex: bool = False) -> Scope:
     path, _, query = request.target.partition("?")
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in request.headers]
     if request.authority:
@@ -121,7 +126,7 @@ def _scope(request: Request, profile: LinkProfile, *, duplex: bool = False) -> S
         "query_string": query.encode(),
         "root_path": "",
         "headers": headers,
-        "client": None,
+        "client": client,
         "server": None,
         "extensions": extensions,
     }

@@ -357,6 +357,11 @@ async def serve(config: Config, *, on_ready: Callable[[Ready], None]) -> None:
         tls_addresses = [*config.http.tls, *config.http.federation]
         if tls_addresses:
             federation_urls = await nursery.start(serve_http, box.app, tls_addresses, _certificate(config, box.identity))
+        if config.low_bandwidth.listen:
+            from edgeserver.app.low_bandwidth import serve_low_bandwidth
+
+            tls = _certificate(config, box.identity) if config.low_bandwidth.certificate else None
+            await nursery.start(serve_low_bandwidth, box.app, config.low_bandwidth, tls)
         neighbours = _start_discovery(nursery, box) if config.discovery.mdns else None
         await serve_control(nursery, box, client_urls, federation_urls, neighbours)
         on_ready(Ready(box.identity.server_name, client_urls, federation_urls, box.identity.is_new, await _owner(box)))

@@ -70,6 +70,7 @@ from edgeserver.api.server import keys as server_keys
 from edgeserver.api.server import media as server_media
 from edgeserver.api.server import users as server_users
 from edgeserver.api.user_interactive import UserInteractive, standard_stages
+from edgeserver.config import host_and_port
 from edgeserver.matrix.room_versions import DEFAULT, SUPPORTED
 from edgeserver.store.account_data import ignored_users
 from edgeserver.sync.filters import FilterReader
@@ -129,7 +130,10 @@ def client_routes(
         users.devices.when_deleted(login_tokens.devices_deleted)
     can = {"m.3pid_changes": {"enabled": users.emails is not None}, "m.get_login_token": {"enabled": login_tokens is not None}}
     found = [
-        *versions.routes({**UNSTABLE_FEATURES, thread_subscriptions.FEATURE: config.features.thread_subscriptions}),
+        *versions.routes(
+            {**UNSTABLE_FEATURES, thread_subscriptions.FEATURE: config.features.thread_subscriptions},
+            low_bandwidth=_low_bandwidth(config),
+        ),
         *well_known.routes(
             base_url=config.http.public_url or None, server=config.http.well_known_server or None, support=_support(config)
         ),
@@ -200,6 +204,15 @@ def client_routes(
     if bridging is not None:
         found += application_services.routes(bridging, bridging.third_party)
     return found
+
+
+def _low_bandwidth(config: Config) -> dict[str, int] | None:
+    """What /versions tells of the listener for MSC3079."""
+    section = config.low_bandwidth
+    if not section.listen:
+        return None
+    port = section.port or host_and_port(section.listen[0], "[low_bandwidth] listen")[1]
+    return {"dtls": port, "cbor_enum_version": 1, "coap_enum_version": 1, "observe": 1}
 
 
 def _support(config: Config) -> dict[str, Any] | None:

@@ -317,6 +317,11 @@ class ServerSession:
         if observer is not None:
             observer.message_id, observer.fetching = message_id, more
 
+    def observes(self, exchange: int) -> bool:
+        """Whether that request's observer is there and registered."""
+        observer = self._observers.by_exchange(exchange)
+        return observer is not None and observer.registered
+
     def is_free(self, exchange: int) -> bool:
         """Whether that observer is there and has all that it was told."""
         observer = self._observers.by_exchange(exchange)

@@ -1,0 +1,203 @@
+"""One client of MSC3079 over a channel of datagrams: its messages become requests, the responses go back as the wire likes them.
+
+The channel is any that carries whole datagrams and tells by trio's errors that it has ended; `transports.dtls` makes such. The handler is
+that of every wire (`transports.server.AsgiHandler`).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from transports.coap.message import Code
+from transports.coap.server import Asked, Forgotten, ServerSession, Taken
+from transports.exchange import Response, TooLarge
+from transports.msc3079 import mapping, syncing
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from transports.coap.blockwise import Allowance
+    from transports.coap.message import Options
+    from transports.coap.server import Event
+    from transports.exchange import Request
+    from transports.msc3079.mapping import Asking
+
+    Handler = Callable[[Request, trio.Event], Awaitable[Response]]
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 3600.0
+"""A client of whom nothing has come for so long has gone; those that there are ping once a minute."""
+LARGE = 128 * 1024
+"""Bytes of a body from which it is rewritten on another thread."""
+_AT_LEAST_SECONDS = 1.0
+_PATIENCE = 3
+
+
+class Channel(Protocol):
+    """Whole datagrams to and from one peer. Both raise trio's ClosedResourceError, BrokenResourceError or EndOfChannel at the end."""
+
+    async def send(self, data: bytes) -> None: ...
+
+    async def receive(self) -> bytes: ...
+
+
+async def serve(
+    channel: Channel,
+    handler: Handler,
+    allowance: Allowance,
+    *,
+    idle: float = IDLE_SECONDS,
+    chance: Callable[[], float] = random.random,
+) -> None:
+    """Answers one client until it or the channel has gone. `allowance` bounds what all clients together have in transfers."""
+    await _Session(channel, handler, ServerSession(chance, allowance, extra=mapping.UNDERSTOOD), idle).run()
+
+
+@dataclass(eq=False, slots=True)
+class _Observation:
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    taken: trio.Event = field(default_factory=trio.Event)
+
+
+class _Session:
+    def __init__(self, channel: Channel, handler: Handler, server: ServerSession, idle: float) -> None:
+        self._channel = channel
+        self._handler = handler
+        self._server = server
+        self._idle = idle
+        self._memory = mapping.Memory()
+        self._gone = trio.Event()
+        self._changed = trio.Event()
+        self._sending = trio.Lock()
+        self._observations: dict[int, _Observation] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._keep_time)
+                await self._listen()
+                self._gone.set()
+                self._nursery.cancel_scope.cancel()
+        finally:
+            self._gone.set()
+            self._server.close()
+
+    async def _listen(self) -> None:
+        while True:
+            with trio.move_on_after(self._idle) as patience:
+                try:
+                    data = await self._channel.receive()
+                except (trio.ClosedResourceError, trio.BrokenResourceError, trio.EndOfChannel):
+                    return
+            if patience.cancelled_caught:
+                return
+            await self._act(self._server.receive(data, trio.current_time()))
+
+    async def _keep_time(self) -> None:
+        while True:
+            self._changed = trio.Event()
+            deadline = self._server.deadline
+            with trio.move_on_at(float("inf") if deadline is None else deadline):
+                await self._changed.wait()
+            await self._act(self._server.advance(trio.current_time()))
+
+    async def _act(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Asked):
+                self._begin(event)
+            elif isinstance(event, Taken) and (observation := self._observations.get(event.exchange)) is not None:
+                observation.taken.set()
+            elif isinstance(event, Forgotten) and (observation := self._observations.get(event.exchange)) is not None:
+                observation.scope.cancel()
+        await self._flush()
+
+    async def _flush(self) -> None:
+        """Sends what there is to send, in its order."""
+        self._changed.set()
+        async with self._sending:
+            for data in self._server.take():
+                try:
+                    await self._channel.send(data)
+                except (trio.ClosedResourceError, trio.BrokenResourceError):
+                    return  # whoever listens finds out
+
+    def _begin(self, asked: Asked) -> None:
+        """Reads the request at once: what it says of token and version holds for those that come after it."""
+        try:
+            asking = mapping.request_of(asked.request, self._memory)
+        except mapping.Refused as refused:
+            self._server.answer(asked.exchange, refused.code, (), refused.reason.encode(), trio.current_time())
+            return
+        assert self._nursery is not None
+        if syncing.is_sync(asking.request) and asked.observes:
+            self._nursery.start_soon(self._observe, asked.exchange, asking)
+        else:
+            if asked.deregisters and syncing.is_sync(asking.request):
+                asking = mapping.Asking(syncing.at_once(asking.request), asking.wants_json)
+            self._nursery.start_soon(self._carry_out, asked.exchange, asking)
+
+    async def _carry_out(self, exchange: int, asking: Asking) -> None:
+        response = await self._response(asking.request)
+        await self._answer(exchange, asking, response)
+
+    async def _answer(self, exchange: int, asking: Asking, response: Response, *, observe: bool = False) -> None:
+        code, options, payload = await self._message(asking, response)
+        self._server.answer(exchange, code, options, payload, trio.current_time(), observe=observe)
+        await self._flush()
+
+    async def _response(self, request: Request) -> Response:
+        try:
+            return await self._handler(request, self._gone)
+        except TooLarge as error:
+            log.info("an answer over CoAP was too large: %s", error)
+            body = b'{"errcode":"M_TOO_LARGE","error":"The answer is larger than is sent over CoAP."}'
+            return Response(500, (("content-type", "application/json"),), body)
+
+    async def _message(self, asking: Asking, response: Response) -> tuple[int, Options, bytes]:
+        if len(response.body) < LARGE:
+            return mapping.message_of(response, self._memory, wants_json=asking.wants_json)
+        memory = mapping.Memory(None, self._memory.version)
+        return await trio.to_thread.run_sync(lambda: mapping.message_of(response, memory, wants_json=asking.wants_json))
+
+    # — observing /sync
+
+    async def _observe(self, exchange: int, asking: Asking) -> None:
+        observation = self._observations[exchange] = _Observation()
+        try:
+            with observation.scope:
+                first = await self._response(syncing.at_once(asking.request))
+                batch = syncing.batch_of(first.body) if first.status == 200 else None
+                await self._answer(exchange, asking, first, observe=batch is not None)
+                if batch is not None:
+                    await self._tell_news(exchange, observation, asking, batch, syncing.counts_of(first.body))
+        finally:
+            del self._observations[exchange]
+
+    async def _tell_news(self, exchange: int, observation: _Observation, asking: Asking, batch: str, counts: dict[str, Any]) -> None:
+        """Polls on behalf of the client. The next poll says that the last answer has arrived, so it waits until that is true."""
+        troubles = 0
+        while self._server.observes(exchange):
+            while not self._server.is_free(exchange):
+                observation.taken = trio.Event()
+                await observation.taken.wait()
+            began = trio.current_time()
+            response = await self._response(syncing.after(asking.request, batch))
+            troubles = troubles + 1 if response.status == 429 or response.status >= 500 else 0
+            after = syncing.batch_of(response.body) if response.status == 200 else None
+            if 0 < troubles < _PATIENCE or (after is not None and not syncing.has_news(response.body, counts)):
+                batch = after or batch
+                await trio.sleep_until(began + _AT_LEAST_SECONDS * (1 + 10 * troubles))
+                continue
+            code, options, payload = await self._message(asking, response)
+            told = self._server.notify(exchange, code, options, payload, trio.current_time())
+            await self._flush()
+            if not told or after is None or code >= Code.BAD_REQUEST:
+                return
+            batch, counts = after, counts | syncing.counts_of(response.body)
