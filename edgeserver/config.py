@@ -227,7 +227,7 @@ class LowBandwidth:
         example=["0.0.0.0:8448"],
     )
     port: int = option(0, "The UDP port that clients are told of in /versions. 0: that of the first address.")
-    certificate: bool = option(True, "Let clients in that check a certificate: the one of [http].")
+    certificate: bool = option(True, "Let clients in that check a certificate: the one of [http], or one that the box makes itself.")
     pre_shared_keys: list[str] = option(
         [],
         "identity:key, with the key in hexadecimal digits, for clients that use a key instead: their connections cost half as many bytes."

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.hashes import SHA256
+
 
 class CertificateError(ValueError):
     """Not an X.509 certificate with an ed25519 key."""
@@ -22,15 +26,29 @@ def make_certificate(seed: bytes, server_name: str, *, now: datetime, lifetime: 
     The subject alternative name is the host of `server_name` (an address or a DNS name; its port is left out). `now` is
     an aware datetime; the certificate is valid from a day before it, because a box's clock may be wrong.
     """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return _self_signed(Ed25519PrivateKey.from_private_bytes(seed), None, server_name, now, lifetime)
+
+
+def make_p256_certificate(server_name: str, *, now: datetime, lifetime: timedelta) -> tuple[bytes, bytes]:
+    """As `make_certificate`, with a new key on the curve P-256: clients of CoAP over DTLS know no ed25519."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    return _self_signed(ec.generate_private_key(ec.SECP256R1()), SHA256(), server_name, now, lifetime)
+
+
+def _self_signed(
+    key: Ed25519PrivateKey | EllipticCurvePrivateKey, digest: SHA256 | None, server_name: str, now: datetime, lifetime: timedelta
+) -> tuple[bytes, bytes]:
     import ipaddress
     from datetime import timedelta
 
     from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-    key = Ed25519PrivateKey.from_private_bytes(seed)
     host = host_of(server_name)
     try:
         alternative: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
@@ -48,7 +66,7 @@ def make_certificate(seed: bytes, server_name: str, *, now: datetime, lifetime: 
         .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(key, None)
+        .sign(key, digest)
     )
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return certificate.public_bytes(Encoding.PEM), private

@@ -360,7 +360,7 @@ async def serve(config: Config, *, on_ready: Callable[[Ready], None]) -> None:
         if config.low_bandwidth.listen:
             from edgeserver.app.low_bandwidth import serve_low_bandwidth
 
-            tls = _certificate(config, box.identity) if config.low_bandwidth.certificate else None
+            tls = _dtls_certificate(config, box.identity) if config.low_bandwidth.certificate else None
             await nursery.start(serve_low_bandwidth, box.app, config.low_bandwidth, tls)
         neighbours = _start_discovery(nursery, box) if config.discovery.mdns else None
         await serve_control(nursery, box, client_urls, federation_urls, neighbours)
@@ -401,14 +401,27 @@ def _certificate(config: Config, identity: BoxIdentity) -> Tls:
     return made
 
 
-def _make_certificate(tls: Tls, identity: BoxIdentity) -> None:
+def _dtls_certificate(config: Config, identity: BoxIdentity) -> Tls:
+    """The configured certificate, or one of its own that DTLS clients can check, made when it is missing."""
+    if config.http.certificate:
+        return _certificate(config, identity)
+    made = Tls(config.data / "dtls.pem", config.data / "dtls.key")
+    if not made.certificate.exists() or not made.key.exists():
+        _make_certificate(made, identity, p256=True)
+    return made
+
+
+def _make_certificate(tls: Tls, identity: BoxIdentity, *, p256: bool = False) -> None:
     from datetime import UTC, datetime, timedelta
 
-    from transports.self_signed import make_certificate
+    from transports.self_signed import make_certificate, make_p256_certificate
 
     # The key in it is what counts, and a box may not know the year: valid from long ago until long after.
-    start = datetime(2020, 1, 1, tzinfo=UTC)
-    certificate, key = make_certificate(identity.seed, identity.server_name, now=start, lifetime=timedelta(days=365 * 100))
+    start, lifetime = datetime(2020, 1, 1, tzinfo=UTC), timedelta(days=365 * 100)
+    if p256:
+        certificate, key = make_p256_certificate(identity.server_name, now=start, lifetime=lifetime)
+    else:
+        certificate, key = make_certificate(identity.seed, identity.server_name, now=start, lifetime=lifetime)
     tls.key.touch(0o600)
     tls.key.write_bytes(key)
     tls.certificate.write_bytes(certificate)

@@ -18,7 +18,7 @@ burst is spent (§4.7). Sans-io: `take()` gives the datagrams to send, `deadline
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from transports.coap.message import Code, Message, MessageError, Options, Type, decode, encode
@@ -172,6 +172,9 @@ class Messenger:
         found: list[Event] = [Delivered(message.message_id)]
         if message.is_response:
             found.append(Received(message))
+        elif message.is_request:
+            # RFC 7252 §4.2 has no request in an ACK, but go-coap asks for a notification's second block in the ACK of the first one.
+            found.append(Received(replace(message, type=Type.NON)))
         return found
 
     def _remember(self, message_id: int, now: float) -> None:
