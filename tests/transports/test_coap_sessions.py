@@ -53,13 +53,15 @@ def test_what_is_lost_on_the_way_is_made_good(quick, seed):
     assert len(world.asked) == 1
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_sets_of_blocks_survive_a_third_of_all_datagrams_lost(seed):
-    world = World(large, loss=0.3, seed=seed, quick=True)
-    world.ask()
-    world.run()
-    assert [getattr(answer, "payload", None) for answer in world.answers] in ([BODY], [None])
-    assert len(world.asked) <= 1
+def test_sets_of_blocks_survive_a_third_of_all_datagrams_lost():
+    whole = 0
+    for seed in range(20):
+        world = World(large, loss=0.3, seed=seed, quick=True)
+        world.ask()
+        world.run()
+        assert len(world.asked) <= 1
+        whole += [answer.payload for answer in world.answers if isinstance(answer, Answered)] == [BODY]
+    assert whole >= 17  # a CON is given up when none of its five transmissions is answered
 
 
 def test_sets_of_blocks_need_fewer_round_trips_than_single_blocks():
@@ -74,10 +76,7 @@ def test_sets_of_blocks_need_fewer_round_trips_than_single_blocks():
 
 
 def test_a_peer_that_does_not_know_sets_is_sent_single_blocks():
-    def refuses_sets(to, message):
-        return False
-
-    world = World(large, quick=True, loses=refuses_sets)
+    world = World(large, quick=True)
     world.server._known.pop(Option.Q_BLOCK2)
     world.ask()
     world.run()
