@@ -92,7 +92,8 @@ class DtlsChannel:
 class DtlsListener:
     """Serves clients with `serve(channel)`, which returns when it has done with one. `run` until cancelled.
 
-    `port` 0 takes a free one; `address` says which. Raises DtlsError from `run` where address or certificate cannot be used.
+    `port` 0 takes a free one; `address` says which. `silent` and `check_certificate` are in seconds. Raises DtlsError from `run` where
+    address or certificate cannot be used.
     """
 
     def __init__(
@@ -104,12 +105,16 @@ class DtlsListener:
         *,
         max_sessions: int = MAX_SESSIONS,
         max_of_address: int = MAX_OF_ADDRESS,
+        silent: float = SILENT_SECONDS,
+        check_certificate: float = CHECK_CERTIFICATE_SECONDS,
     ) -> None:
         self.address: tuple[str, int] = (host, port)
         self._credentials = credentials
         self._serve = serve
         self._max_sessions = max_sessions
         self._max_of_address = max_of_address
+        self._silent = silent
+        self._check_certificate = check_certificate
         self._sessions: set[DtlsChannel] = set()
         self._handshakes = 0
         self._addresses: Counter[str] = Counter()
@@ -133,7 +138,7 @@ class DtlsListener:
         with trio.DTLSEndpoint(cast("Any", _Socket(socket)), incoming_packets_buffer=INBOX) as endpoint:
             async with trio.open_nursery() as nursery:
                 if self._credentials.certificate is not None:
-                    nursery.start_soon(context.keep_fresh)
+                    nursery.start_soon(context.keep_fresh, self._check_certificate)
                 await nursery.start(endpoint.serve, context.context, self._attend)
                 task_status.started()
 
@@ -171,7 +176,7 @@ class DtlsListener:
         if len(self._sessions) < self._max_sessions:
             return True
         silent = min(self._sessions, key=lambda session: session.heard_at)
-        if trio.current_time() - silent.heard_at < SILENT_SECONDS:
+        if trio.current_time() - silent.heard_at < self._silent:
             return False
         self._sessions.discard(silent)
         silent.scope.cancel()
@@ -235,15 +240,19 @@ class _Context:
 
     def _load(self) -> None:
         """Takes up certificate and key from their files. Raises DtlsError."""
-        chain, key = str(self._credentials.certificate).encode(), str(self._credentials.key).encode()
-        loaded = (
-            self._lib.SSL_CTX_use_certificate_chain_file(self._pointer, chain) == 1
-            and self._lib.SSL_CTX_use_PrivateKey_file(self._pointer, key, self._lib.SSL_FILETYPE_PEM) == 1
-            and self._lib.SSL_CTX_check_private_key(self._pointer) == 1
-        )
-        if not loaded:
-            self._lib.ERR_clear_error()
-            raise DtlsError(f"the certificate {chain.decode()} with the key {key.decode()} cannot be used")
+        from OpenSSL import SSL
+
+        chain, key = str(self._credentials.certificate), str(self._credentials.key)
+        trial = SSL.Context(SSL.DTLS_SERVER_METHOD)  # what does not belong together must not get into the one that is in use
+        try:
+            trial.use_certificate_chain_file(chain)
+            trial.use_privatekey_file(key)
+            trial.check_privatekey()
+        except SSL.Error as error:
+            raise DtlsError(f"the certificate {chain} with the key {key} cannot be used") from error
+        self._lib.SSL_CTX_use_certificate_chain_file(self._pointer, chain.encode())
+        self._lib.SSL_CTX_use_PrivateKey_file(self._pointer, key.encode(), self._lib.SSL_FILETYPE_PEM)
+        self._lib.ERR_clear_error()
 
     def _psk_callback(self, keys: Mapping[bytes, bytes]) -> Any:
         ffi = self._ffi
@@ -257,11 +266,11 @@ class _Context:
 
         return ffi.callback("unsigned int (SSL *, const char *, unsigned char *, unsigned int)", find, error=0)
 
-    async def keep_fresh(self) -> None:
+    async def keep_fresh(self, seconds: float) -> None:
         """Takes up the certificate again when its files change; handshakes from then on show the new one."""
         seen = self._changed_at()
         while True:
-            await trio.sleep(CHECK_CERTIFICATE_SECONDS)
+            await trio.sleep(seconds)
             now = self._changed_at()
             if now is None or now == seen:
                 continue
