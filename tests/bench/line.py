@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import orjson
 import trio
 import trio.testing
 
@@ -357,13 +358,58 @@ def _wait_for_message(box: LineBox, token: str, room_id: str, body: str) -> None
     wait_for("the message at the other box", there, timeout=60)
 
 
+# A client of MSC3079
+
+
+def low_bandwidth(report: Report, folder: Path) -> None:
+    """What one message costs a client of CoAP over DTLS, without IP and UDP headers, when its connection stands."""
+    if not report.wants("line.msc3079.send.bytes", "line.msc3079.response.bytes"):
+        return
+    say("msc3079")
+    folder.mkdir()
+    cipher = "PSK-AES128-CCM8"
+    sent, answered, room_id = trio.run(_low_bandwidth, folder, cipher)
+    note = f"CoAP message and DTLS record ({cipher}) of 'Hello World' in a room with an id of {len(room_id)} characters, txn id of 10"
+    report.line("line.msc3079.send.bytes", sent, "B", n=1, note=note)
+    report.line("line.msc3079.response.bytes", answered, "B", n=1, note=note)
+
+
+async def _low_bandwidth(folder: Path, cipher: str) -> tuple[int, int, str]:
+    from edgeserver.app.low_bandwidth import serve_low_bandwidth
+    from edgeserver.config import parse
+    from tests.flows.world import World
+    from tests.transports.coap_client import CoapClient
+    from tests.transports.dtls_client import dtls_client
+
+    key = bytes(range(16))
+    text = f'[low_bandwidth]\nlisten = ["127.0.0.1:0"]\ncertificate = false\npre_shared_keys = ["bench:{key.hex()}"]\n'
+    async with World(folder) as world:
+        box = await world.box("a", text)
+        alice = await box.person("alice")
+        room_id = await alice.create_room()
+        async with trio.open_nursery() as nursery:
+            (port,) = await nursery.start(serve_low_bandwidth, box.box.app, parse(text).low_bandwidth, None)
+            async with dtls_client(("127.0.0.1", port), psk=(b"bench", key), cipher=cipher) as channel:
+                await channel.channel.do_handshake()
+                client = CoapClient(channel)
+                await nursery.start(client.run)
+                await client.request("GET", f"{CLIENT}/account/whoami", token=alice.token)  # the token holds from here on
+                channel.wire.clear()
+                target = f"{CLIENT}/rooms/{quote(room_id)}/send/m.room.message/m.12345678"
+                await client.request("PUT", target, orjson.dumps(_text("Hello World")))
+                (way_out, request), (way_in, response) = channel.wire
+                if (way_out, way_in) != ("out", "in"):
+                    raise LabError("a message and its answer were more than one datagram each")
+                nursery.cancel_scope.cancel()
+    return len(request), len(response), room_id
+
+
 def not_measured(report: Report) -> None:
     """The names of what this benchmark does not measure, and why."""
     for name, why in LATER.items():
         report.missing("B", why, f"{name}.bytes")
         report.missing("s", why, f"{name}.s")
     report.missing("B", "there is no text client on lines yet", *(f"{name}.bytes" for name in UNBUILT))
-    report.missing("B", "not measured by this benchmark yet", "line.msc3079.send.bytes", "line.msc3079.response.bytes")
     report.missing("share", "not measured by this benchmark yet", "line.loss10.goodput", "line.loss30.goodput")
     for radio in ("sf7", "longfast"):
         for name in RADIO:
@@ -377,6 +423,7 @@ def main() -> None:
         behind_the_proxy(report, Path(folder))
         between_boxes(report, Path(folder) / "boxes")
         idle_hour(report, Path(folder) / "idle")
+        low_bandwidth(report, Path(folder) / "msc3079")
     not_measured(report)
 
 

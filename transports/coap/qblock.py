@@ -100,8 +100,12 @@ class BlockReceiver:
         self._max_body = max_body
         self._blocks: dict[int, bytes] = {}
         self._count: int | None = None
+        self._highest = -1
         self._tries = 0
-        self._asked = -1
+        self._went_on = 0
+        self._skipped = 0
+        self.contiguous = 0
+        """The number of the first block that is not there."""
         self._due = now + NON_RECEIVE_TIMEOUT
         self.size = 0
 
@@ -112,7 +116,7 @@ class BlockReceiver:
         if at.start + len(payload) > self._max_body or at.number >= MAX_BLOCKS:
             raise BlockError("a body that is too large")
         if not at.more:
-            if self._count not in (None, at.number + 1) or any(number > at.number for number in self._blocks):
+            if self._count not in (None, at.number + 1) or self._highest > at.number:
                 raise BlockError("a second last block")
             self._count = at.number + 1
         elif self._count is not None and at.number >= self._count - 1:
@@ -122,6 +126,9 @@ class BlockReceiver:
         if at.number in self._blocks:
             return False
         self._blocks[at.number] = payload
+        self._highest = max(self._highest, at.number)
+        while self.contiguous in self._blocks:
+            self.contiguous += 1
         self.size += len(payload)
         return True
 
@@ -132,25 +139,17 @@ class BlockReceiver:
             return None
         return b"".join(self._blocks[number] for number in range(self._count))
 
-    @property
-    def contiguous(self) -> int:
-        """The number of the first block that is not there."""
-        number = 0
-        while number in self._blocks:
-            number += 1
-        return number
-
     def completed_set(self) -> int | None:
         """The number of the next block to go on with, once for each set whose blocks and all before are there."""
         number = self.contiguous
-        if number % MAX_PAYLOADS == 0 and number > max(self._asked, 0) and self._count is None:
-            self._asked = number
+        if number % MAX_PAYLOADS == 0 and number > self._went_on and self._count is None:
+            self._went_on = number
             return number
         return None
 
     def missing(self) -> list[int]:
         """What is known to be missing, at most one set of it; the block behind the newest if its end is not known."""
-        end = self._count if self._count is not None else max(self._blocks, default=-1) + 2
+        end = self._count if self._count is not None else self._highest + 2
         found = []
         for number in range(self.contiguous, end):
             if number not in self._blocks:
@@ -160,8 +159,14 @@ class BlockReceiver:
         return found
 
     def has_skipped_a_set(self) -> bool:
-        """Whether blocks of a later set have come while some of an earlier one lack: they are asked for at once."""
-        return bool(self._blocks) and self.contiguous // MAX_PAYLOADS < max(self._blocks) // MAX_PAYLOADS
+        """Whether blocks of a later set have come while some of an earlier one lack, which are then asked for at once; said once for
+        each set that begins so.
+        """
+        newest = self._highest // MAX_PAYLOADS
+        if self.contiguous // MAX_PAYLOADS >= newest or newest <= self._skipped:
+            return False
+        self._skipped = newest
+        return True
 
     @property
     def deadline(self) -> float:
