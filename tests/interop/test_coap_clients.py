@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import json
 import shutil
+import socket
 import subprocess
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiocoap
@@ -18,6 +21,13 @@ import trio
 from edgeserver.app.low_bandwidth import PROFILE, serve_low_bandwidth
 from edgeserver.config import parse
 from tests.flows.world import World
+from tests.interop.boxes import local_box, register
+from tests.lab.box import Box
+from tests.lab.programs import Program, wait_for
+from tests.lab.synapse import free_port
+from tests.lab.web import answers, request
+from tests.transports.coap_client import CoapClient
+from tests.transports.dtls_client import dtls_client
 from transports.coap.blockwise import Allowance
 from transports.msc3079 import session
 from transports.server import AsgiHandler
@@ -34,8 +44,8 @@ LIBCOAP = next(filter(None, map(shutil.which, ("coap-client", "coap-client-opens
 @asynccontextmanager
 async def plain_udp(app: Any):
     """The box's end of MSC3079 on a UDP socket, without DTLS: one session for each address."""
-    socket = trio.socket.socket(type=trio.socket.SOCK_DGRAM)
-    await socket.bind(("127.0.0.1", 0))
+    udp = trio.socket.socket(type=trio.socket.SOCK_DGRAM)
+    await udp.bind(("127.0.0.1", 0))
     peers: dict[Any, trio.MemorySendChannel[bytes]] = {}
 
     class Peer:
@@ -44,24 +54,24 @@ async def plain_udp(app: Any):
             self.incoming = incoming
 
         async def send(self, data: bytes) -> None:
-            await socket.sendto(data, self.address)
+            await udp.sendto(data, self.address)
 
         async def receive(self) -> bytes:
             return await self.incoming.receive()
 
     async def listen(nursery: trio.Nursery) -> None:
         while True:
-            data, address = await socket.recvfrom(2048)
+            data, address = await udp.recvfrom(2048)
             if address not in peers:
                 peers[address], get = trio.open_memory_channel[bytes](100)
                 handler = AsgiHandler(app, PROFILE, client=address)
                 nursery.start_soon(session.serve, Peer(address, get), handler, Allowance(1 << 24))
             peers[address].send_nowait(data)
 
-    with socket:
+    with udp:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(listen, nursery)
-            yield socket.getsockname()[1]
+            yield udp.getsockname()[1]
             nursery.cancel_scope.cancel()
 
 
@@ -210,3 +220,72 @@ async def test_libcoap_sends_and_fetches_in_sets_of_blocks(tmp_path):
             assert await bob.texts(room_id) == ["a long letter " * 1500]
             found = await libcoap(*quick, f"{base}/messages?dir=b&limit=1")
             assert json.loads(found)["chunk"][0]["content"]["body"] == "a long letter " * 1500
+
+
+# A box as a process
+
+LB = shutil.which("lb-client-proxy")
+
+
+def box_with_listener(directory: Path, port: int) -> Box:
+    box = local_box(directory)
+    box.configure(box.config_file.read_text() + f'\n[low_bandwidth]\nlisten = ["127.0.0.1:{port}"]\n')
+    return box
+
+
+async def test_a_box_makes_itself_a_certificate_and_serves_who_trusts_it(tmp_path):
+    port = free_udp_port()
+    with box_with_listener(tmp_path, port) as box:
+        person = register(box, "alice")
+        told = (await box.arequest("GET", "/_matrix/client/versions")).json["m.low_bandwidth"]
+        cipher = "ECDHE-ECDSA-AES128-GCM-SHA256"
+        async with dtls_client(("127.0.0.1", told["dtls"]), trusted=tmp_path / "data" / "dtls.pem", cipher=cipher) as channel:
+            with trio.fail_after(30):
+                await channel.channel.do_handshake()
+                client = CoapClient(channel)
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(client.run)
+                    answer = await client.request("GET", "/_matrix/client/v3/account/whoami", token=person.token)
+                    nursery.cancel_scope.cancel()
+        assert json.loads(answer.body)["user_id"] == person.user_id
+        assert box.troubles() == []
+
+
+@pytest.mark.skipif(LB is None, reason="the client of matrix-org/lb is not installed (go build ./cmd/client-proxy, as lb-client-proxy)")
+async def test_the_client_of_the_proposals_authors_talks_and_observes(tmp_path):
+    port, http = free_udp_port(), free_port()
+    with box_with_listener(tmp_path, port) as box:
+        alice, bob = register(box, "alice"), register(box, "bob")
+        argv = [str(LB), "-http-bind-addr", f"127.0.0.1:{http}", "-homeserver", f"127.0.0.1:{port}"]
+        env = {"LB_INSECURE_SKIP_VERIFY": "1", "LB_OBSERVE_ENABLED": "1"}
+
+        async def call(method: str, path: str, body: Any = None, token: str = alice.token) -> Any:
+            url = f"http://127.0.0.1:{http}/_matrix/client/r0{path}"
+            answer = await trio.to_thread.run_sync(lambda: request(method, url, body=body, token=token, timeout=60))
+            assert answer.status == 200, answer
+            return answer.json
+
+        with Program(argv, log=tmp_path / "lb.log", env=env) as program:
+            ready = functools.partial(answers, f"http://127.0.0.1:{http}/_matrix/client/versions")
+            await trio.to_thread.run_sync(lambda: wait_for("lb", ready, timeout=30, program=program))
+            room_id = (await call("POST", "/createRoom", {"preset": "public_chat"}))["room_id"]
+            assert (await bob.request("POST", f"/_matrix/client/v3/join/{room_id}", {})).status == 200
+            await call("PUT", f"/rooms/{room_id}/send/m.room.message/1", {"msgtype": "m.text", "body": "Hello World"})
+            since = (await call("GET", "/sync?timeout=0"))["next_batch"]
+            for number, text in enumerate(("news", "more news " * 300, "over")):
+                path = f"/_matrix/client/v3/rooms/{room_id}/send/m.room.message/b{number}"
+                assert (await bob.request("PUT", path, {"msgtype": "m.text", "body": text})).status == 200
+                heard: list[str] = []
+                with trio.fail_after(30):
+                    while heard != [text]:
+                        sync = await call("GET", f"/sync?timeout=30000&since={since}")
+                        since = sync["next_batch"]
+                        timeline = sync["rooms"]["join"].get(room_id, {}).get("timeline", {}).get("events", [])
+                        heard = [event["content"]["body"] for event in timeline if "body" in event["content"]]
+        assert box.troubles() == []
+
+
+def free_udp_port() -> int:
+    with socket.socket(type=socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
