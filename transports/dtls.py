@@ -34,6 +34,7 @@ MTU = 1280 - 48
 INBOX = 32
 """Datagrams that wait for one session, a set of RFC 9177's blocks and what else there may be."""
 CHECK_CERTIFICATE_SECONDS = 60.0
+_DTLS_1_2 = 0xFEFD
 
 _CERTIFICATE_CIPHERS = (
     "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-AES128-CCM",
@@ -221,6 +222,7 @@ class _Context:
         self._credentials = credentials
         self.context: SSL.Context = SSL.Context(SSL.DTLS_SERVER_METHOD)
         self.context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET)
+        self.context.set_min_proto_version(_DTLS_1_2)
         self.context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # it would hold 20,000 of them
         ciphers: list[str] = []
         if credentials.certificate is not None:

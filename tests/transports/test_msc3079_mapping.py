@@ -69,6 +69,11 @@ def test_every_path_of_the_table_goes_there_and_back(code):
         assert read(Message(Type.CON, number, 1, b"", options)).request.target == path
 
 
+def test_the_host_is_the_name_that_the_request_is_for():
+    assert read(message(uri_host=b"box.gw.example.org")).request.authority == "box.gw.example.org"
+    assert read(message()).request.authority == ""
+
+
 def test_the_access_token_holds_until_another_is_sent():
     memory = Memory()
     assert read(message(), memory).request.header("authorization") is None

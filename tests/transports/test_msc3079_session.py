@@ -137,6 +137,21 @@ async def test_an_answer_that_is_too_large_is_told_to_an_observer_as_an_error(au
         assert (answer.status, json.loads(answer.body)["errcode"]) == (500, "M_TOO_LARGE")
 
 
+async def test_a_token_in_the_first_block_of_a_body_holds_for_all_of_it(autojump_clock):
+    asked = []
+
+    async def handler(request, gone):
+        asked.append((request.header("authorization"), request.body))
+        return Response(200, JSON_TYPE, b"{}")
+
+    async with running(handler) as (_, near, _, _):
+        for number, (block, part) in enumerate(((b"\x08", b"x" * 16), (b"\x10", b"y"))):
+            options = ((Option.URI_PATH, b"1"), (Option.BLOCK1, block), *([(256, b"first")] if not number else []))
+            await near.send(encode(Message(Type.CON, Code.POST, number, b"t", options, part)))
+            await trio.sleep(1)
+    assert asked == [("Bearer first", b"x" * 16 + b"y")]
+
+
 async def test_noise_does_not_end_a_session(autojump_clock):
     chance = random.Random(2)
     async with running(Syncs()) as (client, near, _, ended):

@@ -102,9 +102,10 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """The body is there."""
+    """The body is there. `options` are those of the first block that were given along."""
 
     body: bytes
+    options: Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,7 @@ class Overflow:
 @dataclass(slots=True)
 class _Upload:
     expires: float
+    options: Options
     body: bytearray = field(default_factory=bytearray)
 
 
@@ -137,14 +139,14 @@ class Uploads:
         self._lifetime = lifetime
         self._uploads: dict[Key, _Upload] = {}
 
-    def add(self, key: Key, at: Block, payload: bytes, now: float) -> Whole | Part | Gap | Overflow:
+    def add(self, key: Key, at: Block, payload: bytes, now: float, options: Options = ()) -> Whole | Part | Gap | Overflow:
         """Takes one block. The first one begins anew, any other must follow on what is there."""
         self.expire(now)
         if at.number == 0:
             self._drop(key)
             while len(self._uploads) >= MAX_TRANSFERS:
                 self._drop(next(iter(self._uploads)))
-            self._uploads[key] = _Upload(now + self._lifetime)
+            self._uploads[key] = _Upload(now + self._lifetime, options)
         upload = self._uploads.get(key)
         if upload is None or at.start != len(upload.body) or (at.more and len(payload) != at.size):
             return Gap()
@@ -157,7 +159,7 @@ class Uploads:
             return Part()
         body = bytes(upload.body)
         self._drop(key)
-        return Whole(body)
+        return Whole(body, upload.options)
 
     @property
     def deadline(self) -> float | None:

@@ -275,11 +275,15 @@ class Messenger:
             self._queue.popleft()
             data = encode(message)
             if message.type is Type.NON:
+                if not self._unheard:
+                    self._heard_at = now
                 self._unheard += len(data)
             self._out.append(data)
 
     def _may_probe_at(self) -> float:
         """When the next NON may go out: what was sent since the peer was heard last must not exceed burst and rate."""
+        if self._unheard < FIRST_BURST:
+            return 0.0
         return self._heard_at + max(0, self._unheard - FIRST_BURST) / self.parameters.probing_rate
 
     # — time

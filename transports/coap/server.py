@@ -93,6 +93,7 @@ class _QuickUpload:
     receiver: BlockReceiver
     latest: Message
     expires: float
+    extras: Options = ()
     exchange: int | None = None
     answer: tuple[int, Options, bytes] | None = None
 
@@ -226,10 +227,10 @@ class ServerSession:
         upload = block_option(message, Option.BLOCK1)
         if upload is None:
             return self._begin(message, key, now)
-        outcome = self._uploads.add(key, upload, message.payload, now)
+        outcome = self._uploads.add(key, upload, message.payload, now, self._extras(message))
         taken = ((Option.BLOCK1, upload.encode()),)
         if isinstance(outcome, Whole):
-            return self._begin(replace(message, payload=outcome.body), key, now)
+            return self._begin(self._completed(message, outcome.body, outcome.options), key, now)
         if isinstance(outcome, Part):
             self._respond(message, Code.CONTINUE, now, taken)
         elif isinstance(outcome, Gap):
@@ -237,6 +238,14 @@ class ServerSession:
         elif isinstance(outcome, Overflow):
             self._too_large(message, now, taken)
         return []
+
+    def _extras(self, message: Message) -> Options:
+        return tuple(option for option in message.options if option[0] in self._without)
+
+    def _completed(self, message: Message, body: bytes, extras: Options) -> Message:
+        """The last block's message with the whole body, and with what its first block alone has said."""
+        here = {number for number, _ in message.options}
+        return replace(message, payload=body, options=(*message.options, *(each for each in extras if each[0] not in here)))
 
     def _begin(self, message: Message, key: Key, now: float, quick_key: Key | None = None) -> list[Event]:
         """A whole request."""
@@ -388,6 +397,7 @@ class ServerSession:
             upload = _QuickUpload(BlockReceiver(at.exponent, self._max_body, now), message, now + self._lifetime)
             self._quick_uploads[key] = upload
         upload.latest, upload.expires = message, now + self._lifetime
+        upload.extras = upload.extras or self._extras(message)
         self._messenger.acknowledge(message)
         if upload.exchange is not None:
             self._repeat_quick_answer(key, upload, now)
@@ -402,7 +412,7 @@ class ServerSession:
         if body is not None:
             self._allowance.give(upload.receiver.size)
             upload.receiver.size = 0
-            found = self._begin(replace(message, payload=body), key, now, key)
+            found = self._begin(self._completed(message, body, upload.extras), key, now, key)
             if found:
                 upload.exchange = self._last_exchange
             else:
