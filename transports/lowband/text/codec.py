@@ -20,9 +20,9 @@ MODELLED: Final = 2048
 WIRE_HASH: Final = 4
 
 # Which way was taken, each asked only if those before were not.
-_MODEL: Final = 0xFC00
+_MODEL: Final = 0xF000
 _SCRIPT: Final = 0xC000
-_DEFLATE: Final = 0x8000
+_DEFLATE: Final = 0x2000
 
 
 class TextError(ValueError):
