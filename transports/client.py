@@ -43,6 +43,7 @@ from transports.lowband.messages import (
     FailureCode,
     Hello,
     Kind,
+    MemoryLost,
     Message,
     MessageError,
     Part,
@@ -142,7 +143,7 @@ class Multiplexer:
         """`max_concurrent` bounds the other end's requests that are being answered, until the answer is acknowledged;
         more are refused. `max_duplex` does so for its duplexes, which are not counted among the requests."""
         self._connection = connection
-        self._session = session or Session()
+        self._session = session or Session(remembers=connection.profile.is_thin)
         self._max_concurrent = max_concurrent
         self._max_duplex = max_duplex
         self._linger = linger
@@ -177,9 +178,12 @@ class Multiplexer:
             task_status.started()
             try:
                 while True:
-                    self._dispatch(await self._connection.receive(), handler, duplex_handler, nursery)
+                    self._read(await self._connection.receive(), handler, duplex_handler, nursery)
             except ExchangeError as error:
                 log.debug("link %s is down: %s", self.profile.name, error)
+            except MemoryLost as error:
+                log.warning("the two ends of %s remember different things and begin anew: %s", self.profile.name, error)
+                nursery.start_soon(self._connection.aclose)
             finally:
                 self._nursery = None
                 self._leave_all()
@@ -290,7 +294,8 @@ class Multiplexer:
                 if len(message) > self._connection.max_message:
                     raise TooLarge(f"a request of {len(message)} bytes is more than this link carries")
                 waiting.left = True
-                await self._connection.send(message, priority=request.priority)
+                with trio.CancelScope(shield=self._session.is_final(message)):
+                    await self._connection.send(message, priority=request.priority)
                 self._session.delivered(request)
                 waiting.arrived.set()
                 if self._nursery is None:
@@ -324,14 +329,17 @@ class Multiplexer:
 
     # — what arrives
 
-    def _dispatch(
-        self, data: bytes, handler: RequestHandler | None, duplex_handler: DuplexHandler | None, nursery: trio.Nursery
-    ) -> None:
+    def _read(self, data: bytes, handler: RequestHandler | None, duplex_handler: DuplexHandler | None, nursery: trio.Nursery) -> None:
+        """Raises MemoryLost."""
         try:
-            message: Message = self._session.decode(data)
+            for message in self._session.receive(data):
+                self._dispatch(message, handler, duplex_handler, nursery)
         except MessageError as error:
             self._malformed(error, nursery)
-            return
+
+    def _dispatch(
+        self, message: Message, handler: RequestHandler | None, duplex_handler: DuplexHandler | None, nursery: trio.Nursery
+    ) -> None:
         match message:
             case Hello():
                 self._greeted.set()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +26,7 @@ import trio.testing
 from edgeserver.cli.control_client import client_of
 from tests.bench.load import Connection, Refused
 from tests.bench.report import Report, options, say
+from tests.bench.rooms import furnish
 from tests.bench.servers import PASSWORD
 from tests.lab.box import Box
 from tests.lab.programs import LabError, Program, python_module, wait_for
@@ -33,6 +35,7 @@ from tests.lab.synapse import free_port
 
 RATE = 2400
 CLIENT = "/_matrix/client/v3"
+RETURNED = 5
 QUIET = 1.0
 """Seconds without a byte after which the line counts as quiet: ten times what an acknowledgement is held back."""
 CONFIG = """\
@@ -54,10 +57,17 @@ mdns = false
 uri = "serial:{port_file},{rate}"
 name = "line"
 """
-LATER = {
-    "line.first_screen.rooms1000": "a classic first sync of 1,000 rooms takes about an hour at this rate, and there is no sliding sync yet",
-    "line.return5": "not measured by this benchmark yet",
+SCREEN = {
+    "lists": {
+        "all": {
+            "ranges": [[0, 19]],
+            "timeline_limit": 1,
+            "required_state": [["m.room.name", ""], ["m.room.encryption", ""]],
+        }
+    }
 }
+"""Of sliding sync what a first screen shows: name, counts, last event, whether it is encrypted."""
+SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 UNBUILT = ("line.push.text", "line.send.text")
 RADIO = (
     *(f"{name}.{unit}" for name in ("connect", "login", "first_screen.rooms20", "send", "box.join") for unit in ("bytes", "s")),
@@ -131,14 +141,25 @@ def _text(body: str) -> dict[str, str]:
 class Proxied:
     """A box, a line, a proxy that has been paired, and an account in 20 rooms with a few messages in each."""
 
-    def __init__(self, folder: Path, running: ExitStack, text: Callable[[], str]) -> None:
+    _alices = ""
+
+    def __init__(self, folder: Path, running: ExitStack, text: Callable[[], str], furnished: int = 0, chance: Random | None = None) -> None:
+        """With `furnished` rooms, most of them with a few members and some with many, instead of the 20 with two."""
+        folder.mkdir(exist_ok=True)
         self.text = text
+        self._seen: dict[str, str] = {}
         line = running.enter_context(PtyLine(folder, RATE))
         self.wire = Wire(line)
-        self.box = running.enter_context(LineBox(folder / "box", line.b))
-        self.alice, _ = self.box.register("alice")
+        self.box = LineBox(folder / "box", line.b)
+        if furnished:
+            with self.box:
+                self.alice, self._alices = self.box.register("alice")
+            furnish(folder / "box" / "data" / "edgeserver.db", self.alice.partition(":")[2], self.alice, furnished, chance or Random(1))
+        running.enter_context(self.box)
+        if not furnished:
+            self.alice, _ = self.box.register("alice")
         self.bob, self.bobs_token = self.box.register("bob")
-        self.rooms = [self._room(number) for number in range(20)]
+        self.rooms = [self._room(number) for number in range(20 if not furnished else RETURNED)]
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         argv = ["proxy", "--link", f"serial:{line.a},{RATE}", "--listen", f"127.0.0.1:{port}", "--state", str(folder / "proxy")]
         self.proxy = Program(python_module("edgeserver", *argv), log=folder / "proxy.log")
@@ -154,7 +175,7 @@ class Proxied:
         more = {"preset": "public_chat", "name": f"Room number {number}"}
         room_id = str(self.box.call("POST", "/createRoom", more, self.bobs_token)["room_id"])
         login = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}, "password": PASSWORD}
-        if not number:
+        if not number and not self._alices:
             self._alices = self.box.request("POST", f"{CLIENT}/login", login).json["access_token"]
         self.box.call("POST", f"/join/{quote(room_id)}", {}, self._alices)
         for turn in range(3):
@@ -186,6 +207,13 @@ class Proxied:
         with Connection(self.url) as connection:
             return connection.call(method, CLIENT + path, body, token)
 
+    def screen(self, token: str) -> None:
+        """What is new on the first screen of whoever has this token."""
+        with Connection(self.url) as connection:
+            pos = self._seen.get(token)
+            answer = connection.call("POST", SLIDING + ("" if pos is None else f"?pos={pos}"), SCREEN, token)
+            self._seen[token] = answer["pos"]
+
     def login(self) -> str:
         body = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}, "password": PASSWORD}
         return str(self.call("POST", "/login", body)["access_token"])
@@ -193,7 +221,7 @@ class Proxied:
 
 def behind_the_proxy(report: Report, folder: Path) -> None:
     """What an ordinary client costs: connecting, logging in, the first sync, sending, receiving."""
-    names = ["line.connect", "line.login", "line.first_screen.rooms20", "line.send", "line.push"]
+    names = ["line.connect", "line.login", "line.send", "line.push"]
     if not any(report.wants(f"{name}.bytes", f"{name}.s") for name in names):
         return
     say("behind the proxy")
@@ -204,15 +232,46 @@ def behind_the_proxy(report: Report, folder: Path) -> None:
         _each(report, "line.connect", wire, [bench.connect] * calls, between=bench.hang_up)
         if report.wants("line.login.bytes", "line.login.s"):
             _each(report, "line.login", wire, [_seconds(bench.login)] * report.runs(5, 2))
-        if report.wants("line.first_screen.rooms20.bytes", "line.first_screen.rooms20.s"):
-            note = "a classic first sync (/v3/sync without a filter), 20 rooms of 2 members, each with a name and 3 messages"
-            tokens = [bench.login() for _ in range(report.runs(3, 1))]
-            steps = [_seconds(partial(bench.call, "GET", "/sync?timeout=0", None, token)) for token in tokens]
-            _each(report, "line.first_screen.rooms20", wire, steps, note=note)
         if report.wants("line.send.bytes", "line.send.s"):
             _send(report, bench)
         if report.wants("line.push.bytes"):
             _push(report, bench)
+
+
+def screens(report: Report, folder: Path) -> None:
+    """What a person sees first, with 20 and with 1,000 rooms, and when they come back."""
+    folder.mkdir()
+    for rooms in (20, 1000):
+        first, back = f"line.first_screen.rooms{rooms}", "line.return5" if rooms == 1000 else ""
+        if not report.wants(f"{first}.bytes", f"{first}.s", *([f"{back}.bytes", f"{back}.s"] if back else [])):
+            continue
+        say(f"first screen of {rooms} rooms")
+        with ExitStack() as running:
+            bench = Proxied(folder / str(rooms), running, report.texts(), furnished=rooms, chance=report.random)
+            bench.connect()
+            tokens = [bench.login() for _ in range(report.runs(5, 2))]
+            note = "sliding sync of a stock client behind the proxy that asks for what is shown; event ids and full room ids included"
+            _each(report, first, bench.wire, [_seconds(partial(bench.screen, token)) for token in tokens], note=note)
+            if back:
+                _return(report, bench, tokens[-1])
+
+
+def _return(report: Report, bench: Proxied, token: str) -> None:
+    """A client that asks again after messages came in five rooms while it did not look."""
+    steps: list[Callable[[], float]] = []
+
+    def look() -> float:
+        return _seconds(partial(bench.screen, token))()
+
+    bench.screen(token)
+    for number in range(report.runs(5, 2)):
+
+        def change(number: int = number) -> None:
+            for room in bench.rooms:
+                bench.box.say(bench.bobs_token, room, bench.text(), f"back{number}")
+
+        steps += [lambda change=change: (change(), look())[1]]  # type: ignore[misc]
+    _each(report, "line.return5", bench.wire, steps, note="the same client on the same connection, one message in each of five rooms")
 
 
 def _send(report: Report, bench: Proxied) -> None:
@@ -406,9 +465,6 @@ async def _low_bandwidth(folder: Path, cipher: str) -> tuple[int, int, str]:
 
 def not_measured(report: Report) -> None:
     """The names of what this benchmark does not measure, and why."""
-    for name, why in LATER.items():
-        report.missing("B", why, f"{name}.bytes")
-        report.missing("s", why, f"{name}.s")
     report.missing("B", "there is no text client on lines yet", *(f"{name}.bytes" for name in UNBUILT))
     report.missing("share", "not measured by this benchmark yet", "line.loss10.goodput", "line.loss30.goodput")
     for radio in ("sf7", "longfast"):
@@ -421,6 +477,7 @@ def main() -> None:
     report = Report(options((__doc__ or "").splitlines()[0]))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         behind_the_proxy(report, Path(folder))
+        screens(report, Path(folder) / "screens")
         between_boxes(report, Path(folder) / "boxes")
         idle_hour(report, Path(folder) / "idle")
         low_bandwidth(report, Path(folder) / "msc3079")

@@ -1,6 +1,7 @@
 """Short texts in few bits: any text comes back, none grows, garbage stops, and both ends have the very same model."""
 
 import hashlib
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,8 @@ def test_the_bits_of_a_text_are_those_of_every_other_end_with_these_tables(text,
     assert text_model_hash().hex() == "44b02ce3"
     assert packed(text).hex() == expected
     assert unpacked(bytes.fromhex(expected)) == text
+
+
+def test_the_tables_are_those_that_their_name_says() -> None:
+    name = model.shipped_hash().hex()
+    assert name == model.name_of(resources.files("transports.lowband.text").joinpath("tables", f"{name}.text").read_bytes())

@@ -6,6 +6,7 @@ no duplicate keys, no integers beyond 64 bits, no nesting beyond the bound.
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from transports.lowband import cbor
 if TYPE_CHECKING:
     from transports.lowband.cbor import Vocabulary
 
+JSON = "application/json"
 MAX_JSON = 512 * 1024
 """Bytes of JSON up to which it is rewritten; larger bodies are left to zstd, which needs no walk in Python."""
 
@@ -26,19 +28,33 @@ def to_cbor(body: bytes, vocabulary: Vocabulary, *, verbatim: bool = False) -> b
     if not body or len(body) > MAX_JSON:
         return None
     try:
-        value = orjson.loads(body)
-        packed = cbor.encode(value, vocabulary)
-        canonical = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        return cbor.encode(to_value(body, verbatim=verbatim), vocabulary)
     except (ValueError, TypeError):
         return None
-    if canonical == body or (not verbatim and _same_value(body, canonical)):
-        return packed
-    return None
+
+
+def to_value(body: bytes, *, verbatim: bool = False) -> Any:
+    """The value from which `from_value` makes this body again, as in `to_cbor`. Raises ValueError or TypeError if there is none."""
+    value = orjson.loads(body)
+    canonical = from_value(value)
+    if canonical != body and (verbatim or not _same_value(body, canonical)):
+        raise ValueError("something of this body would be lost")
+    return value
+
+
+def from_value(value: Any) -> bytes:
+    """Canonical JSON. Raises TypeError on what is not JSON of at most 64 bits an integer."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def to_json(packed: bytes, vocabulary: Vocabulary) -> bytes:
     """Canonical JSON of a received body. Raises CborError."""
-    return orjson.dumps(cbor.decode(packed, vocabulary), option=orjson.OPT_SORT_KEYS)
+    return from_value(cbor.decode(packed, vocabulary))
+
+
+def to_base64(data: bytes) -> str:
+    """Unpadded, as Matrix writes it."""
+    return base64.b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def _same_value(body: bytes, canonical: bytes) -> bool:

@@ -3,12 +3,13 @@
 Either end asks; a request's id is chosen by who asks and is free again once its one answer has come. Every message is::
 
     byte 0    kind << 5 | extended tables << 4 | CBOR body << 3 | compression      (compression: 0 none, 1 zstd,
-              2 + n zstd with the n-th dictionary that the *receiver's* HELLO announced)
+              2 + n zstd with the n-th dictionary that the *receiver's* HELLO announced; or, if that names a memory, a
+              document of it)
               of a PART: kind << 5 | sent by who asked << 4 | number of the piece modulo 16
     number    exchange id (not in HELLO)
-    payload   compressed if that makes it smaller; that of a PART never is
+    payload   compressed if that makes it smaller, but not that of a PART; or the number of a document, and that
 
-    HELLO     version, hash of the extended tables (4 bytes), hashes of dictionaries (4 bytes each)
+    HELLO     version, hash of the extended tables (4 bytes), names of dictionaries and of a memory (4 bytes each)
     REQUEST   shape byte ((method * 5 + priority) << 3 | authority << 2 | authorization << 1 | headers),
               [method as text], [authority], [authorization], [headers], target, body to the end
     RESPONSE  shape byte (status << 1 | headers), [status as number], [headers], body to the end
@@ -22,7 +23,8 @@ acknowledged, who answers the RESPONSE when all its PARTs were. The asking end h
 ends of version 2 know of it.
 
 A message before the other end's HELLO uses MSC3079's tables and no dictionary, which every receiver has. Messages may
-overtake each other: whatever one relies on was acknowledged before it was written.
+overtake each other: whatever one relies on was acknowledged before it was written. Between two ends that remember (`memory`)
+small requests and answers are documents instead, which are read in the order in which they were written.
 
 Authorization is sticky: the first request that carries a value also gives it a handle, and once that request is
 acknowledged the handle alone is sent. The 64-byte signature of an X-Matrix header is cut out and travels as raw
@@ -34,13 +36,18 @@ from __future__ import annotations
 
 import base64
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from transports.exchange import Headers, Priority, Request, Response
 from transports.lowband import body as bodies
 from transports.lowband import fields, tables, targets
+from transports.lowband import memory as memories
 from transports.lowband.dictionary import WIRE_HASH, CompressionError, Dictionaries, shipped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 VERSION = 2
 DUPLEX_VERSION = 2
@@ -63,7 +70,6 @@ _X_MATRIX = re.compile(r'(X-Matrix .*sig="?)([A-Za-z0-9+/]{85}[AQgw])(|".*)', re
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _VERBATIM = re.compile(r"/_matrix/(media|client/v1/media|federation/v1/media)/")
-_JSON = "application/json"
 
 _DROPPED_NAMES = """
 accept accept-charset accept-encoding accept-language alt-svc connection content-length date dnt expect forwarded host
@@ -141,6 +147,10 @@ class Part:
 Message = Hello | RequestMessage | ResponseMessage | Cancel | Failure | Part
 
 
+class MemoryLost(Exception):
+    """What the other end's documents build upon is not what this end remembers: only a new connection helps."""
+
+
 class MessageError(ValueError):
     """The other end's bytes are not a message. `kind` and `exchange_id` say whose answer is at stake, where known."""
 
@@ -154,12 +164,15 @@ class MessageError(ValueError):
 class Session:
     """One connection's memory: what the other end announced, and the authorizations that either end may abbreviate.
 
-    Sans-io: `encode_…` gives the bytes to send, `decode` takes whole messages in the order in which they came.
+    Sans-io: `encode_…` gives the bytes to send, `receive` takes whole messages in the order in which they came. `remembers`: this end is
+    willing to keep a memory of small requests and answers, for a line so thin that it is worth it.
     """
 
     dictionaries: Dictionaries = field(default_factory=shipped)
     max_content: int = MAX_CONTENT
+    remembers: bool = False
     peer: Hello | None = None
+    _memory: memories.Memory | None = None
     _sent: dict[str, int] = field(default_factory=dict)
     _acknowledged: set[str] = field(default_factory=set)
     _received: dict[int, str] = field(default_factory=dict)
@@ -168,8 +181,12 @@ class Session:
 
     def encode_hello(self) -> bytes:
         """What this end has; to be sent first and once."""
-        hashes = self.dictionaries.hashes[:_MAX_DICTIONARIES]
-        return bytes((Kind.HELLO << 5, VERSION)) + tables.extended().hash + b"".join(hashes)
+        return bytes((Kind.HELLO << 5, VERSION)) + tables.extended().hash + b"".join(self._announced)
+
+    @property
+    def _announced(self) -> tuple[bytes, ...]:
+        names = (memories.name(),) if self.remembers else ()
+        return (*self.dictionaries.hashes[: _MAX_DICTIONARIES - len(names)], *names)
 
     @property
     def carries_duplex(self) -> bool:
@@ -181,6 +198,11 @@ class Session:
 
         A `duplex` request is a POST, and only for a peer that `carries_duplex`; its body arrives byte for byte.
         """
+        if not duplex and self._is_remembered(request.target):
+            carried, value = _carried(request.headers)
+            document = self._shared_memory.encode_request(request, carried, None if value is None else _around_signature(value))
+            if document is not None:
+                return self._remembered(Kind.REQUEST, exchange_id, document)
         method = _METHODS.index(request.method) if request.method in _METHODS else _OTHER_METHOD
         if duplex:
             if request.method != "POST":
@@ -214,6 +236,10 @@ class Session:
     def encode_response(self, exchange_id: int, response: Response, *, target: str = "") -> bytes:
         """The answer to the other end's request for `target`."""
         headers, _ = _carried(response.headers)
+        if self._is_remembered(target):
+            document = self._shared_memory.encode_response(response, headers, target)
+            if document is not None:
+                return self._remembered(Kind.RESPONSE, exchange_id, document)
         packed, headers = self._body(response.body, headers, _VERBATIM.match(target) is not None)
         parts = [bytes(((response.status != 200) << 1 | bool(headers),))]
         if response.status != 200:
@@ -235,6 +261,34 @@ class Session:
     def encode_part(self, part: Part) -> bytes:
         """Two bytes and the piece, for exchange ids below 128."""
         return bytes((Kind.PART << 5 | part.from_asker << 4 | part.number % 16,)) + fields.number(part.exchange_id) + part.piece
+
+    # — remembering
+
+    def is_final(self, message: bytes) -> bool:
+        """Whether a written message may not be withdrawn, for later ones build upon it."""
+        return self.peer is not None and self._is_document(message[0], self.peer.dictionaries)
+
+    def _is_document(self, first: int, announced: tuple[bytes, ...]) -> bool:
+        if not self.remembers or first >> 5 not in (Kind.REQUEST, Kind.RESPONSE):
+            return False
+        index = (first & 7) - 2
+        return 0 <= index < len(announced) and announced[index] == memories.name()
+
+    def _is_remembered(self, target: str) -> bool:
+        if not self.remembers or self.peer is None or memories.name() not in self.peer.dictionaries:
+            return False
+        return _VERBATIM.match(target) is None
+
+    @property
+    def _shared_memory(self) -> memories.Memory:
+        if self._memory is None:
+            self._memory = memories.Memory()
+        return self._memory
+
+    def _remembered(self, kind: Kind, exchange_id: int, document: bytes) -> bytes:
+        assert self.peer is not None
+        first = kind << 5 | (2 + self.peer.dictionaries.index(memories.name()))
+        return bytes((first,)) + fields.number(exchange_id) + document
 
     @property
     def _extended(self) -> bool:
@@ -264,9 +318,9 @@ class Session:
     def _body(self, body: bytes, headers: Headers, verbatim: bool) -> tuple[bytes | None, Headers]:
         """The body as CBOR with its content type taken out of the headers, or None and the headers as they are."""
         types = [value for name, value in headers if name == "content-type"]
-        if [value.split(";")[0].strip().lower() for value in types] not in ([], [_JSON]):
+        if [value.split(";")[0].strip().lower() for value in types] not in ([], [bodies.JSON]):
             return None, headers
-        if verbatim and types != [_JSON]:
+        if verbatim and types != [bodies.JSON]:
             return None, headers
         packed = bodies.to_cbor(body, self._tables.vocabulary, verbatim=verbatim)
         if packed is None:
@@ -290,8 +344,37 @@ class Session:
 
     # — in
 
+    def receive(self, data: bytes) -> Iterator[Message]:
+        """The messages whose turn has come with this one: itself, unless it has overtaken what it builds upon. Raises MessageError,
+        MemoryLost.
+        """
+        if not data or not self._is_document(data[0], self._announced):
+            yield self.decode(data)
+            return
+        try:
+            for message in self._shared_memory.in_order(data, _number_of_document(data)):
+                yield self._decode_document(message)
+        except ValueError as error:
+            raise MemoryLost(str(error)) from error
+
+    def _decode_document(self, data: bytes) -> Message:
+        reader = fields.Reader(data)
+        kind, exchange_id = Kind(reader.byte() >> 5), reader.number(MAX_ID)
+        reader.byte()
+        if kind is Kind.RESPONSE:
+            return ResponseMessage(exchange_id, self._shared_memory.decode_response(reader.rest()))
+        if kind is not Kind.REQUEST:
+            raise fields.FieldError("a document of a kind that has none")
+        request, authorization = self._shared_memory.decode_request(reader.rest())
+        _check_target(request.target)
+        _check_headers(request.headers)
+        if authorization is not None:
+            value = _with_signature(*authorization)
+            request = replace(request, headers=(("authorization", value), *request.headers))
+        return RequestMessage(exchange_id, request)
+
     def decode(self, data: bytes) -> Message:
-        """The message in these bytes; a HELLO is remembered. Raises MessageError."""
+        """The message in these bytes, which is no document; a HELLO is remembered. Raises MessageError."""
         kind: Kind | None = None
         exchange_id: int | None = None
         try:
@@ -347,8 +430,7 @@ class Session:
         authorization = self._take_authorization(payload, table) if shape & 2 else None
         headers = _take_headers(payload, table) if shape & 1 else ()
         target = targets.decode(payload, table.paths, vocabulary)
-        if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
-            raise fields.FieldError("not a request target")
+        _check_target(target)
         if authorization is not None:
             headers = (("authorization", authorization), *headers)
         body, headers = _take_body(payload, table, cbor, headers)
@@ -362,12 +444,7 @@ class Session:
             raise fields.FieldError("an authorization that was never told")
         if handle and head & 2:
             self._received[handle] = around
-        if head & 1:
-            signature = base64.b64encode(payload.take(64)).rstrip(b"=").decode("ascii")
-            around = around.replace("\0", signature, 1)
-        if not _HEADER_VALUE.fullmatch(around):
-            raise fields.FieldError("not a header value")
-        return around
+        return _with_signature(around, bodies.to_base64(payload.take(64)) if head & 1 else "")
 
 
 def _carried(headers: Headers) -> tuple[Headers, str | None]:
@@ -391,6 +468,30 @@ def _around_signature(authorization: str) -> tuple[str, bytes]:
     return f"{match[1]}\0{match[3]}", base64.b64decode(match[2] + "==")
 
 
+def _with_signature(around: str, signature: str) -> str:
+    value = around.replace("\0", signature, 1)
+    if not _HEADER_VALUE.fullmatch(value):
+        raise fields.FieldError("not a header value")
+    return value
+
+
+def _check_target(target: str) -> None:
+    if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
+        raise fields.FieldError("not a request target")
+
+
+def _check_headers(headers: Headers) -> None:
+    for name, value in headers:
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value) or name == "authorization":
+            raise fields.FieldError("not a header")
+
+
+def _number_of_document(data: bytes) -> int:
+    reader = fields.Reader(data[1:])
+    reader.number(MAX_ID)
+    return reader.byte()
+
+
 def _decode_hello(reader: fields.Reader) -> Hello:
     version, table, names = reader.byte(), reader.take(4), reader.rest()
     hashes = tuple(names[n : n + WIRE_HASH] for n in range(0, len(names), WIRE_HASH))
@@ -410,16 +511,13 @@ def _decode_response(payload: fields.Reader, table: tables.Tables, cbor: bool) -
 
 
 def _take_headers(payload: fields.Reader, table: tables.Tables) -> Headers:
-    headers = []
-    for _ in range(payload.number(MAX_HEADERS)):
-        name, value = payload.text(table.vocabulary, 64), payload.text(table.vocabulary)
-        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value) or name == "authorization":
-            raise fields.FieldError("not a header")
-        headers.append((name, value))
-    return tuple(headers)
+    count = payload.number(MAX_HEADERS)
+    headers = tuple((payload.text(table.vocabulary, 64), payload.text(table.vocabulary)) for _ in range(count))
+    _check_headers(headers)
+    return headers
 
 
 def _take_body(payload: fields.Reader, table: tables.Tables, cbor: bool, headers: Headers) -> tuple[bytes, Headers]:
     if not cbor:
         return payload.rest(), headers
-    return bodies.to_json(payload.rest(), table.vocabulary), (("content-type", _JSON), *headers)
+    return bodies.to_json(payload.rest(), table.vocabulary), (("content-type", bodies.JSON), *headers)

@@ -227,11 +227,13 @@ class AdaptiveNumber:
     Small numbers are cheap, and so are numbers of the usual size once some were seen.
     """
 
-    __slots__ = ("_leading", "_lengths", "limit")
+    __slots__ = ("_leading", "_lengths", "_longest", "_rate", "limit")
 
     def __init__(self, limit: int = (1 << 32) - 1, rate: int = 5) -> None:
         self.limit = limit
-        self._lengths = [AdaptiveBit(rate=rate) for _ in range((limit + 1).bit_length() - 1)]
+        self._rate = rate
+        self._longest = (limit + 1).bit_length() - 1
+        self._lengths: dict[int, AdaptiveBit] = {}
         self._leading: dict[int, AdaptiveBit] = {}
 
     def code(self, coder: Coder, number: int = 0) -> int:
@@ -240,7 +242,12 @@ class AdaptiveNumber:
             raise ValueError(f"{number} is not in 0..{self.limit}")
         length = (number + 1).bit_length() - 1
         at = 0
-        while at < len(self._lengths) and self._lengths[at].code(coder, int(at < length)):
+        while at < self._longest:
+            model = self._lengths.get(at)
+            if model is None:
+                model = self._lengths[at] = AdaptiveBit(rate=self._rate)
+            if not model.code(coder, int(at < length)):
+                break
             at += 1
         value = 1
         for shift in range(at - 1, -1, -1):

@@ -83,6 +83,29 @@ def encode(target: str, table: PathTable, vocabulary: Vocabulary) -> bytes:
     return head + b"".join(fields.text(text, vocabulary) for text in texts)
 
 
+def take_apart(target: str, table: PathTable) -> tuple[int, int, list[str], list[list[str]]] | None:
+    """The template's index, the quoting style, the parameters and the query's pairs as they stand; None if `put_together` could not
+    make the target of it again.
+    """
+    path, mark, query = target.partition("?")
+    match = table.match(path)
+    pairs = [pair.split("=", 1) for pair in query.split("&")] if mark else []
+    if match is None or not all(len(pair) == 2 for pair in pairs):
+        return None
+    style, parameters = _unquoted(match[1])
+    return match[0], style, parameters, pairs
+
+
+def put_together(index: int, style: int, parameters: list[str], query: list[list[str]], table: PathTable) -> str:
+    """The target that `take_apart` was given. Raises FieldError."""
+    if not 0 <= index < len(table.templates) or len(parameters) != table.count(index) or style not in (_AS_IT_STANDS, *_SAFE):
+        raise fields.FieldError("an unknown path")
+    if style != _AS_IT_STANDS:
+        parameters = [quote(text, safe=_SAFE[style]) for text in parameters]
+    path = table.fill(index, parameters)
+    return f"{path}?{'&'.join('='.join(pair) for pair in query)}" if query else path
+
+
 def decode(reader: fields.Reader, table: PathTable, vocabulary: Vocabulary) -> str:
     """The target that `encode` was given. Raises FieldError."""
     head = reader.number(0xFFFF)

@@ -31,7 +31,7 @@ class TextError(ValueError):
 
 def text_model_hash() -> bytes:
     """The name of this release's tables, as announced: the first four bytes of the SHA-256 of their file."""
-    return model.shipped().hash[:WIRE_HASH]
+    return model.shipped_hash()[:WIRE_HASH]
 
 
 def encode_text(coder: Coder, text: str, *, context: Sequence[str] = (), modelled: bool = True) -> None:

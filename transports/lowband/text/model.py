@@ -96,15 +96,14 @@ _SQUASHED: Final = _squash()
 class Model:
     """What was trained: the code tree, the two tries, the table of stretches and the sets of weights."""
 
-    __slots__ = ("_opened", "hash", "stretches", "symbols", "tree", "weights", "words")
+    __slots__ = ("_opened", "stretches", "symbols", "tree", "weights", "words")
 
-    def __init__(self, lengths: bytes, symbols: Trie, words: Trie, stretches: array[int], weights: array[int], name: bytes = b"") -> None:
+    def __init__(self, lengths: bytes, symbols: Trie, words: Trie, stretches: array[int], weights: array[int]) -> None:
         self.tree = CodeTree(lengths)
         self.symbols = symbols
         self.words = words
         self.stretches = stretches
         self.weights = [list(weights[at : at + INPUTS]) for at in range(0, SETS * INPUTS, INPUTS)]
-        self.hash = name
         self._opened: dict[int, tuple[bytes, list[int]]] = {}
 
     @classmethod
@@ -122,8 +121,7 @@ class Model:
         lengths, stretches, weights, *tries = sections
         symbols = Trie(tries[0], tries[1], tries[2], _numbers("H", tries[3]))
         words = Trie(tries[4], tries[5], tries[6], _numbers("H", tries[7]))
-        name = hashlib.sha256(file).digest()
-        return cls(lengths, symbols, words, _numbers("h", stretches), _numbers("i", weights), name)
+        return cls(lengths, symbols, words, _numbers("h", stretches), _numbers("i", weights))
 
     def dump(self) -> bytes:
         """The file: sections, each with its length in four bytes, compressed by themselves; numbers little-endian."""
@@ -166,11 +164,19 @@ def _bytes(numbers: array[int]) -> bytes:
     return numbers.tobytes()
 
 
+def _shipped_name() -> str:
+    return resources.files(__package__).joinpath("tables", "current.txt").read_text().strip()
+
+
+def shipped_hash() -> bytes:
+    """The first eight bytes of the SHA-256 of this release's tables, without reading them."""
+    return bytes.fromhex(_shipped_name())
+
+
 @cache
 def shipped() -> Model:
-    """The tables of this release; reading them takes about a tenth of a second, so the first text does it."""
-    folder = resources.files(__package__).joinpath("tables")
-    return Model.load(folder.joinpath(folder.joinpath("current.txt").read_text().strip() + ".text").read_bytes())
+    """The tables of this release, 8 MB of memory; read when the first text comes."""
+    return Model.load(resources.files(__package__).joinpath("tables", f"{_shipped_name()}.text").read_bytes())
 
 
 def name_of(file: bytes) -> str:

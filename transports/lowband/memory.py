@@ -1,0 +1,237 @@
+"""What both ends of a thin connection remember of the requests and answers that went over it: small ones become documents.
+
+Each direction has its own memory (`Documents`), which moves with every document, so they are read in the order in which they were written:
+each has a number, and what has overtaken another is held until that has come. Nothing that was written may be withdrawn. The memory begins
+with made-up traffic (`samples`) that both ends know; its name covers all that they must agree on.
+
+A request is `{template: {…}}` and its answer `{template + "r": {…}}`, with the number of the path's template as a key, so that the
+bodies of each endpoint have places of their own. Members, left out where they say nothing::
+
+    m  method * 5 + priority          h  headers, pairs
+    a  authority                      y  quoting style of the parameters
+    t  Authorization; an X-Matrix     p  parameters of the path
+       without its signature          q  pairs of the query
+    g  that signature                 b  the body, JSON; of an answer, too
+    s  status, if it is not 200
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from transports.exchange import Headers, Priority, Request, Response
+from transports.lowband import body as bodies
+from transports.lowband import samples, tables, targets
+from transports.lowband.dictionary import WIRE_HASH
+from transports.lowband.documents import MAX_TEXT, DocumentError, Documents
+from transports.lowband.rangecoder import Decoder
+from transports.lowband.text import decode_text, encode_text, text_model_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transports.lowband.rangecoder import Coder
+
+VERSION: Final = 1
+LARGEST_BODY: Final = 16 * 1024
+"""Bytes of JSON. A larger body would hold up whoever comes after it; other messages overtake what zstd has packed."""
+MAX_HELD: Final = 128
+"""Messages that may wait for one that they have overtaken."""
+NUMBERS: Final = 256
+METHODS: Final = ("GET", "PUT", "POST", "DELETE")
+_MEMBERS: Final = tuple("matghypqsb")
+
+
+class Memory:
+    """Both directions of one connection. Sans-io; not for two threads."""
+
+    def __init__(self) -> None:
+        self._out, self._in = _fresh(), _fresh()
+        self._written = self._read = 0
+        self._held: dict[int, bytes] = {}
+
+    # — out
+
+    def encode_request(self, request: Request, headers: Headers, authorization: tuple[str, bytes] | None) -> bytes | None:
+        """The number and the document; None if it must travel otherwise. `headers` are those to carry, `authorization` what stands
+        around a signature and that.
+        """
+        return self._encode(request_document(request, headers, authorization))
+
+    def encode_response(self, response: Response, headers: Headers, target: str) -> bytes | None:
+        """The same of the answer to the other end's request for `target`."""
+        return self._encode(response_document(response, headers, target))
+
+    def _encode(self, document: dict[str, Any] | None) -> bytes | None:
+        if document is None:
+            return None
+        try:
+            coded = self._out.encode(document)
+        except DocumentError:  # nothing has been remembered of it
+            return None
+        number, self._written = self._written, (self._written + 1) % NUMBERS
+        return bytes((number,)) + coded
+
+    # — in
+
+    def in_order(self, message: bytes, number: int) -> Iterator[bytes]:
+        """Takes a message whose document has this number; gives those whose turn has come. Raises DocumentError."""
+        ahead = (number - self._read) % NUMBERS
+        if ahead >= MAX_HELD or number in self._held:
+            raise DocumentError("a document out of all order")
+        self._held[number] = message
+        while self._read in self._held:
+            whole = self._held.pop(self._read)
+            self._read = (self._read + 1) % NUMBERS
+            yield whole
+
+    def decode_request(self, document: bytes) -> tuple[Request, tuple[str, str] | None]:
+        """The request without an Authorization header; what stands around a signature, and that. Raises ValueError."""
+        key, members = self._decode(document)
+        if key.endswith("r"):
+            raise DocumentError("an answer in the place of a request")
+        method, priority = divmod(_number(members.get("m")), len(Priority))
+        if method >= len(METHODS):
+            raise DocumentError("an unknown method")
+        parameters, query = members.get("p", []), members.get("q", [])
+        _strings(parameters)
+        for pair in query if isinstance(query, list) else [None]:
+            _strings(pair, 2)
+        target = targets.put_together(int(key), _number(members.get("y", 0)), parameters, query, tables.extended().paths)
+        body, headers = _body_and_headers(members)
+        authorization = None
+        if "t" in members:
+            _strings(around := [members["t"], members.get("g", "")])
+            authorization = (around[0], around[1])
+        _strings([members.get("a", "")])
+        return Request(METHODS[method], target, members.get("a", ""), headers, body, Priority(priority)), authorization
+
+    def decode_response(self, document: bytes) -> Response:
+        """Raises ValueError."""
+        key, members = self._decode(document)
+        status = _number(members.get("s", 200))
+        if not key.endswith("r") or not 100 <= status <= 599:
+            raise DocumentError("not an answer")
+        body, headers = _body_and_headers(members)
+        return Response(status, headers, body)
+
+    def _decode(self, document: bytes) -> tuple[str, dict[str, Any]]:
+        found = self._in.decode(document)
+        if not isinstance(found, dict) or len(found) != 1:
+            raise DocumentError("neither a request nor an answer")
+        [(key, members)] = found.items()
+        if not isinstance(members, dict) or not key.removesuffix("r").isdecimal():
+            raise DocumentError("neither a request nor an answer")
+        return key, members
+
+
+def request_document(request: Request, headers: Headers, authorization: tuple[str, bytes] | None) -> dict[str, Any] | None:
+    parts = targets.take_apart(request.target, tables.extended().paths)
+    if parts is None or request.method not in METHODS:
+        return None
+    index, style, parameters, pairs = parts
+    members: dict[str, Any] = {"m": METHODS.index(request.method) * len(Priority) + request.priority}
+    if authorization is not None:
+        around, signature = authorization
+        members |= {"t": around, "g": bodies.to_base64(signature)} if signature else {"t": around}
+    members |= {key: value for key, value in (("a", request.authority), ("y", style), ("p", parameters), ("q", pairs)) if value}
+    return _with_body(str(index), members, headers, request.body)
+
+
+def response_document(response: Response, headers: Headers, target: str) -> dict[str, Any] | None:
+    parts = targets.take_apart(target, tables.extended().paths)
+    if parts is None:
+        return None
+    return _with_body(f"{parts[0]}r", {} if response.status == 200 else {"s": response.status}, headers, response.body)
+
+
+def _with_body(key: str, members: dict[str, Any], headers: Headers, body: bytes) -> dict[str, Any] | None:
+    types = [value for name, value in headers if name == "content-type"]
+    if len(body) > LARGEST_BODY or (body and types not in ([], [bodies.JSON])):
+        return None
+    if body:
+        headers = tuple(header for header in headers if header[0] != "content-type")
+        try:
+            members["b"] = bodies.to_value(body)
+        except (ValueError, TypeError):
+            return None
+    return {key: members | ({"h": [list(header) for header in headers]} if headers else {})}
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise DocumentError("not a number")
+    return value
+
+
+def _strings(values: object, length: int | None = None) -> None:
+    if not isinstance(values, list) or not all(isinstance(one, str) for one in values) or length not in (None, len(values)):
+        raise DocumentError("not a list of texts")
+
+
+def _body_and_headers(members: dict[str, Any]) -> tuple[bytes, Headers]:
+    headers = members.get("h", [])
+    for header in headers if isinstance(headers, list) else [None]:
+        _strings(header, 2)
+    carried = tuple((name, value) for name, value in headers)
+    if "b" not in members:
+        return b"", carried
+    return bodies.from_value(members["b"]), (("content-type", bodies.JSON), *carried)
+
+
+# What both ends know at the start
+
+
+@cache
+def name() -> bytes:
+    """What HELLO calls this memory: the start of the SHA-256 over everything in it."""
+    parts = json.dumps([VERSION, _keys(), _traffic()]).encode()
+    return hashlib.sha256(parts + text_model_hash()).digest()[:WIRE_HASH]
+
+
+def _keys() -> list[str]:
+    table = tables.extended()
+    templates = [str(index) for index in range(len(table.paths.templates))]
+    return list(dict.fromkeys([*_MEMBERS, *templates, *(f"{one}r" for one in templates), *table.vocabulary.keys]))
+
+
+def _traffic() -> list[tuple[str, str, Any, Any]]:
+    return samples.exchanges(samples.Source())
+
+
+def _fresh() -> Documents:
+    return Documents.restored(_primed(), _Texts())
+
+
+@cache
+def _primed() -> bytes:
+    """Has seen the made-up traffic; its names, hashes and texts are forgotten."""
+    made = Documents(_Untold(), _keys())
+    for method, target, asked, answered in _traffic():
+        request = Request(method, target, body=b"" if asked is None else bodies.from_value(asked), priority=Priority.MESSAGE)
+        response = Response(200, body=bodies.from_value(answered))
+        for document in (request_document(request, (), ("Bearer ?", b"")), response_document(response, (), target)):
+            if document is not None:
+                made.encode(document)
+    made.forget_names()
+    return made.snapshot()
+
+
+class _Texts:
+    """By the model of texts."""
+
+    def code(self, coder: Coder, text: str = "") -> str:
+        if isinstance(coder, Decoder):
+            return decode_text(coder, max_length=MAX_TEXT)
+        encode_text(coder, text)
+        return text
+
+
+class _Untold:
+    """Texts of which nothing is learnt."""
+
+    def code(self, coder: Coder, text: str = "") -> str:
+        return text
