@@ -248,12 +248,25 @@ def screens(report: Report, folder: Path) -> None:
         say(f"first screen of {rooms} rooms")
         with ExitStack() as running:
             bench = Proxied(folder / str(rooms), running, report.texts(), furnished=rooms, chance=report.random)
-            bench.connect()
-            tokens = [bench.login() for _ in range(report.runs(5, 2))]
-            note = "sliding sync of a stock client behind the proxy that asks for what is shown; event ids and full room ids included"
-            _each(report, first, bench.wire, [_seconds(partial(bench.screen, token)) for token in tokens], note=note)
+            token = _first_screens(report, first, bench)
             if back:
-                _return(report, bench, tokens[-1])
+                _return(report, bench, token)
+
+
+def _first_screens(report: Report, metric: str, bench: Proxied) -> str:
+    """Each on a new connection, which remembers nothing. Returns the token of the last."""
+    tokens: list[str] = []
+
+    def anew() -> None:
+        if tokens:
+            bench.hang_up()
+        bench.connect()
+        tokens.append(bench.login())
+
+    anew()
+    note = "a new connection; sliding sync of a stock client behind the proxy that asks for what is shown; event ids and room ids included"
+    _each(report, metric, bench.wire, [_seconds(lambda: bench.screen(tokens[-1]))] * report.runs(5, 2), between=anew, note=note)
+    return tokens[-1]
 
 
 def _return(report: Report, bench: Proxied, token: str) -> None:
