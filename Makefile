@@ -63,4 +63,6 @@ $(TEST_STAMP): pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,interop]'
 	@! command -v cmake >/dev/null || ! command -v c++ >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[olm]' \
 		|| echo "python-olm cannot be built here: the test of a bridge that encrypts is skipped"
+	@! command -v autoreconf >/dev/null || ! command -v cc >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dtls]' \
+		|| echo "DTLSSocket cannot be built here: the test of aiocoap over DTLS is skipped"
 	@touch $@ $(RUN_STAMP)
