@@ -27,6 +27,8 @@ class Item(NamedTuple):
 PUSH_RULES = "m.push_rules"
 IGNORED_USERS = "m.ignored_user_list"
 INVITE_PERMISSION = "m.invite_permission_config"
+OF_INVITES = frozenset({INVITE_PERMISSION, IGNORED_USERS})
+"""Account data that says whose invites a user wants to see."""
 
 
 def get(tx: Transaction, user_id: str, room_id: str, kind: str) -> dict[str, Any] | None:

@@ -179,14 +179,17 @@ class ClassicSync:
         """The rooms that may have something to tell."""
         wanted, user_id = request.filter.rooms, request.user_id
         if since is None or request.full_state:
-            found = [one for one in rooms.memberships_of(tx, user_id) if not one.forgotten]
+            found = rooms.memberships_of(tx, user_id)
             if since is None and not request.filter.include_leave:
                 found = [one for one in found if one.membership not in ("leave", "ban")]
-            if since is not None:
+            if since is None:
+                found = [one for one in found if not one.forgotten]
+            else:
                 found = [one for one in found if one.membership == "join" or one.stream > since.stream]
             return [one for one in found if wanted.takes_room(one.room_id)]
         changed = room_views.changed_rooms(tx, user_id, since.stream)
-        numbers = {*events.rooms_with_news(tx, since.stream, upto), *changed, *news.receipts, *news.whole}
+        invites = self._invites_wanted_now(tx, user_id, news)
+        numbers = {*events.rooms_with_news(tx, since.stream, upto), *changed, *news.receipts, *news.whole, *invites}
         found = [one for number in numbers if (one := rooms.membership(tx, user_id, number)) is not None]
         known = {one.room_id for one in found}
         for room_id in {*news.typing, *news.account_data} - known - {""}:
@@ -197,14 +200,21 @@ class ClassicSync:
             one
             for one in found
             if wanted.takes_room(one.room_id)
-            and not one.forgotten
-            and (one.membership == "join" or one.stream > since.stream)
+            and (one.membership == "join" or one.stream > since.stream or one.room in invites)
         ]
+
+    def _invites_wanted_now(self, tx: Transaction, user_id: str, news: News) -> set[int]:
+        """Rooms with invites that may have been kept from the user, who has changed whose invites they want to see."""
+        if not any(item.type in account_data.OF_INVITES for item in news.account_data.get("", ())):
+            return set()
+        return {one.room for one in rooms.memberships_of(tx, user_id) if one.membership == "invite"}
 
     def _some_rooms(self, tx: Transaction, answer: _Answer) -> None:
         batch, answer.todo = answer.todo[:ROOMS_AT_ONCE], answer.todo[ROOMS_AT_ONCE:]
         for member in batch:
-            if member.membership == "join":
+            if answer.sections.is_unwanted(tx, member):
+                section, entry = "leave", answer.sections.in_place_of_invite(tx, member)
+            elif member.membership == "join":
                 section, entry = "join", answer.sections.joined(tx, member)
             elif member.membership in ("invite", "knock"):
                 section, entry = member.membership, answer.sections.asked(tx, member)

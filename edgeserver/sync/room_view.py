@@ -6,7 +6,7 @@ timeline; the state may be that of a moment later, which is then told again and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.matrix.event import stripped_state as stripped_event
@@ -89,12 +89,15 @@ def joined(tx: Transaction, member: Membership, since: int | None, upto: int) ->
 def left(tx: Transaction, member: Membership, since: int | None) -> Window | None:
     """The window of a room that the user is not in any more, up to the event that says so. None if that has no place in a timeline of ours.
 
-    Its state is that of the moment when they were last in it: who never was, or has been told of that moment, is told of the event alone.
+    Its state is that of the moment when they were last in it: who never was, or has been told of that moment, or has forgotten the room, is
+    told of the event alone.
     """
     last = events.by_number(tx, member.event)
     if last is None or last.stream is None or last.before is None:
         return None
     room = rooms.by_number(tx, member.room)
+    if member.forgotten:
+        return Window(room, member, last.stream - 1, last.stream, None)
     departed = history.departure(tx, member)
     if departed is None or departed.stream is None:
         return Window(room, member, last.stream - 1 if since is None else since, last.stream, None)
@@ -104,6 +107,25 @@ def left(tx: Transaction, member: Membership, since: int | None) -> Window | Non
         return Window(room, member, last.stream, last.stream, departed.after)
     stayed = since is not None and _past(tx, member, since)[0] == "join"
     return Window(room, member, since if stayed else None, last.stream, departed.after)
+
+
+def was_in(tx: Transaction, member: Membership, since: int) -> bool:
+    """Whether the user, who is out of the room, was in it, invited or knocking at `since`."""
+    return _past(tx, member, since)[0] in ("join", "invite", "knock")
+
+
+def before_invite(tx: Transaction, member: Membership) -> Membership | None:
+    """What an invited user was before, as if nobody had asked them since: for invites that the user does not want to see. None if they
+    were not put out of the room, nor left it, by an event that is held.
+    """
+    stored = events.by_number(tx, member.event)
+    for _ in range(MAX_STEPS):
+        if stored is None or stored.before is None:
+            return None
+        stored = state.lookup_event(tx, stored.before, MEMBER, member.user_id)
+        if stored is not None and stored.stream is not None and (was := membership_of(stored.event)) in ("leave", "ban"):
+            return replace(member, membership=was, event=stored.number, stream=stored.stream, stripped=None)
+    return None
 
 
 def _past(tx: Transaction, member: Membership, since: int) -> tuple[str | None, bool]:

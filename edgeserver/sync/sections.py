@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.rooms import client_view, tokens
-from edgeserver.store import account_data, events, receipts, unread
+from edgeserver.store import account_data, events, receipts, room_views, state, unread
 from edgeserver.sync import room_view
 from edgeserver.sync.filters import kept
 from edgeserver.sync.room_view import MEMBER
 from edgeserver.users.receipts import edu_content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from edgeserver.matrix.event import Event
     from edgeserver.rooms.client_view import Viewer
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from edgeserver.sync.room_view import Timeline, Window
     from edgeserver.sync.sent_members import SentMembers
 
+SUMMARIZED: Final = frozenset({MEMBER, "m.room.name", "m.room.canonical_alias"})
+"""State that `summary` follows from: heroes are told as soon as a room has neither name nor alias."""
 MAX_RECEIPTS: Final = 100
 """Receipts of others that a client is given for a room that is new to it."""
 
@@ -43,6 +45,19 @@ class News:
     ignored: frozenset[str] = frozenset()
     blocks_invites: bool = False
     whole: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Past:
+    """What there is to tell of a room's past: its timeline, and the state events that the filter takes.
+
+    `is_summary_new`: who is in the room, or what it is called, has changed, whether the filter takes the events that say so or not.
+    """
+
+    shown: Timeline
+    state: list[StoredEvent]
+    heroes: list[str] | None
+    is_summary_new: bool
 
 
 class Sections:
@@ -81,46 +96,59 @@ class Sections:
         window = room_view.joined(tx, member, None if is_news and not lazy else self._since, self._upto)
         if window.room.is_loading and not lazy:
             return None
-        shown, changes, of_heroes = self._history(tx, window)
+        past = self._history(tx, window)
         ephemeral = self._ephemeral(tx, window)
         data = self._account_data(tx, window)
         read = any(one.user_id == member.user_id for one in self._news.receipts.get(member.room, ()))
-        if not (window.is_whole or self._full_state or shown.events or shown.limited or changes or ephemeral or data or read or is_news):
-            return None
-        members_changed = is_news or any(key[0] == MEMBER for key in (*changes, *shown.first_changes()))
         whole = window.is_whole or self._full_state
+        is_news = is_news or past.is_summary_new
+        if not (whole or past.shown.events or past.shown.limited or past.state or ephemeral or data or read or is_news):
+            return None
         entry: dict[str, Any] = {
-            "timeline": self._timeline(tx, window, shown),
-            self._state_name: {"events": self._state(tx, changes)},
+            "timeline": self._timeline(tx, window, past.shown),
+            self._state_name: {"events": self._state(tx, past.state)},
             "account_data": {"events": data},
             "ephemeral": {"events": ephemeral},
-            "summary": room_view.summary(tx, window, of_heroes) if whole or members_changed else {},
+            "summary": room_view.summary(tx, window, past.heroes) if whole or is_news else {},
         }
         self._count_unread(tx, window, entry)
         return entry
 
     def left(self, tx: Transaction, member: Membership) -> dict[str, Any] | None:
-        """The room's entry in `leave`."""
+        """The room's entry in `leave`; None if the user has forgotten it and the client knows already that they are out of it."""
         window = room_view.left(tx, member, self._since)
+        if window is not None and member.forgotten and (self._since is None or not room_view.was_in(tx, member, self._since)):
+            return None
         if window is None:
             leave = events.by_number(tx, member.event)
             found = [leave] if leave is not None and self._filter.timeline.takes(leave.event) else []
             alone = self._formatted(found, client_view.timeline(tx, found, self._viewer, with_room_id=False))
             return {"timeline": {"events": alone}, self._state_name: {"events": []}, "account_data": {"events": []}}
-        shown, changes, _ = self._history(tx, window)
+        past = self._history(tx, window)
         return {
-            "timeline": self._timeline(tx, window, shown),
-            self._state_name: {"events": self._state(tx, changes)},
+            "timeline": self._timeline(tx, window, past.shown),
+            self._state_name: {"events": self._state(tx, past.state)},
             "account_data": {"events": self._account_data(tx, window)},
         }
 
-    def asked(self, tx: Transaction, member: Membership) -> dict[str, Any] | None:
-        """The room's entry in `invite` or `knock`; None if somebody whom the user ignores invites, or the user takes no invites."""
-        if member.membership == "invite" and self._news.blocks_invites:
-            return None
+    def is_unwanted(self, tx: Transaction, member: Membership) -> bool:
+        """Whether this is an invite by somebody whom the user ignores, or the user takes no invites."""
+        if member.membership != "invite":
+            return False
         own = events.by_number(tx, member.event)
-        if own is not None and own.event.sender in self._news.ignored:
+        return self._news.blocks_invites or (own is not None and own.event.sender in self._news.ignored)
+
+    def in_place_of_invite(self, tx: Transaction, member: Membership) -> dict[str, Any] | None:
+        """The room's entry in `leave` if the user was put out of it before the invite, which they do not want to see, and the client does
+        not know yet.
+        """
+        before = room_view.before_invite(tx, member)
+        if before is None or (not self._filter.include_leave if self._since is None else before.stream <= self._since):
             return None
+        return self.left(tx, before)
+
+    def asked(self, tx: Transaction, member: Membership) -> dict[str, Any]:
+        """The room's entry in `invite` or `knock`."""
         return {f"{member.membership}_state": {"events": room_view.stripped(tx, member)}}
 
     # The timeline and the state
@@ -129,7 +157,7 @@ class Sections:
     def _state_name(self) -> str:
         return "state_after" if self._state_after else "state"
 
-    def _history(self, tx: Transaction, window: Window) -> tuple[Timeline, dict[StateKey, int], list[str] | None]:
+    def _history(self, tx: Transaction, window: Window) -> _Past:
         room_id = window.room.room_id
         in_timeline = self._filter.timeline.takes_room(room_id)
 
@@ -141,15 +169,14 @@ class Sections:
         shown = room_view.timeline(tx, window, self._filter.limit, wanted)
         whole = self._full_state or window.is_whole
         changes = room_view.state_changes(tx, window, shown, whole=whole, at_end=self._state_after)
-        of_heroes = None
-        if whole or any(key[0] == MEMBER for key in (*changes, *shown.first_changes())):
-            of_heroes = room_view.heroes(tx, window)
+        is_summary_new = not whole and any(key[0] in SUMMARIZED for key in (*changes, *shown.first_changes()))
+        of_heroes = room_view.heroes(tx, window) if whole or is_summary_new else None
         if self._filter.state.lazy_load_members:
             self._lazily(tx, window, shown, changes, of_heroes or (), whole)
-        if not self._filter.state.takes_room(room_id):
-            changes = {}
-        self._note_members(window, shown, changes)
-        return shown, changes, of_heroes
+        loaded = events.many_by_number(tx, changes.values()) if self._filter.state.takes_room(room_id) else {}
+        told = [stored for stored in loaded.values() if self._filter.state.takes(stored.event)]
+        self._note_members(window, shown, told)
+        return _Past(shown, told, of_heroes, is_summary_new)
 
     def _lazily(
         self,
@@ -165,6 +192,7 @@ class Sections:
         needed = {stored.event.sender for stored in shown.events} | set(of_heroes)
         if whole:
             needed.add(user_id)
+            needed |= {key[1] for key in self._changed_meanwhile(tx, window) if key[0] == MEMBER}
             for key in [key for key in changes if key[0] == MEMBER and key[1] not in needed]:
                 del changes[key]
             if not window.room.is_partial:
@@ -177,6 +205,15 @@ class Sections:
                 number = client_view.cited_member(tx, shown.events, member)
             if number is not None and not self._is_redundant(window, member, number):
                 changes[MEMBER, member] = number
+
+    def _changed_meanwhile(self, tx: Transaction, window: Window) -> Iterable[StateKey]:
+        """What has changed of a room that is told whole to a client which knew it: of members whom it holds it is to hear all the same."""
+        if self._since is None or window.snapshot is None:
+            return ()
+        if window.is_whole and not room_view.was_in(tx, window.membership, self._since):
+            return ()
+        old = room_views.snapshot_at(tx, window.room.number, self._since)
+        return () if old is None else state.changed_between(tx, old, window.snapshot)
 
     def _member(self, tx: Transaction, window: Window, shown: Timeline, member: str) -> int | None:
         if self._state_after and window.snapshot is not None:
@@ -193,12 +230,11 @@ class Sections:
     def _device(self) -> tuple[str, str] | None:
         return None if self._viewer.device_id is None else (self._viewer.user_id, self._viewer.device_id)
 
-    def _note_members(self, window: Window, shown: Timeline, changes: Mapping[StateKey, int]) -> None:
+    def _note_members(self, window: Window, shown: Timeline, told: list[StoredEvent]) -> None:
         if not self._filter.state.lazy_load_members or self._device is None:
             return
         room = window.room.number
-        self.members += [(room, key[1], number) for key, number in changes.items() if key[0] == MEMBER]
-        for stored in shown.events:
+        for stored in (*told, *shown.events):
             if stored.event.type == MEMBER and stored.event.state_key is not None:
                 self.members.append((room, stored.event.state_key, stored.number))
 
@@ -208,9 +244,7 @@ class Sections:
         listed = client_view.timeline(tx, shown.events, self._viewer, with_room_id=False, bundled=shown.limited)
         return {"events": self._formatted(shown.events, listed), "limited": shown.limited, "prev_batch": start}
 
-    def _state(self, tx: Transaction, changes: Mapping[StateKey, int]) -> list[dict[str, Any]]:
-        loaded = events.many_by_number(tx, changes.values())
-        found = [stored for stored in loaded.values() if self._filter.state.takes(stored.event)]
+    def _state(self, tx: Transaction, found: list[StoredEvent]) -> list[dict[str, Any]]:
         return self._formatted(found, client_view.state_events(tx, found, self._viewer, with_room_id=False))
 
     def _formatted(self, found: list[StoredEvent], listed: list[dict[str, Any]]) -> list[dict[str, Any]]:

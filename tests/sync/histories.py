@@ -4,9 +4,10 @@
     .venv/bin/python -m tests.sync.histories --seeds 0-1000
 
 Some people of one box create, join, knock, leave, talk, change state, invite, kick, ban, read, tag, type and ignore. Two of them watch:
-each with sliding sync in both dialects, in lists and subscriptions that change at whim, repeating a `pos` as if the answer had been lost,
-and through restarts of the box. When nobody does anything any more, each watcher widens the window to all rooms and must know of each room
-what classic sync, `/state`, `/messages` and `/joined_members` say: no more, no less; and of rooms that they are not in, that they are not.
+each with sliding sync in both dialects, in lists and subscriptions that change at whim, and with classic sync (`classic_client.py`), with
+timelines so short that there are gaps; repeating a `pos` or a `since` as if the answer had been lost, and through restarts of the box. When
+nobody does anything any more, each sliding watcher widens the window to all rooms; then all must know of each room what a first classic
+sync, `/state`, `/messages` and `/joined_members` say: no more, no less; and of rooms that they are not in, that they are not.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from trio.testing import MockClock
 
 from tests.asgi import AsgiClient
 from tests.flows.world import BoxInWorld, Person, World
+from tests.sync.classic_client import ClassicClient
 
 CONFIG = "[limits]\nrate_limits = false\n[discovery]\nmdns = false\n"
 STEPS = 40
@@ -46,8 +48,8 @@ class KnownRoom:
 class SlidingClient:
     """A client of one dialect: keeps rooms as an app would, from initial results and deltas."""
 
-    def __init__(self, person: Person, dialect: str, chance: random.Random) -> None:
-        self.person, self.dialect, self.chance = person, dialect, chance
+    def __init__(self, person: Person, dialect: str, chance: random.Random, ignored: set[str]) -> None:
+        self.person, self.dialect, self.chance, self.ignored = person, dialect, chance, ignored
         self.rooms: dict[str, KnownRoom] = {}
         self.lists: dict[str, Any] = {}
         self.account_data: dict[tuple[str, str], Any] = {}
@@ -117,7 +119,9 @@ class SlidingClient:
 
     def _take_room(self, room: KnownRoom, result: dict[str, Any]) -> None:
         expanded = result.get("unstable_expanded_timeline") or result.get("expanded_timeline")
-        events = [event["event_id"] for event in result.get("timeline", result.get("timeline_events", []))]
+        told = result.get("timeline", result.get("timeline_events", []))
+        assert all("state_key" in event or event["sender"] not in self.ignored for event in told), "events of somebody ignored are told"
+        events = [event["event_id"] for event in told]
         if result.get("initial"):
             room.fields, room.state, room.timeline, room.stripped = {}, {}, [], None
         if result.get("initial") or expanded or result.get("limited"):
@@ -132,6 +136,8 @@ class SlidingClient:
                 room.state.pop(key, None)
         room.fields.update({name: result[name] for name in FIELDS if name in result})
         room.stripped = result.get("invite_state", result.get("stripped_state", room.stripped))
+        is_asked = "invite_state" in result or result.get("membership") == "invite"
+        assert not (is_asked and _inviter(room, self.person) in self.ignored), "an invite of somebody ignored is told"
         own = [event for event in result.get("required_state", []) if (event["type"], event["state_key"]) == (MEMBER, self.person.user_id)]
         believed = "join" if self.dialect == "deployed" else room.membership
         believed = own[-1]["content"]["membership"] if own and "content" in own[-1] else believed
@@ -146,10 +152,18 @@ class SlidingClient:
         for room_id, event in found.get("receipts", {}).get("rooms", {}).items():
             for event_id, kinds in event["content"].items():
                 for kind, users in kinds.items():
+                    assert not self.ignored & users.keys(), "a receipt of somebody ignored is told"
                     for user_id, value in users.items():
                         self.receipts[room_id, kind, user_id, value.get("thread_id", "")] = event_id
         for room_id, event in found.get("typing", {}).get("rooms", {}).items():
             self.typing[room_id] = event["content"]["user_ids"]
+            assert not self.ignored & {*self.typing[room_id]}, "somebody ignored is told to be typing"
+
+
+def _inviter(room: KnownRoom, person: Person) -> str | None:
+    """Who invites the person, if the room is known by its stripped state and somebody does."""
+    own = [event for event in room.stripped or () if (event["type"], event["state_key"]) == (MEMBER, person.user_id)]
+    return own[-1]["sender"] if own and own[-1]["content"]["membership"] == "invite" else None
 
 
 class Story:
@@ -161,6 +175,9 @@ class Story:
         self.rooms: list[str] = []
         self.events: dict[str, list[str]] = {}
         self.watchers: list[SlidingClient] = []
+        self.classic: list[ClassicClient] = []
+        self.ignored: dict[str, set[str]] = {}
+        self.ever_ignored: dict[str, set[str]] = {}
         self.people: list[Person] = []
         self.box: BoxInWorld
 
@@ -169,16 +186,23 @@ class Story:
             self.box = await world.box("a", CONFIG)
             self.people = [await self.box.person(name) for name in ("alice", "bob", "carol")]
             for person in self.people[:2]:
-                self.watchers += [SlidingClient(person, dialect, self.chance) for dialect in PATHS]
+                ignored, self.ever_ignored[person.user_id] = self.ignored.setdefault(person.user_id, set()), set()
+                self.watchers += [SlidingClient(person, dialect, self.chance, ignored) for dialect in PATHS]
+                self.classic.append(ClassicClient(person, self.chance, ignored))
             for _ in range(STEPS):
                 await self._step()
                 for watcher in self.watchers:
                     await self._watch(watcher)
+                for client in self.classic:
+                    if self.chance.random() < 0.4:
+                        await client.poll(lost=self.chance.random() < 0.2)
             await trio.sleep(200)  # whoever typed has stopped
             for watcher in self.watchers:
                 watcher.widen()
                 await watcher.settle()
-                await Check(watcher).run()
+                await Check(watcher, self.ever_ignored[watcher.person.user_id]).run()
+            for client in self.classic:
+                await client.check(self.ever_ignored[client.person.user_id])
 
     async def _watch(self, watcher: SlidingClient) -> None:
         chance = self.chance.random()
@@ -280,13 +304,23 @@ class Story:
         await self._try(person, "PUT", f"/rooms/{self._room()}/typing/{quote(person.user_id)}", typing)
 
     async def _ignore(self, person: Person) -> None:
-        if self.chance.random() < 0.2 and person not in self.people[:2]:
-            await self._try(person, "PUT", f"/user/{quote(person.user_id)}/account_data/m.ignored_user_list", {"ignored_users": {}})
+        """Another choice of people whom somebody who watches ignores from now on."""
+        ignored = self.ignored.get(person.user_id)
+        if ignored is None:
+            return
+        others = [other.user_id for other in self.people if other is not person]
+        ignored.clear()
+        ignored.update(other for other in others if self.chance.random() < 0.4)
+        self.ever_ignored[person.user_id] |= ignored
+        content = {"ignored_users": {user_id: {} for user_id in sorted(ignored)}}
+        await person.ok("PUT", f"/user/{quote(person.user_id)}/account_data/m.ignored_user_list", content)
 
     async def _restart(self, person: Person) -> None:
         if self.chance.random() < 0.3:
             await self.box.stop()
             await self.box.start()
+            for client in self.classic:
+                client.restarted()
 
 
 SET_LATER = {("m.room.name", ""), ("m.room.topic", ""), ("m.room.avatar", "")}
@@ -294,11 +328,14 @@ SET_LATER = {("m.room.name", ""), ("m.room.topic", ""), ("m.room.avatar", "")}
 
 
 class Check:
-    """What a watcher knows in the end, against what everything else says."""
+    """What a watcher knows in the end, against what everything else says. `ever_ignored`: some of what was told of these people
+    may be lacking.
+    """
 
-    def __init__(self, watcher: SlidingClient) -> None:
+    def __init__(self, watcher: SlidingClient, ever_ignored: set[str]) -> None:
         self.watcher = watcher
         self.person = watcher.person
+        self.ever_ignored = ever_ignored
 
     async def run(self) -> None:
         whole = await self.person.ok("GET", "/sync", query={"filter": '{"room":{"timeline":{"limit":1}}}'})
@@ -318,6 +355,8 @@ class Check:
         assert {*joined, *invited, *knocked} <= {*self.watcher.rooms}, "a room is lacking"
         assert in_list >= len(joined) + len(invited)
         for room_id, room in self.watcher.rooms.items():
+            if room.membership == "invite" and _inviter(room, self.person) in self.watcher.ignored:
+                continue  # it had been told before the inviter was ignored
             is_out = room_id not in {*joined, *invited, *knocked}
             assert is_out == (room.membership in ("leave", "ban")), self._about(room_id, f"takes the person for {room.membership}")
         assert not shown & set(joined), "a room that the person has joined counts as an invite"
@@ -330,8 +369,10 @@ class Check:
         room = self.watcher.rooms[room_id]
         assert room.state == await self.person.state(room_id), self._about(room_id, "the state differs")
         page = await self.person.ok("GET", f"/rooms/{quote(room_id)}/messages", query={"dir": "b", "limit": "1000"})
-        told = [event["event_id"] for event in page["chunk"]][::-1]
-        assert room.timeline == told[len(told) - len(room.timeline) :], self._about(room_id, "the timeline differs")
+        unsure = {one["event_id"] for one in page["chunk"] if one["sender"] in self.ever_ignored and "state_key" not in one}
+        told = [event["event_id"] for event in page["chunk"] if event["event_id"] not in unsure][::-1]
+        known = [event_id for event_id in room.timeline if event_id not in unsure]
+        assert known == told[len(told) - len(known) :], self._about(room_id, "the timeline differs")
         assert len(room.timeline) >= min(len(told), 50), self._about(room_id, "the timeline is too short")
         members = (await self.person.ok("GET", f"/rooms/{quote(room_id)}/joined_members"))["joined"]
         assert room.fields["joined_count"] == len(members) == entry["summary"]["m.joined_member_count"]
@@ -367,7 +408,7 @@ class Check:
                 for kind, users in kinds.items():
                     for user_id, value in users.items():
                         known = self.watcher.receipts.get((room_id, kind, user_id, value.get("thread_id", "")))
-                        if event_id in shown or user_id == self.person.user_id:
+                        if (event_id in shown or user_id == self.person.user_id) and user_id not in self.ever_ignored:
                             assert known == event_id, self._about(room_id, f"the receipt of {user_id} differs")
 
 

@@ -463,3 +463,119 @@ async def test_events_come_as_servers_exchange_them_if_asked_for(world: World) -
     found = joined(await world.sync(ALICE, wanted={"event_format": "federation", "room": {"timeline": {"limit": 1}}}), room)
     for event in (*found["timeline"]["events"], *found["state"]["events"]):
         assert {"auth_events", "prev_events", "hashes", "depth", "event_id", "unsigned"} <= set(event)
+
+
+async def test_a_room_that_loses_its_name_is_told_with_those_who_give_it_one(world: World) -> None:
+    room = await world.room(ALICE, BOB, name="Kitchen")
+    first = await world.sync(ALICE)
+    assert "m.heroes" not in joined(first, room)["summary"]
+    await world.composer.send(room, BOB, "m.room.message", {"body": "x"})
+    await world.composer.send(room, ALICE, "m.room.name", {}, state_key="")
+    found = joined(await world.sync(ALICE, first), room)
+    assert found["summary"] == {"m.heroes": [BOB], "m.joined_member_count": 2, "m.invited_member_count": 0}
+
+
+async def test_state_that_a_filter_takes_none_of_is_no_news(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    wanted = {"room": {"state": {"types": []}, "timeline": {"types": ["m.room.message"]}}}
+    first = await world.sync(ALICE, wanted=wanted)
+    await world.composer.send(room, ALICE, "m.room.topic", {"topic": "t"}, state_key="")
+    assert "rooms" not in await world.sync(ALICE, first, wanted)
+    await world.say(room, BOB, "x")
+    assert bodies(joined(await world.sync(ALICE, first, wanted), room)) == ["x"]
+
+
+@pytest.mark.parametrize("state", [{"types": []}, {"not_rooms": ["here"]}])
+async def test_who_takes_no_state_of_a_room_is_told_how_many_are_in_it(world: World, state: dict[str, Any]) -> None:
+    room = await world.room(ALICE, BOB)
+    state = {name: [room] if value else [] for name, value in state.items()}
+    wanted = {"room": {"state": state, "timeline": {"types": ["m.room.message"]}}}
+    first = await world.sync(ALICE, wanted=wanted)
+    await world.memberships.join(CAROL, room)
+    found = joined(await world.sync(ALICE, first, wanted), room)
+    assert found["summary"] == {"m.heroes": [BOB, CAROL], "m.joined_member_count": 3, "m.invited_member_count": 0}
+    assert not found["state"]["events"]
+
+
+async def test_members_that_a_filter_keeps_out_are_given_once_another_takes_them(world: World) -> None:
+    room = await world.room(ALICE, BOB, name="Kitchen")
+    await world.say(room, BOB, "before")
+    first = await world.sync(ALICE, wanted={"room": {"state": {"lazy_load_members": True, "types": []}, "timeline": {"limit": 1}}})
+    await world.say(room, BOB, "x")
+    assert ("m.room.member", BOB) in state_of(joined(await world.sync(ALICE, first, LAZY), room))
+
+
+async def test_who_is_put_out_and_asked_back_by_somebody_ignored_is_told_that_they_are_out(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    await world.account_data.put(BOB, "", "m.ignored_user_list", {"ignored_users": {ALICE: {}}})
+    first = await world.sync(BOB)
+    await world.memberships.kick(ALICE, room, BOB)
+    await world.composer.send(room, ALICE, "m.room.name", {"name": "Later"}, state_key="")
+    await world.memberships.invite(ALICE, room, BOB)
+    answer = await world.sync(BOB, first)
+    assert list(answer["rooms"]) == ["leave"]
+    assert [one["content"]["membership"] for one in answer["rooms"]["leave"][room]["timeline"]["events"]] == ["leave"]
+    assert "rooms" not in await world.sync(BOB, answer)
+    assert "rooms" not in await world.sync(BOB)
+    everything = await world.sync(BOB, wanted={"room": {"include_leave": True}})
+    assert list(everything["rooms"]) == ["leave"]
+    await world.account_data.put(BOB, "", "m.ignored_user_list", {"ignored_users": {}})
+    assert room in (await world.sync(BOB, answer))["rooms"]["invite"]
+
+
+async def test_an_invite_is_shown_once_invites_are_taken_again(world: World) -> None:
+    await world.account_data.put(BOB, "", "m.ignored_user_list", {"ignored_users": {ALICE: {}}})
+    room = await world.room(ALICE, preset="private_chat")
+    await world.memberships.invite(ALICE, room, BOB)
+    first = await world.sync(BOB)
+    await world.account_data.put(BOB, "", "x.other", {})
+    quiet = await world.sync(BOB, first)
+    assert "rooms" not in quiet
+    await world.account_data.put(BOB, "", "m.ignored_user_list", {"ignored_users": {}})
+    assert list((await world.sync(BOB, quiet))["rooms"]["invite"]) == [room]
+
+
+async def test_a_device_that_was_away_learns_of_a_room_left_and_forgotten_and_of_no_more_than_that(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    first = await world.sync(BOB)
+    await world.say(room, ALICE, "before")
+    await world.memberships.leave(BOB, room)
+    told = await world.sync(BOB, first)
+    await world.memberships.forget(BOB, room)
+    found = (await world.sync(BOB, first))["rooms"]["leave"][room]
+    assert [one["content"].get("membership") for one in found["timeline"]["events"]] == ["leave"]
+    assert not found["state"]["events"]
+    assert "rooms" not in await world.sync(BOB, told)  # another device that knows it already
+    await world.memberships.ban(ALICE, room, BOB)
+    assert "rooms" not in await world.sync(BOB, told)
+
+
+async def test_full_state_tells_lazy_clients_of_members_who_changed_too(world: World) -> None:
+    room = await world.room(ALICE, BOB, CAROL, name="Kitchen")
+    wanted = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
+    first = await world.sync(ALICE, wanted=wanted)
+    await world.memberships.leave(BOB, room)
+    await world.say(room, ALICE, "x")
+    found = joined(await world.sync(ALICE, first, wanted, full_state=True), room)
+    members = {key[1]: event["content"]["membership"] for key, event in state_of(found).items() if key[0] == "m.room.member"}
+    assert members == {ALICE: "join", BOB: "leave"}
+
+
+async def test_lazy_clients_who_were_away_between_two_syncs_hear_of_members_who_changed(world: World) -> None:
+    room = await world.room(ALICE, BOB, CAROL, name="Kitchen")
+    wanted = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
+    first = await world.sync(CAROL, wanted=wanted)
+    await world.memberships.leave(CAROL, room)
+    await world.memberships.leave(BOB, room)
+    await world.memberships.join(CAROL, room)
+    found = joined(await world.sync(CAROL, first, wanted), room)
+    assert state_of(found)["m.room.member", BOB]["content"]["membership"] == "leave"
+    assert ("m.room.member", ALICE) not in state_of(found)
+
+
+async def test_a_room_left_and_forgotten_is_told_as_left_with_full_state_too(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    first = await world.sync(BOB)
+    await world.memberships.leave(BOB, room)
+    await world.memberships.forget(BOB, room)
+    assert list((await world.sync(BOB, first, full_state=True))["rooms"]["leave"]) == [room]

@@ -234,3 +234,46 @@ async def test_an_upgraded_room_and_its_successor_are_both_there(two):
     created = [one for one in phone.rooms[new]["required_state"] if one["type"] == "m.room.create"]
     assert created[0]["content"]["predecessor"]["room_id"] == room
     assert phone.count == 2
+
+
+async def test_a_phone_that_was_away_learns_of_a_room_left_and_forgotten_and_then_it_is_gone(two):
+    alice, bob = two
+    room = await alice.create_room(name="Harbour", preset="public_chat")
+    await bob.join(room)
+    phone = Phone(bob)
+    await phone.poll()
+    await alice.say(room, "not for who has forgotten")
+    await leave(bob, room)
+    await bob.ok("POST", f"/rooms/{quote(room)}/forget")
+    await phone.poll()
+    assert (phone.membership(room), phone.texts(room)) == ("leave", ["leave"])
+    assert await phone.poll() == {}
+    assert phone.count == 0
+    await act(alice, room, "ban", bob)
+    assert await phone.poll() == {}
+    await act(alice, room, "unban", bob)
+    await alice.invite(room, bob.user_id)
+    await phone.poll()
+    assert phone.membership(room) == "invite"
+
+
+async def test_who_is_put_out_and_asked_back_by_somebody_ignored_is_told_that_they_are_out(two):
+    alice, bob = two
+    room = await alice.create_room(name="Harbour", preset="public_chat")
+    await bob.join(room)
+    ignoring = f"/user/{bob.user_id}/account_data/m.ignored_user_list"
+    await bob.ok("PUT", ignoring, {"ignored_users": {alice.user_id: {}}})
+    phone = Phone(bob)
+    await phone.poll()
+    await act(alice, room, "kick", bob)
+    await rename(alice, room, "Haven")
+    await alice.invite(room, bob.user_id)
+    await phone.poll()
+    assert (phone.membership(room), phone.texts(room)) == ("leave", ["leave"])
+    assert "Haven" not in str(phone.rooms)
+    assert await phone.poll() == {}
+    assert phone.count == 0
+    assert await Phone(bob, conn_id="fresh").poll() == {}
+    await bob.ok("PUT", ignoring, {"ignored_users": {}})
+    await phone.poll()
+    assert phone.membership(room) == "invite"

@@ -113,7 +113,7 @@ class SlidingSync:
         found = _Round(SlidingAnswer(), changes)
         listed = self._lists.of(tx, request.user_id)
         ignored = account_data.ignored_users(tx, request.user_id)
-        windows = Windows(tx, request.user_id, listed, told.rooms, ignored)
+        windows = Windows(tx, request.user_id, listed, told, ignored)
         matched = self._matched(windows, listed.by_id, request, found.answer)
         changes.counts = found.answer.lists
         found.is_news = changes.counts != told.counts
@@ -172,6 +172,7 @@ class SlidingSync:
             Viewer(request.user_id, request.device_id, self._now_ms()),
             ignored,
             windows.direct,
+            windows.ended,
             upto=tx.position,
             live_since=tx.position if request.pos is None else told.position,
         )

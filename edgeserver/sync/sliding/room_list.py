@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.rooms import history
 from edgeserver.store import account_data, events, room_list, room_views, rooms, state
+from edgeserver.sync import room_view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from edgeserver.store.database import Transaction
     from edgeserver.store.room_list import ListedRoom
+    from edgeserver.store.rooms import Membership
+    from edgeserver.sync.sliding.connections import Told
     from edgeserver.sync.sliding.wanted import ListFilter, ListWish
 
 KEPT_USERS: Final = 100
@@ -37,6 +40,8 @@ class RoomList:
     by_id: dict[str, ListedRoom] = field(default_factory=dict)
     hidden: frozenset[int] = frozenset()
     """Rooms that are shown to those connections alone that know them already."""
+    forgotten: Mapping[int, int] = field(default_factory=dict)
+    """Rooms that the user has forgotten, with the position since when: they are hidden, once a connection knows that the user is out."""
 
 
 class RoomLists:
@@ -78,9 +83,10 @@ class RoomLists:
 
 
 def _made(tx: Transaction, user_id: str, found: Iterable[ListedRoom]) -> RoomList:
-    ordered = sorted((room for room in found if not room.forgotten), key=lambda room: room.activity, reverse=True)
+    ordered = sorted(found, key=lambda room: room.activity, reverse=True)
     hidden = frozenset(room.room for room in ordered if not _is_shown(tx, user_id, room))
-    return RoomList(tx.position, ordered, {room.room_id: room for room in ordered}, hidden)
+    forgotten = {room.room: room.since for room in ordered if room.forgotten}
+    return RoomList(tx.position, ordered, {room.room_id: room for room in ordered}, hidden, forgotten)
 
 
 def _updated(tx: Transaction, user_id: str, old: RoomList) -> RoomList:
@@ -94,23 +100,29 @@ def _updated(tx: Transaction, user_id: str, old: RoomList) -> RoomList:
         elif room.room_id in old.by_id:
             numbers.discard(room.room)  # news of a room that the user is not in is no news to them
     if not numbers:
-        return RoomList(tx.position, old.rooms, old.by_id, old.hidden)
+        return RoomList(tx.position, old.rooms, old.by_id, old.hidden, old.forgotten)
     new = _made(tx, user_id, fresh)
     new.rooms.extend(room for room in old.rooms if room.room not in numbers)
-    return RoomList(tx.position, new.rooms, {room.room_id: room for room in new.rooms}, (old.hidden - numbers) | new.hidden)
+    by_id, hidden = {room.room_id: room for room in new.rooms}, (old.hidden - numbers) | new.hidden
+    forgotten = {**{number: since for number, since in old.forgotten.items() if number not in numbers}, **new.forgotten}
+    return RoomList(tx.position, new.rooms, by_id, hidden, forgotten)
 
 
 class Windows:
     """What a client's lists show of a user's rooms.
 
-    Rooms that the user has left by themselves are among them only if the connection knows them (MSC4186, "Lists").
+    Rooms that the user has left by themselves are among them only if the connection knows them (MSC4186, "Lists"). Rooms that they have
+    forgotten, or were invited back to by somebody whom they ignore, only until the connection knows that they are out of it: `ended` has
+    what it is to be told that the user is there.
     """
 
-    def __init__(self, tx: Transaction, user_id: str, listed: RoomList, known: Collection[int], ignored: frozenset[str]) -> None:
+    def __init__(self, tx: Transaction, user_id: str, listed: RoomList, told: Told, ignored: frozenset[str]) -> None:
         self._tx = tx
         self._user_id = user_id
         self._listed = listed
-        self.hidden = listed.hidden.difference(known) | _unwanted(tx, user_id, listed, ignored)
+        unwanted = _unwanted(tx, user_id, listed, ignored)
+        self.ended = _ended(tx, user_id, unwanted, listed.forgotten, told)
+        self.hidden = (listed.hidden.difference(told.rooms) | unwanted | listed.forgotten.keys()) - self.ended.keys()
         self.shown = [room for room in listed.rooms if room.room not in self.hidden] if self.hidden else listed.rooms
         self._direct: frozenset[str] | None = None
         self._tags: Mapping[str, frozenset[str]] | None = None
@@ -196,13 +208,27 @@ def _unwanted(tx: Transaction, user_id: str, listed: RoomList, ignored: frozense
     return room_list.invited_by(tx, user_id, ignored) if ignored else set()
 
 
+def _ended(tx: Transaction, user_id: str, unwanted: set[int], forgotten: Mapping[int, int], told: Told) -> dict[int, Membership]:
+    found: dict[int, Membership] = {}
+    for number in (unwanted | forgotten.keys()) & told.rooms.keys():
+        since = told.since(told.rooms[number].upto) or 0
+        if number in forgotten and forgotten[number] <= since:
+            continue
+        member = rooms.membership(tx, user_id, number)
+        if member is not None and number in unwanted:
+            member = room_view.before_invite(tx, member)
+        if member is not None and room_view.was_in(tx, member, since):
+            found[number] = member
+    return found
+
+
 def _is_shown(tx: Transaction, user_id: str, room: ListedRoom) -> bool:
     """Whether a connection is told of a room that it does not know yet: not of one that the user left by themselves, nor of one that they
     were kept out of without ever having been in it.
     """
     if room.membership in ("join", "invite", "knock"):
         return True
-    if not room.has_state or room.by_self:
+    if room.forgotten or not room.has_state or room.by_self:
         return False
     member = rooms.membership(tx, user_id, room.room)
     return member is not None and history.departure(tx, member) is not None

@@ -35,12 +35,24 @@ Changed = dict["StateKey", "int | None"]
 
 
 class Composer:
-    """Composes results for one answer. `live_since`: events after this position have just happened, as far as the client can tell."""
+    """Composes results for one answer. `ended`: rooms of which it is to be told that the user is out, whatever came after that.
+    `live_since`: events after this position have just happened, as far as the client can tell.
+    """
 
-    def __init__(self, viewer: Viewer, ignored: frozenset[str], direct: frozenset[str], *, upto: int, live_since: int) -> None:
+    def __init__(
+        self,
+        viewer: Viewer,
+        ignored: frozenset[str],
+        direct: frozenset[str],
+        ended: Mapping[int, Membership],
+        *,
+        upto: int,
+        live_since: int,
+    ) -> None:
         self._viewer = viewer
         self._ignored = ignored
         self._direct = direct
+        self._over = ended
         self._upto = upto
         self._live_since = live_since
         self._held: dict[int, StoredEvent] = {}
@@ -50,7 +62,22 @@ class Composer:
         self, tx: Transaction, listed: ListedRoom, wish: RoomWish, lists: list[str], sent: Sent | None, since: int | None
     ) -> tuple[RoomResult | None, Sent]:
         """The result, None if there is nothing to tell; and what the connection has been told then. `since` goes with `sent`."""
-        member = rooms.membership(tx, self._viewer.user_id, listed.room)
+        over = self._over.get(listed.room)
+        if over is not None:
+            result, told = self._compose(tx, listed, over, wish, lists, sent, since)
+            return result, told._replace(upto=over.stream)  # so that an invite which came after is told if it is wanted one day
+        return self._compose(tx, listed, rooms.membership(tx, self._viewer.user_id, listed.room), wish, lists, sent, since)
+
+    def _compose(
+        self,
+        tx: Transaction,
+        listed: ListedRoom,
+        member: Membership | None,
+        wish: RoomWish,
+        lists: list[str],
+        sent: Sent | None,
+        since: int | None,
+    ) -> tuple[RoomResult | None, Sent]:
         told = Sent(LIVE, wish.limit, wish.parts, {}, listed.room_id in self._direct)
         if member is None:
             return None, told
@@ -75,7 +102,7 @@ class Composer:
         if since is not None and member.stream <= since:
             return None
         result = RoomResult(member.membership, lists, initial=since is None, bump_stamp=listed.stamp)
-        result.stripped = room_view.stripped(tx, member)
+        result.stripped = None if member.forgotten else room_view.stripped(tx, member)
         own = self._own(tx, member)
         result.timeline, result.state = own, [_without_age(event) for event in own]
         result.num_live = sum(member.stream > self._live_since for _ in own)
