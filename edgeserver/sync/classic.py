@@ -127,7 +127,8 @@ class ClassicSync:
         return self._presence.changed(0 if request.since is None else request.since.typing)
 
     async def _conclude(self, request: SyncRequest, device_id: str, answer: _Answer) -> None:
-        self._held.sent((request.user_id, device_id), answer.token.stream, answer.sections.members)
+        sections = answer.sections
+        self._held.sent((request.user_id, device_id), sections.since, answer.token.stream, sections.members, sections.anew)
         if answer.acknowledged and request.since is not None:
             upto = request.since.to_device
             await self._db.write(lambda tx: to_device.acknowledge(tx, request.user_id, device_id, upto))

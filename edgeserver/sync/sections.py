@@ -61,7 +61,9 @@ class _Past:
 
 
 class Sections:
-    """Composes the sections of rooms for one answer. `members` are the membership events that it carries."""
+    """Composes the sections of rooms for one answer. `members` are the membership events that it carries, `anew` the rooms that it tells
+    whole.
+    """
 
     def __init__(
         self,
@@ -81,11 +83,12 @@ class Sections:
         self._news = news
         self._held = held
         self._typing_in = typing_in
-        self._since = since
+        self.since = since
         self._upto = upto
         self._full_state = full_state
         self._state_after = state_after
         self.members: list[tuple[int, str, int]] = []
+        self.anew: set[int] = set()
 
     def joined(self, tx: Transaction, member: Membership) -> dict[str, Any] | None:
         """The room's entry in `join`; None if there is nothing new that the client wants to know.
@@ -93,7 +96,7 @@ class Sections:
         Who does not load members lazily is told of a room once all its members are known, and then of the whole of it.
         """
         lazy, is_news = self._filter.state.lazy_load_members, member.room in self._news.whole
-        window = room_view.joined(tx, member, None if is_news and not lazy else self._since, self._upto)
+        window = room_view.joined(tx, member, None if is_news and not lazy else self.since, self._upto)
         if window.room.is_loading and not lazy:
             return None
         past = self._history(tx, window)
@@ -116,8 +119,8 @@ class Sections:
 
     def left(self, tx: Transaction, member: Membership) -> dict[str, Any] | None:
         """The room's entry in `leave`; None if the user has forgotten it and the client knows already that they are out of it."""
-        window = room_view.left(tx, member, self._since)
-        if window is not None and member.forgotten and (self._since is None or not room_view.was_in(tx, member, self._since)):
+        window = room_view.left(tx, member, self.since)
+        if window is not None and member.forgotten and (self.since is None or not room_view.was_in(tx, member, self.since)):
             return None
         if window is None:
             leave = events.by_number(tx, member.event)
@@ -143,7 +146,7 @@ class Sections:
         not know yet.
         """
         before = room_view.before_invite(tx, member)
-        if before is None or (not self._filter.include_leave if self._since is None else before.stream <= self._since):
+        if before is None or (not self._filter.include_leave if self.since is None else before.stream <= self.since):
             return None
         return self.left(tx, before)
 
@@ -208,11 +211,11 @@ class Sections:
 
     def _changed_meanwhile(self, tx: Transaction, window: Window) -> Iterable[StateKey]:
         """What has changed of a room that is told whole to a client which knew it: of members whom it holds it is to hear all the same."""
-        if self._since is None or window.snapshot is None:
+        if self.since is None or window.snapshot is None:
             return ()
-        if window.is_whole and not room_view.was_in(tx, window.membership, self._since):
+        if window.is_whole and not room_view.was_in(tx, window.membership, self.since):
             return ()
-        old = room_views.snapshot_at(tx, window.room.number, self._since)
+        old = room_views.snapshot_at(tx, window.room.number, self.since)
         return () if old is None else state.changed_between(tx, old, window.snapshot)
 
     def _member(self, tx: Transaction, window: Window, shown: Timeline, member: str) -> int | None:
@@ -234,6 +237,8 @@ class Sections:
         if not self._filter.state.lazy_load_members or self._device is None:
             return
         room = window.room.number
+        if window.is_whole:
+            self.anew.add(room)
         for stored in (*told, *shown.events):
             if stored.event.type == MEMBER and stored.event.state_key is not None:
                 self.members.append((room, stored.event.state_key, stored.number))
@@ -260,7 +265,7 @@ class Sections:
         found: list[dict[str, Any]] = []
         if window.is_whole:
             of_room: list[Receipt] = receipts.of_room(tx, room, user_id, MAX_RECEIPTS)
-            typing = self._typing_in(room_id) or None
+            typing = self._typing_in(room_id) or self._news.typing.get(room_id)  # who was typing when it was told last may have stopped
         else:
             of_room = self._news.receipts.get(room, [])
             typing = self._news.typing.get(room_id)
@@ -274,7 +279,7 @@ class Sections:
 
     def _account_data(self, tx: Transaction, window: Window) -> list[dict[str, Any]]:
         room_id = window.room.room_id
-        if window.is_whole and self._since is not None:
+        if window.is_whole and self.since is not None:
             items = account_data.of_room(tx, window.membership.user_id, room_id)
         else:
             items = self._news.account_data.get(room_id, [])

@@ -579,3 +579,42 @@ async def test_a_room_left_and_forgotten_is_told_as_left_with_full_state_too(wor
     await world.memberships.leave(BOB, room)
     await world.memberships.forget(BOB, room)
     assert list((await world.sync(BOB, first, full_state=True))["rooms"]["leave"]) == [room]
+
+
+async def test_members_that_came_with_a_lost_answer_come_once_more_though_the_next_answer_was_another(world: World) -> None:
+    room = await world.room(ALICE, BOB, CAROL, name="Kitchen")
+    wanted = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
+    await world.say(room, ALICE, "x")
+    first = await world.sync(ALICE, wanted=wanted)
+    await world.say(room, BOB, "lost with its sender")
+    await world.sync(ALICE, first, wanted)
+    await world.say(room, CAROL, "in a gap with what was lost")
+    second = await world.sync(ALICE, first, wanted)
+    await world.say(room, BOB, "again")
+    assert set(state_of(joined(await world.sync(ALICE, second, wanted), room))) == {("m.room.member", BOB)}
+
+
+async def test_who_comes_back_is_told_again_of_members_whom_they_were_told_of_before_they_left(world: World) -> None:
+    room = await world.room(ALICE, BOB, CAROL, name="Kitchen")
+    wanted = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
+    first = await world.sync(CAROL, wanted=wanted)
+    await world.say(room, BOB, "x")
+    second = await world.sync(CAROL, first, wanted)
+    assert ("m.room.member", BOB) in state_of(joined(second, room))
+    await world.memberships.leave(CAROL, room)
+    third = await world.sync(CAROL, second, wanted)
+    await world.memberships.join(CAROL, room)
+    fourth = await world.sync(CAROL, third, wanted)
+    await world.say(room, BOB, "y")
+    assert ("m.room.member", BOB) in state_of(joined(await world.sync(CAROL, fourth, wanted), room))
+
+
+async def test_whoever_was_typing_is_told_to_have_stopped_to_who_was_away_meanwhile(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    await world.typing.set(ALICE, room, True)
+    first = await world.sync(BOB)
+    await world.memberships.leave(BOB, room)
+    await world.typing.set(ALICE, room, False)
+    await world.memberships.join(BOB, room)
+    found = joined(await world.sync(BOB, first), room)["ephemeral"]["events"]
+    assert found == [{"type": "m.typing", "content": {"user_ids": []}}]

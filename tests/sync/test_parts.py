@@ -51,9 +51,31 @@ def test_filters_look_at_what_is_no_event_of_a_room() -> None:
 def test_a_member_is_held_once_the_answer_has_been_acknowledged() -> None:
     sent = SentMembers()
     device = ("@a:b", "D")
-    sent.sent(device, 10, [(1, "@m:b", 7)])
+    sent.sent(device, 5, 10, [(1, "@m:b", 7)])
     assert not sent.holds(device, 1, "@m:b", 7, 9)
     assert sent.holds(device, 1, "@m:b", 7, 10)
     assert not sent.holds(device, 1, "@m:b", 8, 10)
-    sent.sent(device, 11, [(1, f"@{number}:b", number) for number in range(MAX_ENTRIES)])
+    sent.sent(device, 10, 11, [(1, f"@{number}:b", number) for number in range(MAX_ENTRIES)])
     assert not sent.holds(device, 1, "@m:b", 7, 10)
+    assert sent.holds(device, 1, "@1:b", 1, 11)
+    sent.sent(("@a:b", "OTHER"), None, 12, [(1, "@m:b", 7)])
+    assert not sent.holds(device, 1, "@1:b", 1, 11)
+
+
+def test_what_an_answer_carried_that_was_lost_is_not_held_once_another_came_in_its_place() -> None:
+    sent = SentMembers()
+    device = ("@a:b", "D")
+    sent.sent(device, None, 5, [(1, "@held:b", 3)])
+    sent.sent(device, 5, 10, [(1, "@m:b", 7)])
+    sent.sent(device, 5, 12, [])
+    assert not sent.holds(device, 1, "@m:b", 7, 12)
+    assert sent.holds(device, 1, "@held:b", 3, 12)
+
+
+def test_a_room_that_is_told_anew_begins_with_nobody_held() -> None:
+    sent = SentMembers()
+    device = ("@a:b", "D")
+    sent.sent(device, None, 5, [(1, "@m:b", 3), (2, "@m:b", 4)])
+    sent.sent(device, 5, 6, [], {1})
+    assert not sent.holds(device, 1, "@m:b", 3, 6)
+    assert sent.holds(device, 2, "@m:b", 4, 6)
