@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 MAX_PAGE = 1000
 FAR = 2**62
+MAX_TURNS = 200
+"""So many membership events of a user who is not in the room are followed back to the one by which they left."""
 BACKFILL_SERVERS = 5
 MAX_BACKFILL = 100
 BACKFILL_ROUNDS = 3
@@ -134,9 +136,15 @@ def visible_event(tx: Transaction, room_id: str, event_id: str, user_id: str) ->
 
 
 def departure(tx: Transaction, membership: Membership) -> StoredEvent | None:
-    """The event that ended the last time that the user, who is not joined now, was: None if they never were."""
+    """The event that ended the last time that the user, who is not joined now, was: None if they never were.
+
+    Whoever may ban can ban and pardon without end, and this is asked for each room of a list: after `MAX_TURNS` the user counts as one who
+    never was in the room.
+    """
     stored = events.by_number(tx, membership.event)
-    while stored is not None and stored.before is not None:
+    for _ in range(MAX_TURNS):
+        if stored is None or stored.before is None:
+            return None
         was = state.lookup_event(tx, stored.before, "m.room.member", membership.user_id)
         if was is not None and visibility.membership_of(was.event) == "join":
             return stored

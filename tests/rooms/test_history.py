@@ -6,6 +6,7 @@ import pytest
 
 from edgeserver.matrix import errors
 from edgeserver.rooms import tokens
+from edgeserver.rooms.history import MAX_TURNS
 from edgeserver.store.events import Place
 from tests.rooms.house import ALICE, BOB, CAROL, House, Street
 
@@ -53,6 +54,26 @@ async def test_a_ban_and_its_end_show_a_room_to_nobody_who_was_never_in_it(one: 
     await one.memberships.unban(ALICE, room_id, BOB)
     with pytest.raises(errors.Forbidden):
         await one.bodies(BOB, room_id)
+
+
+async def test_whoever_is_banned_and_pardoned_without_end_counts_as_never_there_until_they_are_back(one: House) -> None:
+    room_id = await one.room()
+    await one.memberships.join(BOB, room_id)
+    await one.say(room_id, ALICE, "seen")
+    await one.memberships.leave(BOB, room_id)
+
+    async def turned_away(times: int) -> None:
+        for _ in range(times):
+            await one.memberships.ban(ALICE, room_id, BOB)
+            await one.memberships.unban(ALICE, room_id, BOB)
+
+    await turned_away((MAX_TURNS - 1) // 2)
+    assert await bodies(one, BOB, room_id) == ["seen"]
+    await turned_away(1)
+    with pytest.raises(errors.Forbidden):
+        await one.bodies(BOB, room_id)
+    await one.memberships.join(BOB, room_id)
+    assert await bodies(one, BOB, room_id) == ["seen"]
 
 
 async def test_a_newcomer_from_another_server_reads_shared_history_as_far_back_as_it_goes(one: House, two: House) -> None:
