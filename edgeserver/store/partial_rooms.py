@@ -120,7 +120,7 @@ def nearly(tx: Transaction, room: int, stream: int) -> None:
     )
 
 
-def became_whole(tx: Transaction, since: int, upto: int) -> list[int]:
-    """Rooms that became whole in (since, upto]."""
-    rows = tx.all("SELECT room FROM rooms WHERE whole_since > ? AND whole_since <= ? AND whole_since > 0", (since, upto))
-    return [room for (room,) in rows]
+def became_whole(tx: Transaction, since: int, upto: int) -> dict[int, int]:
+    """Rooms that became whole in (since, upto], with the position at which they did."""
+    rows = tx.all("SELECT room, whole_since FROM rooms WHERE whole_since > ? AND whole_since <= ? AND whole_since > 0", (since, upto))
+    return dict(rows)

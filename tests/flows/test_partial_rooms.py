@@ -6,10 +6,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import orjson
+import pytest
 
 from edgeserver.federation.errors import PeerError
 from edgeserver.federation.resident import SMALL_ROOM
 from edgeserver.store import rooms
+from tests.asgi import AsgiClient
 from tests.flows.world import BoxInWorld, Person, World, until
 
 LAZY = quote(orjson.dumps({"room": {"state": {"lazy_load_members": True}}}).decode())
@@ -138,3 +140,68 @@ async def test_small_rooms_are_joined_whole(tmp_path: Path, autojump_clock: obje
         room_id = await alice.create_room(preset="public_chat")
         await bob.join(room_id, "a.test")
         assert await is_whole(b, room_id)
+
+
+SLIDING = {"deployed": "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", "accepted": "/_matrix/client/v4/sync"}
+
+
+class Sliding:
+    """A connection of either dialect that wants one room's members lazily, or all of them; `members` are those that it knows."""
+
+    def __init__(self, person: Person, dialect: str, room_id: str, *, lazy: bool) -> None:
+        self.person, self.dialect, self.room_id = person, dialect, room_id
+        pairs = [["m.room.member", "$LAZY"]] if lazy else [["*", "*"]]
+        elements = {"include": [], "lazy_members": True} if lazy else {"include": [{}]}
+        required = pairs if dialect == "deployed" else elements
+        self.body: dict = {"room_subscriptions": {room_id: {"timeline_limit": 10, "required_state": required}}, "conn_id": f"{lazy}"}
+        self.pos: str | None = None
+        self.members: dict[str, str] = {}
+
+    async def poll(self) -> dict:
+        """What is told of the room."""
+        client = AsgiClient(self.person.box.box.app, token=self.person.token)
+        at = {} if self.pos is None else {"pos": self.pos}
+        query, body = (at, self.body) if self.dialect == "deployed" else ({}, self.body | at)
+        answer = await client.request("POST", SLIDING[self.dialect], json=body, query=query)
+        assert answer.status == 200, answer.body
+        self.pos = answer.json["pos"]
+        told = answer.json.get("rooms", {}).get(self.room_id, {})
+        members = [event for event in told.get("required_state", ()) if event["type"] == "m.room.member"]
+        self.members |= {event["state_key"]: event["content"]["membership"] for event in members}
+        return told
+
+
+@pytest.mark.parametrize("dialect", SLIDING)
+async def test_sliding_clients_use_a_partial_room_at_once_and_are_told_the_rest_once_it_is_whole(
+    tmp_path: Path, autojump_clock: object, dialect: str
+) -> None:
+    async with World(tmp_path) as world:
+        a, b = await world.box("a"), await world.box("b", METERED)
+        alice, room_id = await crowded(a)
+        await alice.ok("PUT", f"/rooms/{quote(room_id)}/state/m.room.name/", {"name": ""})
+        bob = await b.person("bob")
+        await bob.join(room_id, "a.test")
+        lazy, eager = (Sliding(bob, dialect, room_id, lazy=each) for each in (True, False))
+        first = await lazy.poll()
+        assert (await eager.poll())["joined_count"] == first["joined_count"] < SMALL_ROOM
+        assert lazy.members == {bob.user_id: "join"}
+        heroes = [hero["user_id"] for hero in first["heroes"]]
+        # Both talk; who speaks is made known though the room's state lacks them.
+        await bob.say(room_id, "Hello from afar")
+        await until(lambda: _has(alice, room_id, "Hello from afar"))
+        await alice.say(room_id, "Hello, Bob")
+        await until(lambda: _has(bob, room_id, "Hello, Bob"))
+        told = await lazy.poll()
+        assert "Hello, Bob" in str(told)
+        assert lazy.members == {bob.user_id: "join", alice.user_id: "join"}
+        await eager.poll()
+        assert not await is_whole(b, room_id)
+        # Somebody asks who is there.
+        listed = await bob.ok("GET", f"/rooms/{quote(room_id)}/joined_members")
+        assert await is_whole(b, room_id)
+        told, whole = await lazy.poll(), await eager.poll()
+        assert told["joined_count"] == whole["joined_count"] == len(listed["joined"]) == SMALL_ROOM + 7
+        assert len(heroes) <= len(told["heroes"]) == len(whole["heroes"]) == 5
+        assert lazy.members.keys() == {bob.user_id, alice.user_id}
+        assert eager.members == dict.fromkeys(listed["joined"], "join")
+        assert await lazy.poll() == await eager.poll() == {}

@@ -168,17 +168,20 @@ class SlidingSync:
         spent: int,
     ) -> None:
         """`spent`: so much of the budget is gone."""
+        oldest = min((told.position if sent.upto == LIVE else sent.upto for sent in told.rooms.values()), default=tx.position)
+        whole = partial_rooms.became_whole(tx, oldest, tx.position)
         composer = Composer(
             Viewer(request.user_id, request.device_id, self._now_ms()),
             ignored,
             windows.direct,
             windows.ended,
+            whole,
             upto=tx.position,
             live_since=tx.position if request.pos is None else told.position,
         )
         budget = Budget(request.budget)
         budget.spend(spent)
-        for number, one, since in self._with_news(tx, told, request, windows.direct, matched):
+        for number, one, since in self._with_news(tx, told, request, windows.direct, whole, matched):
             if budget.is_full or len(found.answer.rooms) >= ROOMS_AT_ONCE:
                 found.is_news = True
                 self._hold_back(told, found.changes, number)
@@ -202,15 +205,20 @@ class SlidingSync:
             changes.rooms[number] = sent._replace(upto=told.position)
 
     def _with_news(
-        self, tx: Transaction, told: Told, request: SlidingRequest, direct: frozenset[str], matched: Mapping[int, _Matched]
+        self,
+        tx: Transaction,
+        told: Told,
+        request: SlidingRequest,
+        direct: frozenset[str],
+        whole: Mapping[int, int],
+        matched: Mapping[int, _Matched],
     ) -> Iterator[tuple[int, _Matched, int | None]]:
         """Those of the rooms in which there may be something new to the connection; with the position to which it was told."""
-        whole = set(partial_rooms.became_whole(tx, told.position, tx.position)) if told.rooms else set()
         read = receipts.rooms_read(tx, request.user_id, told.position) if request.counts_reads and told.rooms else set()
         for number, one in self._in_order(tx, request, matched):
             sent = told.rooms.get(number)
             since = None if sent is None else told.since(sent.upto)
-            if sent is None or since is None or one.room.activity > since or number in whole or number in read:
+            if sent is None or since is None or max(one.room.activity, whole.get(number, 0)) > since or number in read:
                 yield number, one, since
                 continue
             changed_wish = one.wish.limit > sent.limit or one.wish.parts != sent.parts or sent.is_dm != (one.room.room_id in direct)

@@ -36,7 +36,8 @@ Changed = dict["StateKey", "int | None"]
 
 class Composer:
     """Composes results for one answer. `ended`: rooms of which it is to be told that the user is out, whatever came after that.
-    `live_since`: events after this position have just happened, as far as the client can tell.
+    `whole`: rooms whose members have all become known, with the position at which they have. `live_since`: events after this position
+    have just happened, as far as the client can tell.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Composer:
         ignored: frozenset[str],
         direct: frozenset[str],
         ended: Mapping[int, Membership],
+        whole: Mapping[int, int],
         *,
         upto: int,
         live_since: int,
@@ -53,6 +55,7 @@ class Composer:
         self._ignored = ignored
         self._direct = direct
         self._over = ended
+        self._whole = whole
         self._upto = upto
         self._live_since = live_since
         self._held: dict[int, StoredEvent] = {}
@@ -122,7 +125,10 @@ class Composer:
         expanded = sent is not None and wish.limit > sent.limit
         shown = self._timeline(tx, replace(window, since=None) if expanded else window, wish.limit)
         changed = self._changed(tx, window)
+        is_completed = window.since is not None and self._whole.get(window.room.number, 0) > window.since
         wanted = self._state(tx, window, wish, sent, changed)
+        if is_completed:  # and the states that it had before are whole now too: what the client lacks cannot be told from what it has
+            wanted |= self._matching(tx, window, wish)
         members = self._members(tx, window, wish, sent, shown, changed)
         is_dm = window.room.room_id in self._direct
         numbers = {key: number for key, number in {**wanted, **members}.items() if number is not None}
@@ -131,7 +137,7 @@ class Composer:
         shown_state = client_view.state_events(tx, self._events(tx, numbers.values()), self._viewer, with_room_id=False)
         result.state = [_without_age(event) for event in shown_state]
         self._tell_timeline(tx, window, shown, result)
-        self._tell_summary(tx, listed, window, changed, result)
+        self._tell_summary(tx, listed, window, changed, result, is_completed=is_completed)
         if is_dm != (sent is not None and sent.is_dm):
             result.is_dm = is_dm
         held = {**({} if sent is None else sent.members), **{key[1]: number for key, number in members.items()}}
@@ -222,8 +228,10 @@ class Composer:
         if result.timeline or result.initial:
             result.prev_batch = tokens.write_stream(window.upto) if shown.start is None else tokens.write_place(shown.start)
 
-    def _tell_summary(self, tx: Transaction, listed: ListedRoom, window: Window, changed: Changed, result: RoomResult) -> None:
-        members_changed = any(key[0] == MEMBER for key in changed)
+    def _tell_summary(
+        self, tx: Transaction, listed: ListedRoom, window: Window, changed: Changed, result: RoomResult, *, is_completed: bool
+    ) -> None:
+        members_changed = is_completed or any(key[0] == MEMBER for key in changed)
         if window.is_whole or NAME in changed:
             result.name = _text(tx, window, NAME, "name")
         if window.is_whole or AVATAR in changed:
