@@ -57,6 +57,11 @@ def put(tx: Transaction, room: int, user_id: str, counts: Mapping[str, Count]) -
             tx.execute("INSERT INTO unread VALUES (?,?,?,?,?)", (room, user_id, thread, *count))
 
 
+def clear(tx: Transaction, room: int, user_id: str, thread: str) -> bool:
+    """All of the thread is read; False if it was before."""
+    return tx.one("DELETE FROM unread WHERE room = ? AND user_id = ? AND thread = ? RETURNING 1", (room, user_id, thread)) is not None
+
+
 def forget(tx: Transaction, room: int, user_id: str) -> None:
     """The user has left the room."""
     tx.execute("DELETE FROM unread WHERE room = ? AND user_id = ?", (room, user_id))

@@ -114,7 +114,7 @@ class UnreadCounts:
     """Keeps the unread counts. `persisted` is a hook of the persister.
 
     Whoever tells people elsewhere (push gateways) listens: `on_notify(tx, stream, users)` is called with the position of an event and
-    whom it notifies, `on_read(tx, user_id)` when a receipt has changed what is unread, both inside the transaction.
+    whom it notifies, `on_read(tx, user_id)` when a receipt, or an own event, has changed what is unread, both inside the transaction.
     """
 
     def __init__(self, server_name: str) -> None:
@@ -129,6 +129,9 @@ class UnreadCounts:
         if not written.is_news:
             return
         users = list(written.local_members)
+        if _says_read(event) and event.sender in users and unread.clear(tx, room, event.sender, thread_of(tx, event)):
+            for listener in self.on_read:
+                listener(tx, event.sender)
         invited: str | None = None
         if event.type == "m.room.member" and event.state_key is not None and event.state_key not in users:
             unread.forget(tx, room, event.state_key)
@@ -163,7 +166,11 @@ class UnreadCounts:
         left = {one: [0, 0] for one in threads}
         lowest = min(floors.values())
         for stored in events.timeline_since(tx, room, lowest, _FAR, MAX_RECOUNT):
-            if stored.event.sender == user_id or stored.after is None:
+            if stored.event.sender == user_id:
+                if _says_read(stored.event) and (at := thread_of(tx, stored.event)) in left:
+                    left[at] = [0, 0]
+                continue
+            if stored.after is None:
                 continue
             outcome = self._rules.outcomes(tx, room, stored.event, stored.after, [user_id]).get(user_id, NOTHING)
             if not outcome.notify:
@@ -175,6 +182,13 @@ class UnreadCounts:
         unread.put(tx, room, user_id, {one: unread.Count(*numbers) for one, numbers in left.items()})
         for listener in self.on_read:
             listener(tx, user_id)
+
+
+def _says_read(event: Event) -> bool:
+    """Whether whoever sends this has read what came before it in its thread ("Receiving notifications": a read receipt is updated "by
+    sending an event" too). State says nothing of the kind: a new display name is sent to all rooms at once.
+    """
+    return event.state_key is None
 
 
 def _subscribers(tx: Transaction, room: int, event: Event) -> frozenset[str] | None:

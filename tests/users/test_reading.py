@@ -136,6 +136,25 @@ async def test_a_receipt_in_the_middle_leaves_the_rest_unread(world: World) -> N
     assert await counts(world, room, BOB) == {}
 
 
+async def test_whoever_says_something_has_read_what_was_said_before_in_that_thread(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    first = await world.say(room, BOB, "1", **mentioning(ALICE))
+    await world.say(room, BOB, "in thread", **in_thread(first))
+    assert await counts(world, room, ALICE) == {"main": (1, 1), first: (1, 0)}
+    await world.composer.send(room, ALICE, "m.room.topic", {"topic": "t"}, state_key="")
+    assert await counts(world, room, ALICE) == {"main": (1, 1), first: (1, 0)}
+    since = await world.sync(ALICE)
+    await world.say(room, ALICE, "an answer")
+    assert await counts(world, room, ALICE) == {first: (1, 0)}
+    assert joined(await world.sync(ALICE, since, THREADS), room)["unread_notifications"] == {"highlight_count": 0, "notification_count": 0}
+    await world.say(room, ALICE, "an answer there", **in_thread(first))
+    assert await counts(world, room, ALICE) == {}
+    # A receipt for what was before that brings nothing back.
+    await world.say(room, BOB, "2")
+    await world.receipts.send(ALICE, room, "m.read", first)
+    assert await counts(world, room, ALICE) == {"main": (1, 0)}
+
+
 async def test_threads_are_counted_and_read_by_themselves(world: World) -> None:
     room = await world.room(ALICE, BOB)
     first = await world.sync(BOB)
