@@ -99,20 +99,20 @@ class Sections:
         window = room_view.joined(tx, member, None if is_news and not lazy else self.since, self._upto)
         if window.room.is_loading and not lazy:
             return None
-        past = self._history(tx, window)
+        past = self._history(tx, window, is_completed=is_news)
         ephemeral = self._ephemeral(tx, window)
         data = self._account_data(tx, window)
         read = any(one.user_id == member.user_id for one in self._news.receipts.get(member.room, ()))
         whole = window.is_whole or self._full_state
-        is_news = is_news or past.is_summary_new
-        if not (whole or past.shown.events or past.shown.limited or past.state or ephemeral or data or read or is_news):
+        is_news = bool(past.shown.events or past.shown.limited or past.state or past.is_summary_new or ephemeral or data or read)
+        if not (whole or is_news):
             return None
         entry: dict[str, Any] = {
             "timeline": self._timeline(tx, window, past.shown),
             self._state_name: {"events": self._state(tx, past.state)},
             "account_data": {"events": data},
             "ephemeral": {"events": ephemeral},
-            "summary": room_view.summary(tx, window, past.heroes) if whole or is_news else {},
+            "summary": room_view.summary(tx, window, past.heroes) if whole or past.is_summary_new else {},
         }
         self._count_unread(tx, window, entry)
         return entry
@@ -160,7 +160,8 @@ class Sections:
     def _state_name(self) -> str:
         return "state_after" if self._state_after else "state"
 
-    def _history(self, tx: Transaction, window: Window) -> _Past:
+    def _history(self, tx: Transaction, window: Window, *, is_completed: bool = False) -> _Past:
+        """`is_completed`: all members have become known."""
         room_id = window.room.room_id
         in_timeline = self._filter.timeline.takes_room(room_id)
 
@@ -172,7 +173,7 @@ class Sections:
         shown = room_view.timeline(tx, window, self._filter.limit, wanted)
         whole = self._full_state or window.is_whole
         changes = room_view.state_changes(tx, window, shown, whole=whole, at_end=self._state_after)
-        is_summary_new = not whole and any(key[0] in SUMMARIZED for key in (*changes, *shown.first_changes()))
+        is_summary_new = is_completed or any(key[0] in SUMMARIZED for key in (*changes, *shown.first_changes()))
         of_heroes = room_view.heroes(tx, window) if whole or is_summary_new else None
         if self._filter.state.lazy_load_members:
             self._lazily(tx, window, shown, changes, of_heroes or (), whole)

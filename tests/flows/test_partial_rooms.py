@@ -186,6 +186,7 @@ async def test_sliding_clients_use_a_partial_room_at_once_and_are_told_the_rest_
         assert (await eager.poll())["joined_count"] == first["joined_count"] < SMALL_ROOM
         assert lazy.members == {bob.user_id: "join"}
         heroes = [hero["user_id"] for hero in first["heroes"]]
+        classic = await lazily(bob)
         # Both talk; who speaks is made known though the room's state lacks them.
         await bob.say(room_id, "Hello from afar")
         await until(lambda: _has(alice, room_id, "Hello from afar"))
@@ -203,5 +204,9 @@ async def test_sliding_clients_use_a_partial_room_at_once_and_are_told_the_rest_
         assert told["joined_count"] == whole["joined_count"] == len(listed["joined"]) == SMALL_ROOM + 7
         assert len(heroes) <= len(told["heroes"]) == len(whole["heroes"]) == 5
         assert lazy.members.keys() == {bob.user_id, alice.user_id}
+        entry = (await lazily(bob, classic["next_batch"]))["rooms"]["join"][room_id]
+        assert entry["summary"]["m.heroes"] == [hero["user_id"] for hero in told["heroes"]]
+        assert members_in(entry) | members_in(classic["rooms"]["join"][room_id]) >= {*entry["summary"]["m.heroes"]}
+        assert entry["summary"]["m.joined_member_count"] == SMALL_ROOM + 7
         assert eager.members == dict.fromkeys(listed["joined"], "join")
         assert await lazy.poll() == await eager.poll() == {}
