@@ -240,7 +240,8 @@ class Sections:
         room = window.room.number
         if window.is_whole:
             self.anew.add(room)
-        for stored in (*told, *shown.events):
+        by_timeline = () if self._state_after else shown.events  # whoever asks for state_after takes state from nowhere else
+        for stored in (*told, *by_timeline):
             if stored.event.type == MEMBER and stored.event.state_key is not None:
                 self.members.append((room, stored.event.state_key, stored.number))
 

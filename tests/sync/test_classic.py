@@ -618,3 +618,15 @@ async def test_whoever_was_typing_is_told_to_have_stopped_to_who_was_away_meanwh
     await world.memberships.join(BOB, room)
     found = joined(await world.sync(BOB, first), room)["ephemeral"]["events"]
     assert found == [{"type": "m.typing", "content": {"user_ids": []}}]
+
+
+async def test_a_member_in_the_timeline_alone_is_not_known_to_who_takes_the_state_after_it(world: World) -> None:
+    room = await world.room(ALICE, BOB, name="Kitchen")
+    await world.memberships.invite(ALICE, room, CAROL)
+    wanted = {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 1}}}
+    first = await world.sync(ALICE, wanted=wanted, state_after=True)
+    assert ("m.room.member", CAROL) not in state_of(joined(first, room), "state_after")
+    await world.composer.send(room, ALICE, "m.room.name", {}, state_key="")
+    found = joined(await world.sync(ALICE, first, wanted, state_after=True), room)
+    assert found["summary"]["m.heroes"] == [BOB, CAROL]
+    assert ("m.room.member", CAROL) in state_of(found, "state_after")
