@@ -187,7 +187,7 @@ class ClassicClient:
 
     async def _check_joined(self, room_id: str, entry: dict[str, Any], ever_ignored: set[str]) -> None:
         room, me = self.rooms[room_id], self.person.user_id
-        self._check_state(room_id, await self.person.state(room_id), {*room.spoke, *room.summary.get("m.heroes", []), me})
+        self._check_state(room_id, await self.person.state(room_id), {*room.spoke, *entry["summary"].get("m.heroes", []), me})
         told = await self._messages(room_id) or []
         self._check_timeline(room_id, [event["event_id"] for event in told])
         assert room.unread == entry["unread_notifications"], self._about(room_id, "the counts differ")
