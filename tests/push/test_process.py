@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import orjson
 import pytest
 import trio
 
-from tests.faults.test_disk import register, small_box  # noqa: F401
+from tests.faults.test_disk import register
+from tests.interop.boxes import local_box
 from tests.lab.box import Box
 from tests.push.gateway import PATH, pusher
 from tests.push.phone import ask, listening
@@ -19,14 +22,19 @@ TOPIC = "upAbCdEfGhIjKl"
 PHONES = 100
 
 
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    with local_box(tmp_path, "a.test") as started:
+        yield started
+
+
 async def waiting(box: Box) -> list[str]:
     """The ids of the events that wait in the topic."""
     _, messages = await ask("GET", f"{box.url}/{TOPIC}/json?poll=1")
     return [orjson.loads(one["message"])["notification"]["event_id"] for one in messages]
 
 
-async def test_what_was_acknowledged_is_notified_though_the_box_is_killed_at_once(small_box):  # noqa: F811
-    box: Box = small_box
+async def test_what_was_acknowledged_is_notified_though_the_box_is_killed_at_once(box: Box) -> None:
     alice, bob = register(box, "alice"), register(box, "bob")
     room_id = box.request("POST", f"{V3}/createRoom", {"preset": "public_chat"}, alice).json["room_id"].replace("!", "%21")
     box.request("POST", f"{V3}/join/{room_id}", {}, bob)
@@ -44,8 +52,7 @@ async def test_what_was_acknowledged_is_notified_though_the_box_is_killed_at_onc
 
 
 @pytest.mark.alone
-async def test_a_hundred_phones_that_wait_cost_little_memory_and_no_time(small_box):  # noqa: F811
-    box: Box = small_box
+async def test_a_hundred_phones_that_wait_cost_little_memory_and_no_time(box: Box) -> None:
     async with listening(f"{box.url.replace('http', 'ws')}/{TOPIC}/ws") as phone:
         await phone.next()
     before = box.rss()
