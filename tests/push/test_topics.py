@@ -142,7 +142,10 @@ async def test_a_message_that_cannot_be_kept_holds_no_other_up(place: Place) -> 
             scope.cancel()
             await place.topics.publish(TOPIC, {"message": "withdrawn"})
         await place.topics.publish(TOPIC, {"message": "next"})
-        assert orjson.loads((await phone.next())[1])["message"] == "next"
+        heard = orjson.loads((await phone.next())[1])["message"]
+        if heard == "withdrawn":  # its write had begun before, and was not given up
+            heard = orjson.loads((await phone.next())[1])["message"]
+        assert heard == "next"
 
 
 async def test_who_is_let_go_of_one_topic_leaves_nothing_behind_in_the_others(place: Place) -> None:
