@@ -27,7 +27,9 @@ def add(verbs: Verbs) -> None:
     proxy.add_argument("--link", metavar="URI", required=True, help="the line to the box, such as serial:/dev/ttyUSB0,2400")
     proxy.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:8008", help="where apps find it (default: 127.0.0.1:8008)")
     proxy.add_argument("--pair", metavar="CODE", help="pair with the box first, by the code or QR text that it shows")
-    proxy.add_argument("--state", metavar="DIR", default="proxy-state", help="where it keeps its key and pairing (default: proxy-state)")
+    proxy.add_argument(
+        "--state", metavar="DIR", default="proxy-state", help="where it keeps its key, pairing and held messages (default: proxy-state)"
+    )
     chat = verbs.verb(
         "chat",
         "read and write messages in this terminal",
@@ -59,15 +61,20 @@ def add(verbs: Verbs) -> None:
 
 
 def run_proxy(arguments: argparse.Namespace) -> int:
+    from contextlib import suppress
     from pathlib import Path
 
+    from edgeserver.cli.folder_lock import sole_user_of
     from edgeserver.cli.running import run_until_stopped
     from edgeserver.paired.joining import JoinError
     from edgeserver.paired.state import StateError
     from edgeserver.proxy.program import ProxyOptions, run
 
     options = ProxyOptions(arguments.link, arguments.listen, arguments.pair, Path(arguments.state))
-    run_until_stopped("the proxy", lambda: run(options, say), log_level="warning", expected=(JoinError, StateError))
+    with suppress(OSError):  # else the lock says what is wrong
+        options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with sole_user_of(options.state, "--state"):
+        run_until_stopped("the proxy", lambda: run(options, say), log_level="warning", expected=(JoinError, StateError))
     say("The proxy has stopped in good order.")
     return 0
 

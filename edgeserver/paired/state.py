@@ -1,7 +1,7 @@
 """What such a program keeps on disk: its key, the box that it is paired with, and copies of answers that hardly change.
 
 `identity.key` holds the 32-byte ed25519 seed in unpadded base64, readable by its owner only; the rest is in a file named for the program,
-`proxy.json` or `chat.json`.
+`proxy.json` or `chat.json`. Messages that wait are beside it, as `proxy.held` and `chat.outbox` describe.
 """
 
 from __future__ import annotations

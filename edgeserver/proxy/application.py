@@ -15,10 +15,12 @@ import orjson
 import trio
 
 from edgeserver.matrix import errors
+from edgeserver.matrix.signatures import encode_base64
 from edgeserver.proxy.call import Call
 from edgeserver.proxy.copies import Copies
 from edgeserver.proxy.errands import Errands, Terms
 from edgeserver.proxy.filters import DefinedFilters, thinned
+from edgeserver.proxy.held import HeldFolder
 from edgeserver.proxy.outbox import Outbox
 from edgeserver.proxy.paths import Kind, treatment_of
 from edgeserver.proxy.polls import Polls
@@ -62,11 +64,15 @@ class ProxyApplication:
         self._copies = Copies(line, self._errands, state)
         self._transfers = Transfers(line, 12 * PATIENCE)
         self._polls = Polls(line, self._errands, self._filters)
-        self.outbox = Outbox(line, self._errands)
+        box = "" if state.box is None else encode_base64(state.box.public_key)
+        self.outbox = Outbox(line, self._errands, HeldFolder(state.file.parent / "outbox", box))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Carries requests until cancelled."""
-        await self._errands.run(task_status=task_status)
+        """Carries requests until cancelled, first of all those that an earlier run held. Raises `StateError` in a group."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._errands.run)
+            await nursery.start(self.outbox.run)
+            task_status.started()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class ProxyOptions:
     """`link` is the line's URI (see `app.wires`); `listen` the host:port for clients; `pair` a pairing code or QR
-    string (None: paired already); `state` the folder for key and pairing; `name` what the box calls this device (empty: after
-    this machine).
+    string (None: paired already); `state` the folder for key, pairing and held messages; `name` what the box calls this device (empty:
+    after this machine).
     """
 
     link: str
@@ -43,7 +43,8 @@ async def run(
 ) -> None:
     """Runs until cancelled; started with the URL for clients. `say` gets plain sentences; `driver` replaces that of the URI.
 
-    Raises `JoinError`, `StateError` and `app.wires.WireError` (the URI); `app.listeners.ListenerError` (the address) in a group.
+    Raises `JoinError`, `StateError` and `app.wires.WireError` (the URI); `StateError` (held messages) and `app.listeners.ListenerError`
+    (the address) in a group.
     """
     driver = driver or driver_of(options.link)
     state = await trio.to_thread.run_sync(open_state, options.state, "proxy")

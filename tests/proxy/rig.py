@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -167,6 +168,14 @@ class StandIn:
         news.set()
 
 
+async def at_once(holds: Callable[[], bool]) -> None:
+    """Returns when it holds, which no virtual second may be needed for: only work in threads."""
+    give_up = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < give_up
+        await trio.lowlevel.checkpoint()  # a virtual clock stands still while a task is ready
+
+
 async def _end_after(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
@@ -238,10 +247,12 @@ async def proxied(tmp_path: Any, near: Any, far: Any, handler: Any = None):
 
 
 @asynccontextmanager
-async def rig_in_memory(tmp_path: Any, medium: Medium | None = None):
-    """The same over a cable in memory, with the far end running; `rig.cable` may be unplugged."""
+async def rig_in_memory(tmp_path: Any, medium: Medium | None = None, *, box: StandIn | None = None, plugged: bool = True):
+    """The same over a cable in memory, with the far end running; `rig.cable` may be unplugged. `box`: one that has lived before."""
     cable = MemoryCable(medium or Medium(9600), seed=1)
-    async with proxied(tmp_path, cable.a, cable.b) as rig:
+    if not plugged:
+        cable.unplug()
+    async with proxied(tmp_path, cable.a, cable.b, box) as rig:
         rig.cable = cable
         rig.far.start()
         yield rig

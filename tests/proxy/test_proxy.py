@@ -66,6 +66,7 @@ async def test_a_repeat_joins_the_message_under_way_and_later_gets_the_same_answ
         await rig.down()
         for _ in range(3):
             assert await rig.client("PUT", f"{SEND}/t", TEXT, patience=60) is None
+        await rig.held(1)
         assert rig.app.outbox.held == 1
         rig.cable.plug()
         first = await rig.client("PUT", f"{SEND}/t", TEXT)
