@@ -170,7 +170,7 @@ class StandIn:
 
 async def at_once(holds: Callable[[], bool]) -> None:
     """Returns when it holds, which no virtual second may be needed for: only work in threads."""
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 20
     while not holds():
         assert time.monotonic() < give_up
         await trio.lowlevel.checkpoint()  # a virtual clock stands still while a task is ready

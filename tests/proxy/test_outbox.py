@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import shutil
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,11 @@ import trio
 from edgeserver.cli.reasons import reasons
 from edgeserver.paired.state import StateError, open_state
 from edgeserver.proxy import outbox
-from edgeserver.proxy.held import MAX_HELD_BYTES
+from edgeserver.proxy.call import Call
+from edgeserver.proxy.errands import Errands
+from edgeserver.proxy.held import MAX_HELD_BYTES, HeldFolder, HeldMessage
+from edgeserver.proxy.outbox import Outbox
+from edgeserver.proxy.paths import treatment_of
 from edgeserver.proxy.program import ProxyOptions, run
 from tests.proxy.rig import BOX, V3, HttpClient, Rig, StandIn, at_once, rig_in_memory, until
 from transports.exchange import Request, Response
@@ -291,6 +296,61 @@ async def test_what_cannot_be_written_is_not_held_but_refused_with_the_reason(tm
         assert rig.box.order == ["t1"]
     assert len(caplog.messages) == 2
     assert "Traceback" not in caplog.text
+
+
+async def test_no_message_is_held_whose_forerunner_could_not_be_written(tmp_path, autojump_clock) -> None:
+    async with rig_in_memory(tmp_path) as rig, trio.open_nursery() as nursery:
+        await rig.up()
+        rig.box.rate_limits = 1000
+        answers = {}
+
+        async def say(transaction: str) -> None:
+            answers[transaction] = await rig.client("PUT", send(transaction), TEXT)
+
+        (tmp_path / "outbox" / f"{2:016d}.new").mkdir()  # where the second would be written
+        for number in range(1, 4):
+            nursery.start_soon(say, f"t{number}")
+            await trio.sleep(0.1)
+        rig.cable.unplug()
+        await rig.down()
+        await until(lambda: len(answers) == 2)
+        assert {transaction: answer.status for transaction, answer in answers.items()} == {"t2": 507, "t3": 507}
+        assert [path.name for path in files(tmp_path)] == [f"{1:016d}.held"]
+        nursery.cancel_scope.cancel()
+
+
+class SlowFolder(HeldFolder):
+    """One on a disk that takes its time: nothing is written before `may_write` is set."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "BOX")
+        self.may_write = threading.Event()
+        self.begun = self.written = 0
+
+    def write(self, message: HeldMessage) -> None:
+        self.begun += 1
+        assert self.may_write.wait(30)
+        super().write(message)
+        self.written += 1
+
+
+async def test_a_message_whose_answer_comes_while_it_is_being_written_is_removed(tmp_path, autojump_clock) -> None:
+    folder = SlowFolder(tmp_path / "outbox")
+    path = send("t")
+    async with rig_in_memory(tmp_path / "rig") as rig, trio.open_nursery() as nursery:
+        errands = Errands()
+        slow = Outbox(rig.line, errands, folder)
+        await nursery.start(errands.run)
+        await nursery.start(slow.run)
+        rig.box.rate_limits = 2
+        request = Request("PUT", path, headers=(("authorization", "Bearer T"),), body=b"{}")
+        answer = await slow.send(Call(treatment_of("PUT", path), path, "", request))
+        assert (answer.status, folder.begun, folder.written, slow.held) == (200, 1, 0, 0)
+        folder.may_write.set()
+        await at_once(lambda: folder.written == 1)
+        await at_once(lambda: not files(tmp_path))
+        assert slow.held == 0
+        nursery.cancel_scope.cancel()
 
 
 async def test_while_the_line_is_up_a_full_disk_keeps_no_message_back(tmp_path, autojump_clock, caplog) -> None:
