@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
@@ -12,7 +13,7 @@ from edgeserver.paired.pairing import pair
 from edgeserver.paired.state import open_state
 from edgeserver.proxy.application import ProxyApplication
 from tests.flows.world import World
-from tests.proxy.rig import V3, HttpClient
+from tests.proxy.rig import V3, HttpClient, until
 from transports.link.connection import Link
 from transports.memory import Medium, MemoryCable
 
@@ -36,9 +37,8 @@ class Meter:
 
 
 @asynccontextmanager
-async def behind_the_proxy(tmp_path, cable=None):
-    """A box, a client of the proxy that has paired with it by code, and the meter of the line between."""
-    cable = cable or MemoryCable(Medium(2400), seed=3)
+async def paired_box(tmp_path, cable):
+    """A box, the state of a proxy that has paired with it by code, and the line between, which is up."""
     async with World(tmp_path) as world:
         box = await world.box("a", LINK, {"line": cable.b})
         code, _ = box.box.links.open_offer(front=False)
@@ -49,14 +49,31 @@ async def behind_the_proxy(tmp_path, cable=None):
         assert name == box.server_name
         link = Link(cable.a, state.identity, {key: name}.get, peer_key=key)
         line = Line(link, name)
-        app = ProxyApplication(line, state)
         async with trio.open_nursery() as nursery:
-            await nursery.start(app.run)
             nursery.start_soon(line.run)
             while not line.is_up:
                 await line.change()
-            yield box, HttpClient(app, ""), Meter(link)
+            yield box, state, line, link
             nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def proxy_on(line, state):
+    app = ProxyApplication(line, state)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(app.run)
+        yield app
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def behind_the_proxy(tmp_path, cable=None):
+    """A box, a client of the proxy that has paired with it by code, and the meter of the line between."""
+    async with (
+        paired_box(tmp_path, cable or MemoryCable(Medium(2400), seed=3)) as (box, state, line, link),
+        proxy_on(line, state) as app,
+    ):
+        yield box, HttpClient(app, ""), Meter(link)
 
 
 async def test_a_day_behind_the_proxy_costs_little(tmp_path, autojump_clock) -> None:
@@ -111,3 +128,29 @@ async def test_a_day_behind_the_proxy_costs_little(tmp_path, autojump_clock) -> 
         assert figures["send"] < 260
         assert figures["poll begins"] + figures["a message comes down the poll"] < 450
         assert figures["idle hour of polls of 30 s"] < 1500
+
+
+async def test_what_was_held_over_kills_of_the_proxy_is_said_once_and_in_order_in_a_room_of_the_box(tmp_path, autojump_clock) -> None:
+    cable = MemoryCable(Medium(9600), seed=3)
+    outbox = tmp_path / "proxy" / "outbox"
+    words = [f"Word {number}" for number in range(4)]
+    async with paired_box(tmp_path, cable) as (box, state, line, _):
+        alice = await box.person("alice")
+        room_id = await alice.create_room(name="Harbour")
+        target = f"{V3}/rooms/{quote(room_id)}/send/m.room.message/"
+        cable.unplug()
+        while line.is_up:
+            await line.change()
+        async with proxy_on(line, state) as app:
+            for number, word in enumerate(words):
+                said = {"msgtype": "m.text", "body": word}
+                assert await HttpClient(app, alice.token)("PUT", f"{target}t{number}", said, patience=1) is None
+                await until(lambda: app.outbox.held == number + 1)  # noqa: B023
+        shutil.copytree(outbox, tmp_path / "kept")
+        cable.plug()
+        for _ in range(3):  # the kill comes after the box's answers and before the removals, twice
+            async with proxy_on(line, state) as app:
+                await until(lambda: app.outbox.held == 0)
+            assert list(outbox.iterdir()) == []
+            shutil.copytree(tmp_path / "kept", outbox, dirs_exist_ok=True)
+        assert await alice.texts(room_id) == words
