@@ -36,6 +36,7 @@ from transports.exchange import (
     TooLarge,
     Unreachable,
 )
+from transports.lowband.memory import LEAST_MESSAGE
 from transports.lowband.messages import (
     MAX_ID,
     Cancel,
@@ -143,7 +144,7 @@ class Multiplexer:
         """`max_concurrent` bounds the other end's requests that are being answered, until the answer is acknowledged;
         more are refused. `max_duplex` does so for its duplexes, which are not counted among the requests."""
         self._connection = connection
-        self._session = session or Session(remembers=connection.profile.is_thin)
+        self._session = session or Session(remembers=connection.profile.is_thin and connection.max_message >= LEAST_MESSAGE)
         self._max_concurrent = max_concurrent
         self._max_duplex = max_duplex
         self._linger = linger

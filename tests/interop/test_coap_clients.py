@@ -6,13 +6,11 @@ Sets of blocks (RFC 9177) are told between our own ends (`tests.transports`): th
 from __future__ import annotations
 
 import asyncio
-import gc
 import importlib.util
 import json
 import shutil
 import socket
 import subprocess
-import warnings
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -170,8 +168,6 @@ async def test_aiocoap_talks_and_observes_over_dtls_with_a_pre_shared_key(tmp_pa
             yield f"coaps://127.0.0.1:{port}", {"psk": {"hex": bytes(range(16)).hex()}, "client-identity": b"rover"}
 
     await conversation(tmp_path, DTLS, connect)
-    with warnings.catch_warnings(action="ignore"):
-        gc.collect()  # aiocoap leaves coroutines behind that it has never awaited
 
 
 async def libcoap(*arguments: str) -> str:

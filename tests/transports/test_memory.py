@@ -171,3 +171,24 @@ def test_an_answer_in_the_place_of_a_request_is_refused() -> None:
     assert told is not None
     with pytest.raises(DocumentError):
         other.decode_request(told[1:])
+
+
+def test_what_has_been_coded_is_never_larger_than_a_link_that_remembers_must_carry() -> None:
+    asking, _ = pair()
+    shake = hashlib.shake_128(b"unlikely")
+    for length in (1, 100, memory.LARGEST_BODY // 2):
+        unlikely = shake.digest(length).decode("latin-1")
+        body = orjson.dumps({"body": unlikely})[: memory.LARGEST_BODY]
+        target = f"/_matrix/client/v3/rooms/{shake.hexdigest(4000)}/messages"
+        message = asking.encode_request(1, Request("POST", target, "x" * 255, (("x-more", unlikely[:4000]),), body))
+        assert len(message) < memory.LEAST_MESSAGE
+
+
+def test_of_a_long_document_only_a_part_goes_through_the_model_of_texts() -> None:
+    line = "the road is open again and the boat goes at noon, bring the batteries and the radio "
+
+    def size(count: int) -> int:
+        body = orjson.dumps({"a": [f"{line}{number}" for number in range(count)]})
+        return len(pair()[0].encode_request(1, Request("PUT", send(1, "").target, body=body)))
+
+    assert size(160) > 6 * size(40)

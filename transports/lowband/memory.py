@@ -33,11 +33,16 @@ from transports.lowband.text import decode_text, encode_text, text_model_hash
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from transports.lowband.documents import TextCodec
     from transports.lowband.rangecoder import Coder
 
 VERSION: Final = 1
 LARGEST_BODY: Final = 16 * 1024
 """Bytes of JSON. A larger body would hold up whoever comes after it; other messages overtake what zstd has packed."""
+LEAST_MESSAGE: Final = 4 * LARGEST_BODY
+"""Bytes that a message of the link must be allowed to have: what has been coded must also be sent."""
+MODELLED: Final = 4096
+"""Characters of one document that the text model codes, at a tenth of a millisecond each: more would keep a small box busy."""
 MAX_HELD: Final = 128
 """Messages that may wait for one that they have overtaken."""
 NUMBERS: Final = 256
@@ -49,7 +54,8 @@ class Memory:
     """Both directions of one connection. Sans-io; not for two threads."""
 
     def __init__(self) -> None:
-        self._out, self._in = _fresh(), _fresh()
+        self._texts = _Texts()
+        self._out, self._in = _fresh(self._texts), _fresh(_Texts())
         self._written = self._read = 0
         self._held: dict[int, bytes] = {}
 
@@ -68,6 +74,7 @@ class Memory:
     def _encode(self, document: dict[str, Any] | None) -> bytes | None:
         if document is None:
             return None
+        self._texts.left = MODELLED
         try:
             coded = self._out.encode(document)
         except DocumentError:  # nothing has been remembered of it
@@ -189,7 +196,7 @@ def _body_and_headers(members: dict[str, Any]) -> tuple[bytes, Headers]:
 def name() -> bytes:
     """What HELLO calls this memory: the start of the SHA-256 over everything in it."""
     parts = json.dumps([VERSION, _keys(), _traffic()]).encode()
-    return hashlib.sha256(parts + text_model_hash()).digest()[:WIRE_HASH]
+    return hashlib.sha256(parts + tables.extended().hash + text_model_hash()).digest()[:WIRE_HASH]
 
 
 def _keys() -> list[str]:
@@ -202,8 +209,8 @@ def _traffic() -> list[tuple[str, str, Any, Any]]:
     return samples.exchanges(samples.Source())
 
 
-def _fresh() -> Documents:
-    return Documents.restored(_primed(), _Texts())
+def _fresh(texts: TextCodec) -> Documents:
+    return Documents.restored(_primed(), texts)
 
 
 @cache
@@ -221,12 +228,16 @@ def _primed() -> bytes:
 
 
 class _Texts:
-    """By the model of texts."""
+    """By the model of texts, as long as `left` characters last."""
+
+    def __init__(self) -> None:
+        self.left = 0
 
     def code(self, coder: Coder, text: str = "") -> str:
         if isinstance(coder, Decoder):
             return decode_text(coder, max_length=MAX_TEXT)
-        encode_text(coder, text)
+        encode_text(coder, text, modelled=len(text) <= self.left)
+        self.left -= len(text)
         return text
 
 
