@@ -6,29 +6,30 @@ an ASGI application) and hands answers to whoever waits in `exchange`. It lives 
     multiplexer = Multiplexer(connection)
     await nursery.start(multiplexer.run, handler)      # ends when the link is down and the last handler has finished
     response = await multiplexer.exchange(request)
-    async with multiplexer.open(request) as duplex:    # goes on in pieces, until either end leaves
-        await duplex.send(piece)
+    async with multiplexer.observe(request) as news:   # of a sync: answers again and again, until either end leaves
+        response = await news.receive()
 
 Every request that arrives is answered exactly once, also after a CANCEL, so an id is free when its answer has come. The
-id of a request that nobody waits for any more stays taken until then, or until many later ones were given up, too; that
-of a duplex also until its last piece was acknowledged.
+id of a request that nobody waits for any more stays taken until then, or until many later ones were given up, too. An observed
+sync is answered until it is over or left (`transports.observing`); every answer but the last is a NOTIFICATION.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from transports.duplex import PieceStream
+from transports import syncing
 from transports.exchange import (
-    Duplex,
     ExchangeError,
     Interrupted,
     LinkProfile,
+    Observation,
     Priority,
     Request,
     Response,
@@ -47,12 +48,11 @@ from transports.lowband.messages import (
     MemoryLost,
     Message,
     MessageError,
-    Part,
     RequestMessage,
     ResponseMessage,
     Session,
 )
-from transports.lowband.pieces import PieceError
+from transports.observing import Observer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -69,8 +69,10 @@ LINGER = 30.0
 _MAX_ABANDONED = 1024
 _MAX_WAITING = 4096
 _MAX_REFUSALS = 16
-_MAX_OPEN = 64
-_PART_OVERHEAD = 4
+_MAX_UNREAD = 64
+_MAX_UNREAD_BYTES = 1 << 20
+_OBSERVE = ("observe", "0")
+"""RFC 7641: 0 registers."""
 _DOWN = "the link is down"
 _SAFE_METHODS = frozenset(("GET", "HEAD"))
 
@@ -81,21 +83,54 @@ class RequestHandler(Protocol):
     async def __call__(self, request: Request, gone: trio.Event) -> Response: ...
 
 
-class DuplexHandler(Protocol):
-    """Answers one duplex of the other end: pieces first, the end is the response. The asking end's pieces follow
-    `request.body`; `duplex` is interrupted when it has left."""
+class ObservedSync:
+    """An `Observation`."""
 
-    async def converse(self, request: Request, duplex: Duplex) -> Response: ...
+    def __init__(self) -> None:
+        self._unread: deque[Response] = deque()
+        self._size = 0
+        self._outcome: Response | ExchangeError | None = None
+        self._change = trio.Event()
+        self.is_over = False
+
+    async def receive(self) -> Response:
+        """See `Observation.receive`."""
+        while not self._unread and self._outcome is None:
+            await self._change.wait()
+        if self._unread:
+            response = self._unread.popleft()
+            self._size -= len(response.body)
+            return response
+        self.is_over = True
+        if isinstance(self._outcome, Response):
+            return self._outcome
+        assert self._outcome is not None
+        raise self._outcome
+
+    def put(self, response: Response) -> bool:
+        """Takes an answer that is not the last. False: there are too many unread ones."""
+        self._unread.append(response)
+        self._size += len(response.body)
+        self._changed()
+        return len(self._unread) <= _MAX_UNREAD and self._size <= _MAX_UNREAD_BYTES
+
+    def end(self, outcome: Response | ExchangeError) -> None:
+        self._outcome = outcome
+        self._changed()
+
+    def _changed(self) -> None:
+        change, self._change = self._change, trio.Event()
+        change.set()
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """A request of ours; `outcome` is set once. `stream` if it is a duplex."""
+    """A request of ours; `outcome` is set once. `observed` if it is an observed sync."""
 
-    stream: PieceStream | None = None
+    observed: ObservedSync | None = None
     sending: trio.CancelScope = field(default_factory=trio.CancelScope)
     left: bool = False
-    arrived: trio.Event = field(default_factory=trio.Event)
+    acknowledged: bool = False
     done: trio.Event = field(default_factory=trio.Event)
     outcome: Response | ExchangeError | None = None
 
@@ -103,30 +138,23 @@ class _Waiting:
         if self.outcome is None:
             self.outcome = outcome
             self.done.set()
-            self.arrived.set()  # or never will: nobody needs to wait for it
-            if self.stream is not None:
-                self.stream.end(outcome)
+            if self.observed is not None:
+                self.observed.end(outcome)
 
 
 @dataclass(eq=False)
 class _Serving:
-    """A request of the other end. `stream` if it is a duplex; `verdict` answers when `gone` is set."""
+    """A request of the other end."""
 
     safe: bool
-    stream: PieceStream | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     gone: trio.Event = field(default_factory=trio.Event)
-    verdict: tuple[FailureCode, str] = (FailureCode.CANCELLED, "")
 
-    def leave(self, reason: str, linger: float) -> None:
-        """Nobody waits. What changes nothing is cancelled; what may change something runs to its end, a duplex no longer
-        than `linger` seconds."""
+    def leave(self) -> None:
+        """Nobody waits. What changes nothing is cancelled; what may change something runs to its end."""
         self.gone.set()
         if self.safe:
             self.scope.cancel()
-        if self.stream is not None:
-            self.stream.end(Interrupted(reason))
-            self.scope.deadline = min(self.scope.deadline, trio.current_time() + linger)
 
 
 class Multiplexer:
@@ -138,15 +166,16 @@ class Multiplexer:
         *,
         session: Session | None = None,
         max_concurrent: int = 32,
-        max_duplex: int = 8,
+        max_observed: int = 32,
         linger: float = LINGER,
     ) -> None:
         """`max_concurrent` bounds the other end's requests that are being answered, until the answer is acknowledged;
-        more are refused. `max_duplex` does so for its duplexes, which are not counted among the requests."""
+        more are refused. Of its observations, which are not counted among them, no more than `max_observed` go on: others are
+        requests that are answered once."""
         self._connection = connection
         self._session = session or Session(remembers=connection.profile.is_thin and connection.max_message >= LEAST_MESSAGE)
         self._max_concurrent = max_concurrent
-        self._max_duplex = max_duplex
+        self._max_observed = max_observed
         self._linger = linger
         self._nursery: trio.Nursery | None = None
         self._greeted = trio.Event()
@@ -154,8 +183,7 @@ class Multiplexer:
         self._abandoned: dict[int, None] = {}
         self._serving: dict[int, _Serving] = {}
         self._busy = 0
-        self._conversing = 0
-        self._open = 0
+        self._observed = 0
         self._refusals = 0
         self._last_id = -1
 
@@ -166,20 +194,18 @@ class Multiplexer:
     async def run(
         self,
         handler: RequestHandler | None = None,
-        duplex_handler: DuplexHandler | None = None,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Carries messages until the link is down, then returns. Without a handler the other end's requests are
-        refused, without a `duplex_handler` its duplexes. On the way out all waiting requests fail, and unsafe handlers
-        get `linger` seconds to finish."""
+        refused. On the way out all waiting requests fail, and unsafe handlers get `linger` seconds to finish."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._send_quietly, self._session.encode_hello(), Priority.INTERACTIVE)
             task_status.started()
             try:
                 while True:
-                    self._read(await self._connection.receive(), handler, duplex_handler, nursery)
+                    self._read(await self._connection.receive(), handler, nursery)
             except ExchangeError as error:
                 log.debug("link %s is down: %s", self.profile.name, error)
             except MemoryLost as error:
@@ -192,14 +218,14 @@ class Multiplexer:
 
     def _leave_all(self) -> None:
         for waiting in self._waiting.values():
-            if waiting.arrived.is_set():
+            if waiting.acknowledged:
                 waiting.finish(Interrupted(_DOWN))
             elif not waiting.left:
                 waiting.finish(Unreachable(_DOWN))
                 waiting.sending.cancel()
             # else the connection's `send` is about to say how far the request came
         for serving in self._serving.values():
-            serving.leave(_DOWN, self._linger)
+            serving.leave()
 
     # — our requests
 
@@ -219,58 +245,32 @@ class Multiplexer:
             del self._waiting[exchange_id]
         if isinstance(waiting.outcome, Response):
             return waiting.outcome
-        raise waiting.outcome or _late(request, waiting)
+        if waiting.outcome is not None:
+            raise waiting.outcome
+        if waiting.left:
+            raise TimedOut(f"no answer within {request.timeout:g} s")
+        raise Unreachable(f"could not be sent within {request.timeout:g} s")
 
     @asynccontextmanager
-    async def open(self, request: Request) -> AsyncIterator[Duplex]:
-        """A POST that goes on in pieces, as a context; leaving it tells the other end.
+    async def observe(self, request: Request) -> AsyncIterator[ObservedSync]:
+        """A sync that is answered again whenever there is news, as a context; leaving it tells the other end.
 
-        Enters when the other end has the request, its first piece in the body. `request.timeout` is for this alone; raises
-        `ExchangeError`, `Unreachable` also where the other end does not know of pieces. A refusal by whoever answers is
-        `Answered`, when receiving. Leaving may overtake the pieces sent last: what must arrive, the other end confirms.
+        The request's own timeouts do not matter: the answering end waits for news as long as it takes. Where it does not care to go on,
+        the first answer is the last. Raises `Unreachable`; everything else when receiving.
         """
         if self._nursery is None:
             raise Unreachable(_DOWN)
-        if self._open >= _MAX_OPEN:
-            raise Unreachable("too many duplexes at a time")
         exchange_id = self._take_id()
-        stream = self._stream(self._nursery, exchange_id, request.priority, from_asker=True)
-        waiting = self._waiting[exchange_id] = _Waiting(stream)
-        self._open += 1
-        self._nursery.start_soon(self._send_request, exchange_id, request, waiting)
+        observed = ObservedSync()
+        waiting = self._waiting[exchange_id] = _Waiting(observed)
         try:
-            with trio.move_on_after(request.timeout):
-                await waiting.arrived.wait()
-            if not waiting.arrived.is_set():
-                raise _late(request, waiting)
-            if isinstance(waiting.outcome, ExchangeError):
-                raise waiting.outcome
-            yield stream
+            asked = replace(request, headers=(*request.headers, _OBSERVE))
+            self._nursery.start_soon(self._send_request, exchange_id, asked, waiting)
+            yield observed
         finally:
             if waiting.outcome is None:
                 self._abandon(exchange_id, waiting)
-                waiting.finish(Interrupted("this end has left it"))
-            if stream.under_way and self._nursery is not None:
-                self._nursery.start_soon(self._release, exchange_id, stream)
-            else:
-                self._released(exchange_id)
-
-    async def _release(self, exchange_id: int, stream: PieceStream) -> None:
-        try:
-            await stream.settled()
-        finally:
-            self._released(exchange_id)
-
-    def _released(self, exchange_id: int) -> None:
-        del self._waiting[exchange_id]
-        self._open -= 1
-
-    def _stream(self, nursery: trio.Nursery, exchange_id: int, priority: Priority, *, from_asker: bool) -> PieceStream:
-        async def transmit(number: int, piece: bytes, priority: Priority) -> None:
-            message = self._session.encode_part(Part(exchange_id, from_asker, number, piece))
-            await self._connection.send(message, priority=priority)
-
-        return PieceStream(nursery, transmit, priority, self._connection.max_message - _PART_OVERHEAD)
+            del self._waiting[exchange_id]
 
     def _take_id(self) -> int:
         """The next free id, of one byte on the wire while there are such."""
@@ -285,20 +285,15 @@ class Multiplexer:
     async def _send_request(self, exchange_id: int, request: Request, waiting: _Waiting) -> None:
         try:
             with waiting.sending:
-                duplex = waiting.stream is not None
-                # There is no other form of a duplex to fall back to: it waits for a HELLO that has to be repeated, too.
-                with trio.move_on_after(float("inf") if duplex else HELLO_PATIENCE):
+                with trio.move_on_after(HELLO_PATIENCE):
                     await self._greeted.wait()
-                if duplex and not self._session.carries_duplex:
-                    raise Unreachable("the other end knows no duplex requests")
-                message = self._session.encode_request(exchange_id, request, duplex=duplex)
+                message = self._session.encode_request(exchange_id, request)
                 if len(message) > self._connection.max_message:
                     raise TooLarge(f"a request of {len(message)} bytes is more than this link carries")
                 waiting.left = True
-                with trio.CancelScope(shield=self._session.is_final(message)):
-                    await self._connection.send(message, priority=request.priority)
+                await self._send(message, request.priority)
                 self._session.delivered(request)
-                waiting.arrived.set()
+                waiting.acknowledged = True
                 if self._nursery is None:
                     waiting.finish(Interrupted(_DOWN))
         except trio.Cancelled:  # `run` was cancelled: nobody else will say it to whoever waits outside its nursery
@@ -322,6 +317,11 @@ class Multiplexer:
             cancel = self._session.encode_cancel(exchange_id)
             self._nursery.start_soon(self._send_quietly, cancel, Priority.INTERACTIVE)
 
+    async def _send(self, message: bytes, priority: Priority) -> None:
+        """Returns when it was acknowledged. Raises ExchangeError. What later messages build upon is not withdrawn."""
+        with trio.CancelScope(shield=self._session.is_final(message)):
+            await self._connection.send(message, priority=priority)
+
     async def _send_quietly(self, message: bytes, priority: Priority) -> None:
         try:
             await self._connection.send(message, priority=priority)
@@ -330,62 +330,40 @@ class Multiplexer:
 
     # — what arrives
 
-    def _read(self, data: bytes, handler: RequestHandler | None, duplex_handler: DuplexHandler | None, nursery: trio.Nursery) -> None:
+    def _read(self, data: bytes, handler: RequestHandler | None, nursery: trio.Nursery) -> None:
         """Raises MemoryLost."""
         try:
             for message in self._session.receive(data):
-                self._dispatch(message, handler, duplex_handler, nursery)
+                self._dispatch(message, handler, nursery)
         except MessageError as error:
             self._malformed(error, nursery)
 
-    def _dispatch(
-        self, message: Message, handler: RequestHandler | None, duplex_handler: DuplexHandler | None, nursery: trio.Nursery
-    ) -> None:
+    def _dispatch(self, message: Message, handler: RequestHandler | None, nursery: trio.Nursery) -> None:
         match message:
             case Hello():
                 self._greeted.set()
-            case RequestMessage(exchange_id, request, duplex=False):
-                self._accept(exchange_id, request, handler, nursery)
             case RequestMessage(exchange_id, request):
-                self._accept_duplex(exchange_id, request, duplex_handler, nursery)
-            case Part(from_asker=True):
-                self._take_question(message)
-            case Part():
-                self._take_answer(message)
-            case ResponseMessage(exchange_id, response):
+                self._accept(exchange_id, request, handler, nursery)
+            case ResponseMessage(exchange_id, response, is_last=True):
                 self._finish(exchange_id, response)
+            case ResponseMessage(exchange_id, response):
+                self._notified(exchange_id, response)
             case Failure(exchange_id, code, reason):
                 self._finish(exchange_id, _error_of(code, reason))
             case Cancel(exchange_id):
                 # An unknown id is a request whose answer is on its way, or one that was withdrawn before it came.
                 serving = self._serving.get(exchange_id)
                 if serving is not None:
-                    serving.leave("the other end has left it", self._linger)
+                    serving.leave()
 
-    def _take_question(self, part: Part) -> None:
-        """A piece of a duplex that the other end has opened; of one that is over, it means nothing."""
-        serving = self._serving.get(part.exchange_id)
-        if serving is None or serving.stream is None:
+    def _notified(self, exchange_id: int, response: Response) -> None:
+        """An answer that is not the last; of a sync that we have left, it means nothing."""
+        waiting = self._waiting.get(exchange_id)
+        if waiting is None or waiting.observed is None or waiting.outcome is not None:
             return
-        try:
-            serving.stream.arrived(part.number, part.piece)
-        except PieceError as error:
-            log.warning("a duplex of %s ended: %s", self.profile.name, error)
-            serving.verdict = (FailureCode.FAILED, str(error))
-            serving.leave(str(error), self._linger)
-
-    def _take_answer(self, part: Part) -> None:
-        """A piece of a duplex that we have opened; of one that we have left, it means nothing."""
-        waiting = self._waiting.get(part.exchange_id)
-        if waiting is None or waiting.stream is None or waiting.outcome is not None:
-            return
-        waiting.arrived.set()
-        try:
-            waiting.stream.arrived(part.number, part.piece)
-        except PieceError as error:
-            log.warning("a duplex of %s ended: %s", self.profile.name, error)
-            self._abandon(part.exchange_id, waiting)
-            waiting.finish(Interrupted(str(error)))
+        if not waiting.observed.put(response):
+            self._abandon(exchange_id, waiting)
+            waiting.finish(Interrupted("answers came faster than they were read"))
 
     def _finish(self, exchange_id: int, outcome: Response | ExchangeError) -> None:
         self._abandoned.pop(exchange_id, None)
@@ -399,7 +377,7 @@ class Multiplexer:
             return
         if error.kind is Kind.REQUEST:
             self._refuse(error.exchange_id, "not understood", nursery)
-        elif error.kind in (Kind.RESPONSE, Kind.FAILURE):
+        elif error.kind in (Kind.RESPONSE, Kind.NOTIFICATION, Kind.FAILURE):
             self._finish(error.exchange_id, Interrupted("the answer was not understood"))
 
     def _accept(self, exchange_id: int, request: Request, handler: RequestHandler | None, nursery: trio.Nursery) -> None:
@@ -407,25 +385,16 @@ class Multiplexer:
             log.warning("an id in use came again over %s", self.profile.name)
         elif handler is None:
             self._refuse(exchange_id, "this end answers no requests", nursery)
+        elif _OBSERVE in request.headers and (form := syncing.form_of(request)) and self._observed < self._max_observed:
+            self._observed += 1
+            serving = self._serving[exchange_id] = _Serving(safe=True)
+            nursery.start_soon(self._serve_observed, exchange_id, request, form, handler, serving)
         elif self._busy >= self._max_concurrent:
             self._refuse(exchange_id, "too many requests at a time", nursery)
         else:
             self._busy += 1
             serving = self._serving[exchange_id] = _Serving(request.method in _SAFE_METHODS)
             nursery.start_soon(self._serve_request, exchange_id, request, handler, serving)
-
-    def _accept_duplex(self, exchange_id: int, request: Request, handler: DuplexHandler | None, nursery: trio.Nursery) -> None:
-        if exchange_id in self._serving:
-            log.warning("an id in use came again over %s", self.profile.name)
-        elif handler is None:
-            self._refuse(exchange_id, "this end answers no duplex requests", nursery)
-        elif self._conversing >= self._max_duplex:
-            self._refuse(exchange_id, "too many duplexes at a time", nursery)
-        else:
-            self._conversing += 1
-            stream = self._stream(nursery, exchange_id, request.priority, from_asker=False)
-            serving = self._serving[exchange_id] = _Serving(False, stream)
-            nursery.start_soon(self._serve_duplex, exchange_id, request, handler, serving, stream)
 
     def _refuse(self, exchange_id: int, reason: str, nursery: trio.Nursery) -> None:
         """Answers with a refusal; a flood of them is dropped, and its requests run into their timeouts."""
@@ -445,19 +414,25 @@ class Multiplexer:
         finally:
             self._busy -= 1
 
-    async def _serve_duplex(
-        self, exchange_id: int, request: Request, handler: DuplexHandler, serving: _Serving, stream: PieceStream
+    async def _serve_observed(
+        self, exchange_id: int, request: Request, form: syncing.Form, handler: RequestHandler, serving: _Serving
     ) -> None:
-        async def converse() -> Response:
-            try:
-                return await handler.converse(request, stream)
-            finally:
-                stream.end(Interrupted("it has been answered"))
+        observer = Observer(_unobserved(request), form, lambda asked: handler(asked, serving.gone))
+
+        async def tell() -> Response:
+            while True:
+                response = await observer.next()
+                if observer.is_over:
+                    return response
+                message = self._session.encode_response(exchange_id, response, target=request.target, is_last=False)
+                if len(message) > self._connection.max_message:
+                    raise TooLarge(f"an answer of {len(message)} bytes")
+                await self._send(message, request.priority)
 
         try:
-            await self._serve(exchange_id, request, converse, serving)
+            await self._serve(exchange_id, request, tell, serving)
         finally:
-            self._conversing -= 1
+            self._observed -= 1
 
     async def _serve(
         self, exchange_id: int, request: Request, answering: Callable[[], Awaitable[Response]], serving: _Serving
@@ -466,13 +441,11 @@ class Multiplexer:
         try:
             with serving.scope:
                 answer = await _answer(exchange_id, request, answering)
-            if serving.stream is not None:
-                await serving.stream.settled()  # the answer may not overtake the pieces before it
         finally:
             # Free before the answer leaves: the other end may use the id again as soon as it has the answer.
             del self._serving[exchange_id]
         if serving.gone.is_set():
-            answer = Failure(exchange_id, *serving.verdict)
+            answer = Failure(exchange_id, FailureCode.CANCELLED, "")
         await self._send_quietly(self._written(exchange_id, request, answer), request.priority)
 
     def _written(self, exchange_id: int, request: Request, answer: Response | Failure) -> bytes:
@@ -486,6 +459,10 @@ class Multiplexer:
                     return message
                 answer = Failure(exchange_id, FailureCode.TOO_LARGE, f"an answer of {len(message)} bytes")
         return self._session.encode_failure(answer)
+
+
+def _unobserved(request: Request) -> Request:
+    return replace(request, headers=tuple(header for header in request.headers if header != _OBSERVE))
 
 
 async def _answer(exchange_id: int, request: Request, answering: Callable[[], Awaitable[Response]]) -> Response | Failure:
@@ -502,12 +479,6 @@ async def _answer(exchange_id: int, request: Request, answering: Callable[[], Aw
         return Failure(exchange_id, FailureCode.FAILED, "internal error")
 
 
-def _late(request: Request, waiting: _Waiting) -> ExchangeError:
-    if waiting.left:
-        return TimedOut(f"no answer within {request.timeout:g} s")
-    return Unreachable(f"could not be sent within {request.timeout:g} s")
-
-
 def _error_of(code: FailureCode, reason: str) -> ExchangeError:
     said = reason or code.name.lower()
     if code is FailureCode.REFUSED:
@@ -518,7 +489,7 @@ def _error_of(code: FailureCode, reason: str) -> ExchangeError:
 
 
 class LinkExchange:
-    """The `Exchange` that a link offers, duplexes included: a view of its multiplexer."""
+    """The `Exchange` that a link offers, observations included: a view of its multiplexer."""
 
     def __init__(self, multiplexer: Multiplexer) -> None:
         self._multiplexer = multiplexer
@@ -531,6 +502,6 @@ class LinkExchange:
         """See `Multiplexer.exchange`."""
         return await self._multiplexer.exchange(request)
 
-    def open(self, request: Request) -> AbstractAsyncContextManager[Duplex]:
-        """See `Multiplexer.open`."""
-        return self._multiplexer.open(request)
+    def observe(self, request: Request) -> AbstractAsyncContextManager[Observation]:
+        """See `Multiplexer.observe`."""
+        return self._multiplexer.observe(request)

@@ -1,6 +1,6 @@
 """The one vocabulary of every wire: a request goes out, a response comes back.
 
-A `Duplex` is an exchange whose request and answer go on in pieces, both ways at once; some wires have it.
+An `Observation` is an exchange with any number of answers (RFC 7641 in spirit); some wires have it.
 
 Over TCP and TLS an exchange is `transports.http`; over a serial line, a radio or our UDP link it is `transports.client`.
 Whoever holds an `Exchange` cannot tell which one it is, but may ask its `profile` how thin the line is.
@@ -11,8 +11,7 @@ Errors, by what the caller may conclude::
     ├── Unreachable      nothing was delivered: the request can be sent again without harm
     ├── Interrupted      the request may or may not have been carried out: repeat only what is idempotent
     │   └── TimedOut     … because no answer came within the request's timeout
-    ├── TooLarge         the body is beyond what this line carries
-    └── Answered         of a duplex alone: the other end has ended it with a response
+    └── TooLarge         the body is beyond what this line carries
 """
 
 from __future__ import annotations
@@ -129,28 +128,17 @@ class TooLarge(ExchangeError):
     """The body is larger than this line is willing to carry."""
 
 
-@dataclass(eq=False)
-class Answered(ExchangeError):
-    """The other end has ended the duplex with this response; all its pieces came before."""
+class Observation(Protocol):
+    """A sync that the other end goes on answering, each time when there is news."""
 
-    response: Response = field(default_factory=lambda: Response(200))
-
-
-class Duplex(Protocol):
-    """One end of an exchange that goes on in pieces. What the pieces are is nothing to the wire."""
-
-    async def send(self, piece: bytes, priority: Priority | None = None) -> None:
-        """Sends a piece of at least one byte; without a `priority`, with that of the request.
-
-        Returns when the wire has taken it, waits while too many are under way. Cancelled, the piece was not sent. Pieces
-        arrive in order of sending and once, so one of a low priority holds up those behind it. Raises `TooLarge`, whereupon
-        nothing has changed, and what `receive` raises.
-        """
+    @property
+    def is_over(self) -> bool:
+        """Whether what was received last is the end; whoever wants more asks anew, from where that goes."""
         ...
 
-    async def receive(self) -> bytes:
-        """The next piece. When the duplex has ended and no piece is left, raises `Answered` with the other end's response,
-        or the `ExchangeError` that has ended it. Who reads too slowly for what comes is interrupted."""
+    async def receive(self) -> Response:
+        """The next answer. Raises the `ExchangeError` that has ended it, after all that came before; one who reads too slowly for
+        what comes is interrupted."""
         ...
 
 

@@ -3,12 +3,6 @@
 The scope is that of any HTTP request; `extensions["link"]` holds the `LinkProfile`, so that an endpoint may fit its
 answer to the line, and `client` is None unless the wire knows an address. The application's answer is collected whole: a
 link carries whole messages.
-
-A duplex request is a POST with `extensions["duplex"]` as well. Its pieces come as `http.request` with `more_body` True, the
-request's own body first; `http.disconnect` when the asking end has left. With status 200 each `http.response.body` with
-`more_body` True is sent at once, as one piece of at most `MAX_PIECE` bytes (what is empty is not sent), in the request's
-priority unless the message has a `priority` of its own (`transports.exchange.Priority`). Headers and what the last
-`http.response.body` holds are the response that ends it. With any other status the answer is collected as that of other requests.
 """
 
 from __future__ import annotations
@@ -21,7 +15,7 @@ from urllib.parse import unquote
 
 import trio
 
-from transports.exchange import Duplex, ExchangeError, LinkProfile, Priority, Request, Response, TooLarge
+from transports.exchange import LinkProfile, Request, Response, TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +43,6 @@ class RequestSource(Protocol):
     async def run(
         self,
         handler: AsgiHandler,
-        duplex_handler: AsgiHandler,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None: ...
@@ -64,7 +57,7 @@ async def serve(
 ) -> None:
     """Answers the other end's requests with `app` until the link is down."""
     handler = AsgiHandler(app, source.profile, max_response=max_response)
-    await source.run(handler, handler, task_status=task_status)
+    await source.run(handler, task_status=task_status)
 
 
 class AsgiHandler:
@@ -84,11 +77,6 @@ class AsgiHandler:
         beyond the bound."""
         return await self._carry_out(request, _scope(request, self._profile, self._client), _Call(request.body, gone, self._max_response))
 
-    async def converse(self, request: Request, duplex: Duplex) -> Response:
-        """Carries the application's pieces, and returns its answer as above."""
-        scope = _scope(request, self._profile, self._client, duplex=True)
-        return await self._carry_out(request, scope, _DuplexCall(request.body, duplex, self._max_response))
-
     async def _carry_out(self, request: Request, scope: Scope, call: _Call) -> Response:
         try:
             await self._app(scope, call.receive, call.send)
@@ -105,16 +93,13 @@ class AsgiHandler:
         return Response(call.status, call.headers, b"".join(call.body))
 
 
-def _scope(request: Request, profile: LinkProfile, client: tuple[str, int] | None, *, duplex: bool = False) -> Scope:
+def _scope(request: Request, profile: LinkProfile, client: tuple[str, int] | None) -> Scope:
     path, _, query = request.target.partition("?")
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in request.headers]
     if request.authority:
         headers.insert(0, (b"host", request.authority.encode()))
     extensions: dict[str, object] = {"link": profile}
-    if duplex:
-        extensions["duplex"] = {}
-    else:
-        headers.append((b"content-length", str(len(request.body)).encode()))
+    headers.append((b"content-length", str(len(request.body)).encode()))
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -175,49 +160,6 @@ class _Call:
             raise TooLarge("the answer is larger than this link carries")
         if chunk:
             self.body.append(bytes(chunk))
-
-
-class _DuplexCall(_Call):
-    """The ASGI side of one duplex."""
-
-    def __init__(self, body: bytes, duplex: Duplex, max_response: int) -> None:
-        super().__init__(body, trio.Event(), max_response)
-        self._duplex = duplex
-
-    async def receive(self) -> MutableMapping[str, Any]:
-        if self._unread is None and not (self.gone.is_set() or self.complete.is_set()):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_after, self.complete, nursery.cancel_scope)
-                await self._take_piece()
-                nursery.cancel_scope.cancel()
-        if self._unread is None:
-            return {"type": "http.disconnect"}
-        body, self._unread = self._unread, None
-        return {"type": "http.request", "body": body, "more_body": True}
-
-    async def _take_piece(self) -> None:
-        """Puts it by, so that it is not lost when `receive` is cancelled in this very moment."""
-        try:
-            self._unread = await self._duplex.receive()
-        except ExchangeError:
-            self.gone.set()
-
-    async def send(self, message: MutableMapping[str, Any]) -> None:
-        goes_on = message["type"] == "http.response.body" and message.get("more_body", False)
-        if not goes_on or self.status != 200 or self.complete.is_set():
-            await super().send(message)
-        elif message.get("body"):
-            await self._send_piece(message["body"], message.get("priority"))
-
-    async def _send_piece(self, piece: bytes, priority: Priority | None) -> None:
-        try:
-            await self._duplex.send(piece, priority)
-        except TooLarge:
-            self.room = -1
-            raise
-        except ExchangeError as error:
-            self.gone.set()
-            raise OSError("nobody waits for this answer") from error
 
 
 async def _cancel_after(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -6,6 +6,7 @@ not delivered, and what may be repeated if it is not known whether it was.
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ from transports.client import Multiplexer
 from transports.exchange import Interrupted, LinkProfile, Priority, Request, Response, Unreachable
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+
+    from transports.exchange import Observation
     from transports.link.connection import Connection, Link
     from transports.link.wire import LinkStats
 
@@ -124,6 +129,13 @@ class Line:
             raise Unreachable("the line is down")
         return await multiplexer.exchange(replace(request, timeout=until - trio.current_time()))
 
+    @asynccontextmanager
+    async def observe(self, request: Request) -> AsyncIterator[Observation]:
+        """A sync that the box goes on answering, as a context. Waits for the line; raises `ExchangeError` like `transports.exchange`."""
+        multiplexer = await self._wait_up()
+        async with multiplexer.observe(request) as observed:
+            yield observed
+
     async def _carry(self, request: Request, repeatable: bool) -> Response:
         pause = _PAUSE_FIRST
         while True:
@@ -160,3 +172,7 @@ class LineExchange:
     async def exchange(self, request: Request) -> Response:
         """Waits for the line for as long as the request has time. Raises `ExchangeError`."""
         return await self._line.attempt(request)
+
+    def observe(self, request: Request) -> AbstractAsyncContextManager[Observation]:
+        """See `Line.observe`."""
+        return self._line.observe(request)

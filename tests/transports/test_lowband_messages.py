@@ -1,6 +1,7 @@
 """Messages of a link: what goes in comes out, in few bytes, and noise is refused."""
 
 from contextlib import suppress
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -19,7 +20,6 @@ from transports.lowband.messages import (
     Hello,
     Kind,
     MessageError,
-    Part,
     RequestMessage,
     ResponseMessage,
     Session,
@@ -246,68 +246,28 @@ def test_cancel_and_failure_come_back():
     assert long.reason == "é" * 100
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.integers(0, 0xFFFF), st.booleans(), st.integers(0, 1000), st.binary(max_size=300))
-def test_a_part_arrives_as_it_was_sent_with_its_number_modulo_sixteen(exchange_id, from_asker, number, piece):
+@settings(max_examples=60, deadline=None)
+@given(st.integers(100, 599), BODIES)
+def test_a_notification_is_an_answer_that_is_not_the_last(status, body):
     a, b = acquainted()
-    assert b.decode(a.encode_part(Part(exchange_id, from_asker, number, piece))) == Part(exchange_id, from_asker, number % 16, piece)
-
-
-def test_a_part_costs_two_bytes_more_than_its_piece():
-    a, _ = acquainted()
-    piece = b"twenty bytes exactly"
-    assert a.encode_part(Part(3, True, 18, piece)) == b"\xb2\x03" + piece
-    assert a.encode_part(Part(3, False, 15, piece)) == b"\xaf\x03" + piece
-    assert a.encode_part(Part(300, False, 0, piece)) == b"\xa0\xac\x02" + piece
-    assert a.encode_part(Part(3, False, 0, b"again " * 20))[2:] == b"again " * 20
+    response = Response(status, (JSON_TYPE,), body)
+    last, first = a.encode_response(3, response), a.encode_response(3, response, is_last=False)
+    assert (first[0] >> 5, first[1:]) == (Kind.NOTIFICATION, last[1:])
+    assert b.decode(first) == replace(b.decode(last), is_last=False)
 
 
 @pytest.mark.parametrize("data", [b"\xa0", b"\xa0\x80", b"\xa0\xff\xff\x7f"])
-def test_a_part_without_an_exchange_is_no_message(data):
+def test_a_notification_without_an_exchange_is_no_message(data):
     with pytest.raises(MessageError):
         Session().decode(data)
 
 
-@settings(max_examples=100, deadline=None)
-@given(REQUESTS.filter(lambda request: request.method == "POST"))
-def test_a_duplex_request_arrives_as_such_with_its_very_bytes(request):
-    a, b = acquainted()
-    data = a.encode_request(5, request, duplex=True)
-    message = b.decode(data)
-    assert isinstance(message, RequestMessage)
-    assert message.duplex
-    assert message.request.body == request.body
-    assert (message.request.method, message.request.target, message.request.priority) == ("POST", request.target, request.priority)
-    plain = b.decode(a.encode_request(5, request))
-    assert isinstance(plain, RequestMessage)
-    assert not plain.duplex
-
-
-def test_a_duplex_request_is_told_by_its_method_number():
-    a, _ = acquainted()
-    request = Request("POST", "/", priority=Priority.INTERACTIVE)
-    plain, duplex = a.encode_request(5, request), a.encode_request(5, request, duplex=True)
-    assert (plain[2] >> 3, duplex[2] >> 3) == (2 * 5, 5 * 5)
-    assert plain[:2] + plain[3:] == duplex[:2] + duplex[3:]
-    with pytest.raises(ValueError, match="POST"):
-        a.encode_request(5, Request("GET", "/"), duplex=True)
-
-
 def test_a_method_number_beyond_the_last_is_refused():
     a, b = acquainted()
-    data = bytearray(a.encode_request(5, Request("POST", "/"), duplex=True))
-    data[2] = 30 << 3
+    data = bytearray(a.encode_request(5, Request("POST", "/")))
+    data[2] = 25 << 3
     with pytest.raises(MessageError, match="method"):
         b.decode(bytes(data))
-
-
-def test_only_ends_of_the_second_version_carry_duplexes():
-    a, b = acquainted()
-    assert a.carries_duplex
-    assert not Session().carries_duplex
-    hello = b.encode_hello()
-    a.decode(hello[:1] + b"\x01" + hello[2:])
-    assert not a.carries_duplex
 
 
 def test_hello_tells_tables_and_dictionaries():

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from transports import syncing
 from transports.coap.message import Code, Message, Option, Type, uint
 from transports.exchange import Request, Response
 from transports.lowband import tables
-from transports.msc3079 import mapping, syncing
+from transports.msc3079 import mapping
 from transports.msc3079.mapping import ACCESS_TOKEN, CBOR, CBOR_VERSION, HTTP_STATUS, JSON, Memory, Refused, Told
 
 JSON_TYPE = (("content-type", "application/json"),)
@@ -159,12 +160,4 @@ def test_an_observed_sync_goes_on_where_the_last_one_ended():
     request = Request("GET", "/_matrix/client/r0/sync?filter=1&since=old&timeout=30000&full_state=true")
     assert syncing.is_sync(request)
     assert syncing.at_once(request).target == "/_matrix/client/r0/sync?filter=1&since=old&full_state=true&timeout=0"
-    assert syncing.after(request, "a/b").target == "/_matrix/client/r0/sync?filter=1&since=a%2Fb&timeout=300000"
-
-
-def test_an_answer_that_only_tells_that_time_has_passed_is_no_news():
-    counts = {"device_one_time_keys_count": {"signed_curve25519": 50}}
-    quiet = {"next_batch": "2", **counts, "rooms": {"join": {}}, "to_device": {"events": []}}
-    assert not syncing.has_news(json.dumps(quiet).encode(), counts)
-    assert syncing.has_news(json.dumps({**quiet, "device_one_time_keys_count": {"signed_curve25519": 49}}).encode(), counts)
-    assert syncing.has_news(json.dumps({**quiet, "rooms": {"join": {"!r": {"timeline": {"events": [1]}}}}}).encode(), counts)
+    assert syncing.after(request, syncing.Form.CLASSIC, "a/b").target == "/_matrix/client/r0/sync?filter=1&since=a%2Fb&timeout=300000"

@@ -5,22 +5,20 @@ Either end asks; a request's id is chosen by who asks and is free again once its
     byte 0    kind << 5 | extended tables << 4 | CBOR body << 3 | compression      (compression: 0 none, 1 zstd,
               2 + n zstd with the n-th dictionary that the *receiver's* HELLO announced; or, if that names a memory, a
               document of it)
-              of a PART: kind << 5 | sent by who asked << 4 | number of the piece modulo 16
     number    exchange id (not in HELLO)
-    payload   compressed if that makes it smaller, but not that of a PART; or the number of a document, and that
+    payload   compressed if that makes it smaller; or the number of a document, and that
 
     HELLO     version, hash of the extended tables (4 bytes), names of dictionaries and of a memory (4 bytes each)
     REQUEST   shape byte ((method * 5 + priority) << 3 | authority << 2 | authorization << 1 | headers),
               [method as text], [authority], [authorization], [headers], target, body to the end
     RESPONSE  shape byte (status << 1 | headers), [status as number], [headers], body to the end
+    NOTIFICATION as RESPONSE, but not the last answer
     CANCEL    nothing; the answer still comes, and is most likely a FAILURE
     FAILURE   code, reason: the link or the program failed, there is no HTTP status
-    PART      one piece of a duplex: 1 to 16,384 bytes, whatever they are
 
-A duplex is a POST whose body and whose answer go on in pieces while both ends like (method 5; `transports.duplex`): the
-REQUEST, then PARTs both ways, in the end one RESPONSE or FAILURE. Who asks sends its first PART when the REQUEST was
-acknowledged, who answers the RESPONSE when all its PARTs were. The asking end has no end of its own but CANCEL. Only
-ends of version 2 know of it.
+A sync with the header `observe: 0` (the Observe option of RFC 7641) is answered with any number of NOTIFICATIONs, each when
+the one before was acknowledged, and in the end with one RESPONSE or FAILURE, which is all that an end brings which does not
+care for the header. The asking end has no end of its own but CANCEL.
 
 A message before the other end's HELLO uses MSC3079's tables and no dictionary, which every receiver has. Messages may
 overtake each other: whatever one relies on was acknowledged before it was written. Between two ends that remember (`memory`)
@@ -50,8 +48,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VERSION = 2
-DUPLEX_VERSION = 2
-"""The first version that knows PART and duplex requests."""
 MAX_CONTENT = 8 * 1024 * 1024
 """Bytes that one message may unfold to."""
 MAX_ID = 0xFFFF
@@ -63,8 +59,6 @@ _MAX_REASON = 200
 
 _METHODS = ("GET", "PUT", "POST", "DELETE")
 _OTHER_METHOD = len(_METHODS)
-_DUPLEX_METHOD = _OTHER_METHOD + 1
-_METHOD_OF = (*_METHODS, "", "POST")
 _METHOD = re.compile(r"[A-Z]{1,16}")
 _X_MATRIX = re.compile(r'(X-Matrix .*sig="?)([A-Za-z0-9+/]{85}[AQgw])(|".*)', re.DOTALL)
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
@@ -86,7 +80,10 @@ class Kind(IntEnum):
     RESPONSE = 2
     CANCEL = 3
     FAILURE = 4
-    PART = 5
+    NOTIFICATION = 5
+
+
+_ANSWERS = (Kind.RESPONSE, Kind.NOTIFICATION)
 
 
 class FailureCode(IntEnum):
@@ -113,13 +110,15 @@ class Hello:
 class RequestMessage:
     exchange_id: int
     request: Request
-    duplex: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseMessage:
+    """`is_last`: a RESPONSE, no NOTIFICATION."""
+
     exchange_id: int
     response: Response
+    is_last: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +133,7 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """`from_asker`: the exchange is one that the sender of this piece asked for. `number` is modulo 16."""
-
-    exchange_id: int
-    from_asker: bool
-    number: int
-    piece: bytes
-
-
-Message = Hello | RequestMessage | ResponseMessage | Cancel | Failure | Part
+Message = Hello | RequestMessage | ResponseMessage | Cancel | Failure
 
 
 class MemoryLost(Exception):
@@ -188,28 +177,16 @@ class Session:
         names = (memories.name(),) if self.remembers else ()
         return (*self.dictionaries.hashes[: _MAX_DICTIONARIES - len(names)], *names)
 
-    @property
-    def carries_duplex(self) -> bool:
-        """Whether the other end is known to understand duplex requests."""
-        return self.peer is not None and self.peer.version >= DUPLEX_VERSION
-
-    def encode_request(self, exchange_id: int, request: Request, *, duplex: bool = False) -> bytes:
-        """The request, without headers of no meaning here. Raises ValueError on what cannot be a request.
-
-        A `duplex` request is a POST, and only for a peer that `carries_duplex`; its body arrives byte for byte.
-        """
-        if not duplex and self._is_remembered(request.target):
+    def encode_request(self, exchange_id: int, request: Request) -> bytes:
+        """The request, without headers of no meaning here. Raises ValueError on what cannot be a request."""
+        if self._is_remembered(request.target):
             carried, value = _carried(request.headers)
             document = self._shared_memory.encode_request(request, carried, None if value is None else _around_signature(value))
             if document is not None:
                 return self._remembered(Kind.REQUEST, exchange_id, document)
         method = _METHODS.index(request.method) if request.method in _METHODS else _OTHER_METHOD
-        if duplex:
-            if request.method != "POST":
-                raise ValueError("only a POST goes on in pieces")
-            method = _DUPLEX_METHOD
         headers, authorization = _carried(request.headers)
-        verbatim = duplex or _VERBATIM.match(request.target) is not None
+        verbatim = _VERBATIM.match(request.target) is not None
         packed, headers = self._body(request.body, headers, verbatim)
         shape = (method * 5 + request.priority) << 3 | bool(request.authority) << 2 | (authorization is not None) << 1
         vocabulary = self._tables.vocabulary
@@ -233,13 +210,14 @@ class Session:
         if around is not None and around in self._sent:
             self._acknowledged.add(around)
 
-    def encode_response(self, exchange_id: int, response: Response, *, target: str = "") -> bytes:
-        """The answer to the other end's request for `target`."""
+    def encode_response(self, exchange_id: int, response: Response, *, target: str = "", is_last: bool = True) -> bytes:
+        """The answer to the other end's request for `target`, or one of several."""
+        kind = Kind.RESPONSE if is_last else Kind.NOTIFICATION
         headers, _ = _carried(response.headers)
         if self._is_remembered(target):
             document = self._shared_memory.encode_response(response, headers, target)
             if document is not None:
-                return self._remembered(Kind.RESPONSE, exchange_id, document)
+                return self._remembered(kind, exchange_id, document)
         packed, headers = self._body(response.body, headers, _VERBATIM.match(target) is not None)
         parts = [bytes(((response.status != 200) << 1 | bool(headers),))]
         if response.status != 200:
@@ -247,7 +225,7 @@ class Session:
         if headers:
             parts.append(self._headers(headers))
         parts.append(response.body if packed is None else packed)
-        return self._message(Kind.RESPONSE, exchange_id, b"".join(parts), packed is not None)
+        return self._message(kind, exchange_id, b"".join(parts), packed is not None)
 
     def encode_cancel(self, exchange_id: int) -> bytes:
         return self._message(Kind.CANCEL, exchange_id, b"", False)
@@ -258,10 +236,6 @@ class Session:
         payload = bytes((failure.code,)) + fields.text(reason, self._tables.vocabulary)
         return self._message(Kind.FAILURE, failure.exchange_id, payload, False)
 
-    def encode_part(self, part: Part) -> bytes:
-        """Two bytes and the piece, for exchange ids below 128."""
-        return bytes((Kind.PART << 5 | part.from_asker << 4 | part.number % 16,)) + fields.number(part.exchange_id) + part.piece
-
     # — remembering
 
     def is_final(self, message: bytes) -> bool:
@@ -269,7 +243,7 @@ class Session:
         return self.peer is not None and self._is_document(message[0], self.peer.dictionaries)
 
     def _is_document(self, first: int, announced: tuple[bytes, ...]) -> bool:
-        if not self.remembers or first >> 5 not in (Kind.REQUEST, Kind.RESPONSE):
+        if not self.remembers or first >> 5 not in (Kind.REQUEST, *_ANSWERS):
             return False
         index = (first & 7) - 2
         return 0 <= index < len(announced) and announced[index] == memories.name()
@@ -361,8 +335,8 @@ class Session:
         reader = fields.Reader(data)
         kind, exchange_id = Kind(reader.byte() >> 5), reader.number(MAX_ID)
         reader.byte()
-        if kind is Kind.RESPONSE:
-            return ResponseMessage(exchange_id, self._shared_memory.decode_response(reader.rest()))
+        if kind in _ANSWERS:
+            return ResponseMessage(exchange_id, self._shared_memory.decode_response(reader.rest()), kind is Kind.RESPONSE)
         if kind is not Kind.REQUEST:
             raise fields.FieldError("a document of a kind that has none")
         request, authorization = self._shared_memory.decode_request(reader.rest())
@@ -385,8 +359,6 @@ class Session:
                 self.peer = _decode_hello(reader)
                 return self.peer
             exchange_id = reader.number(MAX_ID)
-            if kind is Kind.PART:
-                return Part(exchange_id, bool(first & 0x10), first & 0xF, reader.rest())
             payload = fields.Reader(self._expanded(first & 7, reader.rest()))
             return self._decode(kind, exchange_id, payload, first)
         except ValueError as error:
@@ -395,10 +367,9 @@ class Session:
     def _decode(self, kind: Kind, exchange_id: int, payload: fields.Reader, first: int) -> Message:
         table, cbor = tables.extended() if first & 0x10 else tables.msc3079(), bool(first & 8)
         if kind is Kind.REQUEST:
-            request, duplex = self._decode_request(payload, table, cbor)
-            return RequestMessage(exchange_id, request, duplex)
-        if kind is Kind.RESPONSE:
-            return ResponseMessage(exchange_id, _decode_response(payload, table, cbor))
+            return RequestMessage(exchange_id, self._decode_request(payload, table, cbor))
+        if kind in _ANSWERS:
+            return ResponseMessage(exchange_id, _decode_response(payload, table, cbor), kind is Kind.RESPONSE)
         if kind is Kind.CANCEL:
             return Cancel(exchange_id)
         code = payload.byte()
@@ -416,14 +387,13 @@ class Session:
             name = ours[compression - 2]
         return self.dictionaries.decompress(payload, name, self.max_content)
 
-    def _decode_request(self, payload: fields.Reader, table: tables.Tables, cbor: bool) -> tuple[Request, bool]:
-        """The request, and whether it is duplex."""
+    def _decode_request(self, payload: fields.Reader, table: tables.Tables, cbor: bool) -> Request:
         shape = payload.byte()
         method_number, priority = divmod(shape >> 3, 5)
-        if method_number > _DUPLEX_METHOD:
+        if method_number > _OTHER_METHOD:
             raise fields.FieldError("an unknown method")
         vocabulary = table.vocabulary
-        method = payload.text(vocabulary, 16) if method_number == _OTHER_METHOD else _METHOD_OF[method_number]
+        method = payload.text(vocabulary, 16) if method_number == _OTHER_METHOD else _METHODS[method_number]
         if not _METHOD.fullmatch(method):
             raise fields.FieldError("not a method")
         authority = payload.text(vocabulary, 255) if shape & 4 else ""
@@ -434,7 +404,7 @@ class Session:
         if authorization is not None:
             headers = (("authorization", authorization), *headers)
         body, headers = _take_body(payload, table, cbor, headers)
-        return Request(method, target, authority, headers, body, Priority(priority)), method_number == _DUPLEX_METHOD
+        return Request(method, target, authority, headers, body, Priority(priority))
 
     def _take_authorization(self, payload: fields.Reader, table: tables.Tables) -> str:
         head = payload.number(MAX_HANDLES << 2 | 3)

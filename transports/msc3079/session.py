@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from transports.coap.message import Code
+from transports import syncing
 from transports.coap.server import Asked, Forgotten, ServerSession, Taken
 from transports.exchange import Response, TooLarge
-from transports.msc3079 import mapping, syncing
+from transports.msc3079 import mapping
+from transports.observing import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,8 +36,6 @@ IDLE_SECONDS = 3600.0
 """A client of whom nothing has come for so long has gone; those that there are ping once a minute."""
 LARGE = 128 * 1024
 """Bytes of a body from which it is rewritten on another thread."""
-_AT_LEAST_SECONDS = 1.0
-_PATIENCE = 3
 
 
 class Channel(Protocol):
@@ -169,35 +168,25 @@ class _Session:
     # — observing /sync
 
     async def _observe(self, exchange: int, asking: Asking) -> None:
+        """The registration is answered at once with what there is (MSC3079); a CoAP client acknowledges what it has taken."""
         observation = self._observations[exchange] = _Observation()
+        observer = Observer(syncing.at_once(asking.request), syncing.Form.CLASSIC, self._response, acknowledges=True)
         try:
             with observation.scope:
-                first = await self._response(syncing.at_once(asking.request))
-                batch = syncing.batch_of(first.body) if first.status == 200 else None
-                await self._answer(exchange, asking, first, observe=batch is not None)
-                if batch is not None:
-                    await self._tell_news(exchange, observation, asking, batch, syncing.counts_of(first.body))
+                first = await observer.first()
+                await self._answer(exchange, asking, first, observe=not observer.is_over)
+                if not observer.is_over:
+                    await self._tell_news(exchange, observation, asking, observer)
         finally:
             del self._observations[exchange]
 
-    async def _tell_news(self, exchange: int, observation: _Observation, asking: Asking, batch: str, counts: dict[str, Any]) -> None:
-        """Polls on behalf of the client. The next poll says that the last answer has arrived, so it waits until that is true."""
-        troubles = 0
+    async def _tell_news(self, exchange: int, observation: _Observation, asking: Asking, observer: Observer) -> None:
         while self._server.observes(exchange):
             while not self._server.is_free(exchange):
                 observation.taken = trio.Event()
                 await observation.taken.wait()
-            began = trio.current_time()
-            response = await self._response(syncing.after(asking.request, batch))
-            troubles = troubles + 1 if response.status == 429 or response.status >= 500 else 0
-            after = syncing.batch_of(response.body) if response.status == 200 else None
-            if 0 < troubles < _PATIENCE or (after is not None and not syncing.has_news(response.body, counts)):
-                batch = after or batch
-                await trio.sleep_until(began + _AT_LEAST_SECONDS * (1 + 10 * troubles))
-                continue
-            code, options, payload = await self._message(asking, response)
+            code, options, payload = await self._message(asking, await observer.next())
             told = self._server.notify(exchange, code, options, payload, trio.current_time())
             await self._flush()
-            if not told or after is None or code >= Code.BAD_REQUEST:
+            if not told or observer.is_over:
                 return
-            batch, counts = after, counts | syncing.counts_of(response.body)
