@@ -60,7 +60,7 @@ class Observer:
                 if troubles < PATIENCE:
                     await trio.sleep_until(began + AT_LEAST_SECONDS + TROUBLED_SECONDS * troubles)
                     continue
-            elif response.status == 200 and (quiet := self._without_news(response, position)):
+            elif response.status == 200 and (quiet := self._without_news(response, position, trio.current_time() - began)):
                 position = quiet if self._form is syncing.Form.CLASSIC else position
                 await trio.sleep_until(began + AT_LEAST_SECONDS)
                 continue
@@ -73,14 +73,19 @@ class Observer:
             return syncing.patient(self._request, self._form)
         return syncing.after(self._request, self._form, position)
 
-    def _without_news(self, response: Response, asked: str | None) -> str | None:
-        """The position of an answer that is not worth telling; None of others.
+    def _without_news(self, response: Response, asked: str | None, waited: float) -> str | None:
+        """The position of an answer that is not worth telling; None of others. Counts that are not known from an answer before have not
+        changed while the poll waited to its end, or it would have ended.
 
         In sliding sync the connection still stands where it was, and is asked once more from there: the other end knows no other place.
         """
         answer = syncing.Answer(response.body, self._form)
-        if asked is None or answer.position is None or answer.has_news(self._counts):
+        if asked is None or answer.position is None:
             return None
+        known = answer.counts | self._counts if waited * 1000 >= syncing.POLL_MS else self._counts
+        if answer.has_news(known):
+            return None
+        self._counts = known
         is_displaced = self._form is not syncing.Form.CLASSIC and answer.position == asked
         return None if is_displaced else answer.position
 

@@ -82,19 +82,24 @@ def patient(request: Request, form: Form) -> Request:
     return _with(request, ("timeout",), f"timeout={POLL_MS}")
 
 
+def at(request: Request, form: Form, position: str | None) -> Request:
+    """The sync that goes on from an answer's position (None: that begins), without a timeout."""
+    if form is Form.IN_BODY:
+        kept = {name: value for name, value in _object(request.body).items() if name not in ("pos", "timeout")}
+        return replace(request, body=orjson.dumps(kept if position is None else kept | {"pos": position}))
+    name = "since" if form is Form.CLASSIC else "pos"
+    return _with(request, (*_ONCE, "pos"), "" if position is None else f"{name}={quote(position, safe='')}")
+
+
 def after(request: Request, form: Form, position: str) -> Request:
     """The sync that goes on from an answer's position and waits for news."""
-    if form is Form.IN_BODY:
-        return replace(request, body=orjson.dumps(_object(request.body) | {"pos": position, "timeout": POLL_MS}))
-    if form is Form.IN_QUERY:
-        return _with(request, ("pos", "timeout"), f"pos={quote(position, safe='')}&timeout={POLL_MS}")
-    return _with(request, _ONCE, f"since={quote(position, safe='')}&timeout={POLL_MS}")
+    return patient(at(request, form, position), form)
 
 
 def _with(request: Request, without: tuple[str, ...], more: str) -> Request:
     path, _, query = request.target.partition("?")
-    kept = [pair for pair in query.split("&") if pair and pair.partition("=")[0] not in without]
-    return replace(request, target=f"{path}?{'&'.join([*kept, more])}")
+    pairs = [pair for pair in (*query.split("&"), more) if pair and (pair is more or pair.partition("=")[0] not in without)]
+    return replace(request, target=f"{path}?{'&'.join(pairs)}" if pairs else path)
 
 
 class Answer:

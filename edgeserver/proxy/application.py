@@ -71,6 +71,7 @@ class ProxyApplication:
         """Carries requests until cancelled, first of all those that an earlier run held. Raises `StateError` in a group."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._errands.run)
+            await nursery.start(self._polls.run)
             await nursery.start(self.outbox.run)
             task_status.started()
 

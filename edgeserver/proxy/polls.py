@@ -1,8 +1,8 @@
 """GET /_matrix/client/v3/sync, and simplified sliding sync's POST. Spec: client-server API, "Syncing"; MSC4186.
 
-On a thin line a poll waits at the box, where it costs nothing, for much longer than the client asks for. A client whose
-own timeout is over gets an empty answer from here, and its next poll joins the one that waits. An answer that comes too
-late for the client that asked (an initial sync may take an hour) is there when it asks again. A newer sync of the same
+On a thin line a sync that goes on is observed at the box (`watch`): polls end here, and news come as they happen. A client whose own
+timeout is over gets an empty answer. What begins a classic sync, and whatever comes over a fat line, is asked for as it is, and an answer
+that comes too late for the client that asked (an initial sync may take an hour) is there when it asks again. A newer sync of the same
 device, from another point, takes the place of the older one.
 """
 
@@ -17,6 +17,8 @@ import trio
 from edgeserver.proxy.errands import Terms
 from edgeserver.proxy.filters import thinned
 from edgeserver.proxy.replies import json_object, json_response
+from edgeserver.proxy.watch import Watch
+from transports import syncing
 
 if TYPE_CHECKING:
     from edgeserver.paired.line import Line
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from edgeserver.proxy.filters import DefinedFilters
     from transports.exchange import Request, Response
 
-HOLD_MS: Final = 30 * 60_000
-"""How long a poll is left at the box, on a thin line."""
 LEAST_WAIT: Final = 20.0
 """Seconds that the line has at least, before a client gets an empty answer to a poll that has only just left."""
 PATIENCE: Final = 12 * 3600.0
@@ -37,44 +37,92 @@ _TOLD_EVERY_TIME: Final = ("device_one_time_keys_count", "device_unused_fallback
 
 @dataclass(slots=True)
 class _Device:
-    """`key`: its poll under way. `counts`: what every answer says of its keys (None: no answer has been seen)."""
+    """One sync of a device. `key`: its request under way. `counts`: what every answer says of its keys (None: no answer has been seen)."""
 
     key: Any = None
     counts: dict[str, Any] | None = None
+    watch: Watch | None = None
+    asked: Any = None
+    """What the watch asks for: whoever asks for something else begins anew."""
+
+    def close(self) -> None:
+        if self.watch is not None:
+            self.watch.close()
+            self.watch = None
 
 
 class Polls:
-    """The syncs of all clients."""
+    """The syncs of all clients; `run` is one task for the life of the proxy."""
 
     def __init__(self, line: Line, errands: Errands, filters: DefinedFilters) -> None:
         self._line = line
         self._errands = errands
         self._filters = filters
         self._devices: dict[tuple[str, str], _Device] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Runs until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
 
     async def sync(self, call: Call) -> Response:
         asked = call.parameters
         device = self._device(call.authorization, "")
+        if self._line.is_thin and asked.get("since") and device.counts is not None and asked.get("full_state") != "true":
+            return await self._watched_sync(call, device, asked)
+        device.close()
         key = ("sync", call.authorization, tuple(sorted((name, value) for name, value in asked.items() if name != "timeout")))
-        joins = self._take_place(device, key)
-        timeout_ms = _milliseconds(asked.get("timeout"))
-        errand = self._errands.begin(key, lambda: self._fetch(call, device, asked, timeout_ms), _TERMS)
-        wait = float("inf")
-        if self._line.is_thin and "since" in asked and device.counts is not None:
-            wait = timeout_ms / 1000 if joins else max(timeout_ms / 1000, LEAST_WAIT)
-        if errand.done.is_set():
-            wait = float("inf")
-        with trio.move_on_after(wait):
-            response = await self._errands.wait(errand)
-            if not _goes_on(response, asked.get("since")):
-                self._errands.drop(key, errand)
-            return response
-        return json_response({"next_batch": asked["since"], **(device.counts or {})})
+        self._take_place(device, key)
+        errand = self._errands.begin(key, lambda: self._fetch(call, device, asked), _TERMS)
+        response = await self._errands.wait(errand)
+        if not _goes_on(response, asked.get("since")):
+            self._errands.drop(key, errand)
+        return response
+
+    async def _watched_sync(self, call: Call, device: _Device, asked: dict[str, str]) -> Response:
+        since, timeout = asked["since"], _milliseconds(asked.get("timeout")) / 1000
+        template = call.with_parameters(await self._thin_parameters(call, asked))
+        form = syncing.Form.CLASSIC
+        response, _ = await self._watched(device, template, form, syncing.at(template, form, None), since, timeout)
+        if response is None:
+            return json_response({"next_batch": since, **(device.counts or {})})
+        self._learn_counts(device, response)
+        return response
 
     async def sliding_sync(self, call: Call) -> Response:
-        """Held at the box for as long as the client says; every position is asked for until it has been answered."""
         body = json_object(call.request.body) or {}
-        device = self._device(call.authorization, str(body.get("conn_id", "")) + "/")
+        device = self._device(call.authorization, f"{call.path} {body.get('conn_id', '')}")
+        form = syncing.form_of(call.request)
+        if form is None or not self._line.is_thin:
+            return await self._forwarded_sliding(call, device)
+        position = syncing.position_of(call.request, form)
+        timeout = _milliseconds(str(body.get("timeout", 0)) if form is syncing.Form.IN_BODY else call.parameters.get("timeout")) / 1000
+        asked = (_without_acknowledgement(body), syncing.at(call.request, form, None).target)
+        patience = timeout if position is not None else PATIENCE
+        response, watch = await self._watched(device, call.request, form, asked, position, patience)
+        return json_response(_nothing_new(form, position, watch.counts)) if response is None else response
+
+    async def _watched(
+        self, device: _Device, template: Request, form: syncing.Form, asked: Any, position: str | None, timeout: float
+    ) -> tuple[Response | None, Watch]:
+        """What follows that position of the sync that is asked for; None if nothing does in time."""
+        watch = device.watch
+        joins = watch is not None and device.asked == asked and watch.goes_on_from(position)
+        if watch is None or not joins:
+            device.close()
+            self._take_place(device, None)
+            watch = device.watch = Watch(self._line, form, template, position)
+            device.asked = asked
+            assert self._nursery is not None
+            self._nursery.start_soon(watch.run)
+        watch.template = template  # what it acknowledges is the client's newest word
+        return await watch.answer(position, timeout if joins else max(timeout, LEAST_WAIT)), watch
+
+    async def _forwarded_sliding(self, call: Call, device: _Device) -> Response:
+        """Held at the box for as long as the client says; every position is asked for until it has been answered."""
+        device.close()
         key = ("sliding sync", *call.identity())
         self._take_place(device, key)
         patience = PATIENCE + _milliseconds(call.parameters.get("timeout")) / 1000
@@ -93,34 +141,34 @@ class Polls:
         device = self._devices.pop((authorization, connection), None) or _Device()
         self._devices[authorization, connection] = device  # the newest last
         if len(self._devices) > MAX_DEVICES:
-            oldest = next(iter(self._devices))
-            self._errands.drop(self._devices.pop(oldest).key)
+            oldest = self._devices.pop(next(iter(self._devices)))
+            oldest.close()
+            self._errands.drop(oldest.key)
         return device
 
-    def _take_place(self, device: _Device, key: Any) -> bool:
-        """Ends the device's other poll, if it has one; True if this one is under way already."""
-        if device.key is not None and device.key != key:
-            self._errands.drop(device.key)
-        device.key = key
-        return self._errands.find(key) is not None
-
-    async def _fetch(self, call: Call, device: _Device, asked: dict[str, str], timeout_ms: int) -> Response:
-        request = call.request
-        if self._line.is_thin:
-            if "since" in asked and timeout_ms:
-                timeout_ms = max(timeout_ms, HOLD_MS)
-            request = call.with_parameters(await self._thin_parameters(call, asked, timeout_ms))
-        response = await self._carry(request, PATIENCE + timeout_ms / 1000)
+    def _learn_counts(self, device: _Device, response: Response) -> None:
         told = json_object(response.body) if response.status == 200 else None
         if told is not None:
             device.counts = {name: told[name] for name in _TOLD_EVERY_TIME if name in told}
+
+    def _take_place(self, device: _Device, key: Any) -> None:
+        """Ends the device's other request, if it has one."""
+        if device.key is not None and device.key != key:
+            self._errands.drop(device.key)
+        device.key = key
+
+    async def _fetch(self, call: Call, device: _Device, asked: dict[str, str]) -> Response:
+        """On a thin line it does not wait: where the client stands is known at once, and from then on it is observed."""
+        request, timeout = call.request, _milliseconds(asked.get("timeout")) / 1000
+        if self._line.is_thin:
+            request = call.with_parameters(await self._thin_parameters(call, asked))
+        response = await self._carry(request, PATIENCE + timeout)
+        self._learn_counts(device, response)
         return response
 
-    async def _thin_parameters(self, call: Call, asked: dict[str, str], timeout_ms: int) -> dict[str, str]:
-        """The same question, asked cheaply: the hold, the filter, and no presence of our own."""
+    async def _thin_parameters(self, call: Call, asked: dict[str, str]) -> dict[str, str]:
+        """The same question, asked cheaply: without a timeout, by a filter that the box knows, and with no presence of our own."""
         wanted = {name: value for name, value in asked.items() if name not in ("timeout", "filter", "set_presence")}
-        if timeout_ms:
-            wanted["timeout"] = str(timeout_ms)
         if asked.get("set_presence", "online") != "online":
             wanted["set_presence"] = asked["set_presence"]
         chosen = await self._filter(call.authorization, asked.get("filter", ""), initial="since" not in asked)
@@ -151,3 +199,19 @@ def _goes_on(response: Response, since: str | None) -> bool:
     """Whether the client's next sync will be another one than this."""
     told = json_object(response.body) if response.status == 200 else None
     return told is not None and told.get("next_batch") != since
+
+
+def _without_acknowledgement(body: dict[str, Any]) -> dict[str, Any]:
+    """A sliding sync's body without what changes from poll to poll though the same is asked for."""
+    kept = {name: value for name, value in body.items() if name not in ("pos", "timeout")}
+    extensions = kept.get("extensions")
+    if isinstance(extensions, dict) and isinstance(wanted := extensions.get("to_device"), dict):
+        kept["extensions"] = {**extensions, "to_device": {name: value for name, value in wanted.items() if name != "since"}}
+    return kept
+
+
+def _nothing_new(form: syncing.Form, position: str | None, counts: dict[str, Any]) -> dict[str, Any]:
+    """A sliding sync's answer of no news, which stays where the client is."""
+    e2ee = {name: value for name, value in counts.items() if name != "lists"}
+    extensions = {"e2ee": e2ee} if e2ee else {}
+    return {"pos": position, "lists": counts.get("lists", {}), "rooms": {}, "extensions": extensions}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 import trio
@@ -109,6 +110,8 @@ class StandIn:
         self.order: list[str] = []
         self.news = trio.Event()
         self.next_batch = "s1"
+        self.beside: dict[str, Any] = {}
+        self.refuses: tuple[int, str] | None = None
         self.open_polls = 0
         self.rate_limits = 0
         self.hangs = trio.Event()
@@ -119,12 +122,14 @@ class StandIn:
 
     async def __call__(self, request: Request, gone: trio.Event) -> Response:
         self.asked.append(request)
-        path, _, query = request.target.partition("?")
+        path = request.target.partition("?")[0]
         last = path.rpartition("/")[2]
         if request.method == "PUT" and "/send/" in path:
             return self._sent(request, last)
+        if path.endswith("/sync") and self.refuses is not None:
+            return _json({"errcode": self.refuses[1]}, self.refuses[0])
         if path.endswith("/sync"):
-            return await self._sync(query, gone)
+            return await self._sync(request, gone)
         if path.endswith(("/slow", "/createRoom")):
             await self.hangs.wait()
             return _json({"room_id": f"!{len(self.asked)}:box"})
@@ -150,20 +155,29 @@ class StandIn:
             self.order.append(transaction)
         return _json({"event_id": self.events[key]})
 
-    async def _sync(self, query: str, gone: trio.Event) -> Response:
-        if f"since={self.next_batch}" in query:
+    async def _sync(self, request: Request, gone: trio.Event) -> Response:
+        """Classic, or sliding with the same positions under another name."""
+        asked = dict(parse_qsl(request.target.partition("?")[2]))
+        position = asked.get("since" if request.method == "GET" else "pos")
+        if position == self.next_batch and asked.get("timeout", "0") != "0":
             self.open_polls += 1
             try:
-                async with trio.open_nursery() as nursery:
-                    for event in (self.news, gone):
-                        nursery.start_soon(_end_after, event, nursery.cancel_scope)
+                with trio.move_on_after(int(asked["timeout"]) / 1000):
+                    async with trio.open_nursery() as nursery:
+                        for event in (self.news, gone):
+                            nursery.start_soon(_end_after, event, nursery.cancel_scope)
             finally:
                 self.open_polls -= 1
-        return _json({"next_batch": self.next_batch, "device_one_time_keys_count": {"signed_curve25519": 50}})
+        counts = {"device_one_time_keys_count": {"signed_curve25519": 50}}
+        told = {"!r:box": {"at": self.next_batch}} if position != self.next_batch else {}
+        if request.method == "GET":
+            return _json({"next_batch": self.next_batch, **counts, "rooms": {"join": told}, **self.beside})
+        after = self.next_batch if told else f"{self.next_batch}."
+        return _json({"pos": after, "lists": {"all": {"count": 1}}, "rooms": told, "extensions": {"e2ee": counts, **self.beside}})
 
-    def tell(self, next_batch: str) -> None:
+    def tell(self, next_batch: str, **beside: Any) -> None:
         """News for the open polls."""
-        self.next_batch = next_batch
+        self.next_batch, self.beside = next_batch, beside
         news, self.news = self.news, trio.Event()
         news.set()
 
