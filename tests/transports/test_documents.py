@@ -111,6 +111,26 @@ def test_identifiers_share_the_names_of_their_servers() -> None:
     assert len(writer.encode(["@bob:a.very.long.name.of.a.server.example"])) <= 8
 
 
+def test_a_token_like_an_earlier_one_at_its_place_costs_the_distance_of_its_numbers() -> None:
+    writer, reader = memory(), memory()
+    costs = []
+    for number in range(30):
+        told = {"next_batch": f"s{1000 + 2 * number}_1790000000000", "prev_batch": f"t{40 + number}_{1876951235436374709 + number * 3**20}"}
+        coded = writer.encode(told | {"p": ["!room:here", f"m17{number}.{number}"]})
+        assert reader.decode(coded) == told | {"p": ["!room:here", f"m17{number}.{number}"]}
+        costs.append(len(coded))
+    assert costs[0] > 50
+    assert max(costs[20:]) <= 10
+
+
+@given(st.lists(st.from_regex(r"[a-c_.-]?[0-9]{0,20}[a-c_.-]?[0-9]{0,3}", fullmatch=True), min_size=1, max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_strings_of_numbers_come_back_with_all_their_zeros(told: list[str]) -> None:
+    writer, reader = memory(), memory()
+    for text in told:
+        assert reader.decode(writer.encode({"token": text})) == {"token": text}
+
+
 def test_a_copy_goes_on_from_where_the_first_was_and_neither_touches_the_other() -> None:
     seen = memory()
     seen.encode(event(1, "low tide"))

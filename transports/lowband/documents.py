@@ -11,7 +11,8 @@ A value is written as its kind, then
     object   which of the sets of keys that stood here, or a new one; then the values, in the order of the sorted keys
     array    its length and its elements, which share one place
     number   its distance from the last number here, or itself: whichever is smaller
-    string   one of the last that stood here (most recent first), one of the last anywhere, or a new one in a form of `_Form`
+    string   one of the last that stood here (most recent first), one of the last anywhere, one like the last here but for its numbers
+             (a token of a stream, a transaction id), or a new one in a form of `_Form`
     raw      whatever else JSON knows (fractions, numbers beyond 2^53, what lies too deep): its JSON as text
 
 Sans-io. Bytes that no encoder wrote decode to something or raise; what they unfold to is bounded (`MAX_VALUES`, `MAX_TEXT`).
@@ -46,6 +47,10 @@ _MAX_RECENT: Final = 48
 _MAX_ANYWHERE: Final = 1024
 _LONGEST_REMEMBERED: Final = 255
 _SHORTEST_BASE64: Final = 16
+_MAX_PATTERNS: Final = 4
+_MOST_COUNTERS: Final = 8
+_LONGEST_PATTERN: Final = 80
+_MAX_COUNTER: Final = (1 << 64) - 1
 _ELEMENT: Final = "[]"
 _OTHER_KEY: Final = "*"
 
@@ -75,6 +80,7 @@ class _Kind(IntEnum):
     OBJECT = 7
     ARRAY = 8
     RAW = 9
+    LIKE = 10
 
 
 class _Form(IntEnum):
@@ -92,6 +98,8 @@ class _Form(IntEnum):
 
 
 _SIGILS: Final = "$!@#"
+_COUNTER: Final = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,18})(?![0-9])")
+"""A number that is written in one way only."""
 _WORD: Final = re.compile(r"[a-z][a-z0-9_]*([.-][a-z0-9_-]+)*(/[a-z]+)?|[A-Z]*")
 _HASHED: Final = re.compile(r"[$!][A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 _NAMED: Final = re.compile(r"([$!@#])([^:]*):(.+)", re.DOTALL)
@@ -149,14 +157,15 @@ class _Shapes:
 class _Integers:
     """Numbers of a place, by their distance from the last or by themselves."""
 
-    __slots__ = ("_is_near", "_number", "_offset", "_sign", "last")
+    __slots__ = ("_is_near", "_most", "_number", "_offset", "_sign", "last")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_NUMBER) -> None:
         self.last = 0
+        self._most = most
         self._is_near = AdaptiveBit(rate=4)
         self._sign = AdaptiveBit(rate=4)
-        self._offset = AdaptiveNumber(2 * MAX_NUMBER)
-        self._number = AdaptiveNumber(MAX_NUMBER)
+        self._offset = AdaptiveNumber(2 * most)
+        self._number = AdaptiveNumber(most)
 
     def code(self, coder: Coder, value: int) -> int:
         offset = value - self.last
@@ -168,16 +177,68 @@ class _Integers:
             negative = code_bits(coder, 1, int(value < 0))
             size = self._number.code(coder, abs(value))
             value = -size if negative else size
-        if not -MAX_NUMBER <= value <= MAX_NUMBER:
-            raise DocumentError("a number beyond 2^53")
+        if not -self._most <= value <= self._most:
+            raise DocumentError("a number beyond all bounds")
         self.last = value
         return value
+
+
+class _Patterns:
+    """Strings of a place that were alike but for their numbers, the most recent kind first.
+
+    A pattern is a tuple of the texts around the numbers.
+    """
+
+    __slots__ = ("_index", "_known")
+
+    def __init__(self) -> None:
+        self._index = AdaptiveNumber(_MAX_PATTERNS - 1)
+        self._known: list[tuple[tuple[str, ...], list[_Integers]]] = []
+
+    def find(self, pattern: tuple[str, ...]) -> int | None:
+        return next((index for index, (known, _) in enumerate(self._known) if known == pattern), None)
+
+    def code(self, coder: Coder, index: int, numbers: Sequence[int]) -> str:
+        index = self._index.code(coder, index)
+        if index >= len(self._known):
+            raise DocumentError("a kind of string that was never told")
+        found = self._known.pop(index)
+        self._known.insert(0, found)
+        pattern, counters = found
+        told = [counter.code(coder, numbers[at] if at < len(numbers) else 0) for at, counter in enumerate(counters)]
+        if min(told) < 0:
+            raise DocumentError("a number below zero in a string")
+        return "".join(text + str(number) for text, number in zip(pattern, told, strict=False)) + pattern[-1]
+
+    def forget_numbers(self) -> None:
+        for _, counters in self._known:
+            for counter in counters:
+                counter.last = 0
+
+    def note(self, pattern: tuple[str, ...], numbers: Sequence[int]) -> None:
+        """A string that was told in another way."""
+        index = self.find(pattern)
+        found = (pattern, [_Integers(_MAX_COUNTER) for _ in numbers]) if index is None else self._known.pop(index)
+        for counter, number in zip(found[1], numbers, strict=True):
+            counter.last = number
+        self._known.insert(0, found)
+        del self._known[_MAX_PATTERNS:]
+
+
+def _taken_apart(string: str) -> tuple[tuple[str, ...], list[int]] | None:
+    """The pattern of a string and its numbers; None of one that has none, or is of another form."""
+    if not string.isascii() or len(string) > _LONGEST_PATTERN or _form_of(string) is not _Form.TEXT:
+        return None
+    parts = _COUNTER.split(string)
+    if not 3 <= len(parts) <= 2 * _MOST_COUNTERS + 1:
+        return None
+    return tuple(parts[::2]), [int(part) for part in parts[1::2]]
 
 
 class _Place:
     """What stood at one place of documents."""
 
-    __slots__ = ("_integers", "_list", "_object", "_strings", "children", "kind")
+    __slots__ = ("_integers", "_list", "_object", "_patterns", "_strings", "children", "kind")
 
     def __init__(self) -> None:
         self.kind = BitTree(len(_Kind), rate=4)
@@ -185,6 +246,7 @@ class _Place:
         self._integers: _Integers | None = None
         self._list: AdaptiveNumber | None = None
         self._object: _Shapes | None = None
+        self._patterns: _Patterns | None = None
         self._strings: _Recent | None = None
 
     # Of all that a place could hold, most hold one kind.
@@ -213,11 +275,19 @@ class _Place:
             self._strings = _Recent(_MAX_RECENT)
         return self._strings
 
+    @property
+    def patterns(self) -> _Patterns:
+        if self._patterns is None:
+            self._patterns = _Patterns()
+        return self._patterns
+
     def forget_names(self, keys: Collection[str]) -> None:
         if self._strings is not None:
             self._strings.keep(_WORD)
         if self._object is not None:
             self._object.known = [one for one in self._object.known if all(key in keys or _WORD.fullmatch(key) for key in one)]
+        if self._patterns is not None:
+            self._patterns.forget_numbers()
         if self._integers is not None:
             self._integers.last = 0
         for child in self.children.values():
@@ -299,6 +369,9 @@ class Documents:
                 return self._noted(place, place.recent.code(coder, index))
             case _Kind.ANYWHERE:
                 return self._noted(place, self._anywhere.code(coder, index))
+            case _Kind.LIKE:
+                _, numbers = (isinstance(value, str) and _taken_apart(value)) or ((), [])
+                return self._noted(place, place.patterns.code(coder, index, numbers), is_like=True)
             case _Kind.NEW:
                 return self._noted(place, self._new(coder, value if isinstance(value, str) else ""))
             case _Kind.RAW:
@@ -316,7 +389,9 @@ class Documents:
                 index = strings.find(value)
                 if index is not None:
                     return kind, index
-            return _Kind.NEW, 0
+            parts = _taken_apart(value)
+            index = None if parts is None else place.patterns.find(parts[0])
+            return (_Kind.NEW, 0) if index is None else (_Kind.LIKE, index)
         if isinstance(value, int) and -MAX_NUMBER <= value <= MAX_NUMBER:
             return _Kind.NUMBER, 0
         if isinstance(value, dict) and depth < MAX_DEPTH:
@@ -325,9 +400,11 @@ class Documents:
             return _Kind.ARRAY, 0
         return _Kind.RAW, 0
 
-    def _noted(self, place: _Place, string: str) -> str:
+    def _noted(self, place: _Place, string: str, *, is_like: bool = False) -> str:
         place.recent.note(string)
         self._anywhere.note(string)
+        if not is_like and (parts := _taken_apart(string)) is not None:
+            place.patterns.note(*parts)
         return string
 
     # Objects and arrays
