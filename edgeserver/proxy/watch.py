@@ -28,7 +28,7 @@ LINGER: Final = 600.0
 """Seconds for which it goes on while the client does not ask."""
 MOST_WAITING: Final = 16
 """Answers that wait here; more wait at the box."""
-_PAUSE_FIRST, _PAUSE_CAP = 1.0, 60.0
+_PAUSE_FIRST, _PAUSE_CAP = 1.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,11 @@ class Watch:
                     self._take(error_response(errors.TooLarge(f"This is more than the line carries: {error}.")))
                 except ExchangeError:
                     pass  # the line is down, or the box is busy
-                pause = _PAUSE_FIRST if self._end != before else min(2 * pause, _PAUSE_CAP)
-                if not self._is_over:
-                    await trio.sleep(pause if self._end == before else 0)
+                if self._end != before or not self._line.is_up:
+                    pause = _PAUSE_FIRST  # who waits for the line needs no other pause
+                elif not self._is_over:
+                    await trio.sleep(pause)
+                    pause = min(2 * pause, _PAUSE_CAP)
         self._is_over = True
         self._changed()
 
