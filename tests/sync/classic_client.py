@@ -128,10 +128,10 @@ class ClassicClient:
         told = [event["event_id"] for event in timeline["events"]]
         assert is_whole or not set(told) & set(room.timeline), self._about(room_id, "an event was told twice")
         new = (await self._gap(room_id, room, timeline["prev_batch"]) if timeline["limited"] else []) + told
-        room.timeline = [event_id for event_id in room.timeline if event_id not in new] + new
+        room.timeline = _joined(room.timeline, new)
 
     async def _gap(self, room_id: str, room: ClassicRoom, token: str | None) -> list[str]:
-        """What is before the token, back to what is known, oldest first."""
+        """What is before the token, back to the first that is known, oldest first."""
         known, found = set(room.timeline), list[str]()
         while token is not None:
             query = {"dir": "b", "from": token, "limit": str(self.chance.choice([1, 3, 100]))}
@@ -139,9 +139,9 @@ class ClassicClient:
             if page.status == 403:  # a room that was left, and forgotten since or never seen
                 break
             for event in page.json["chunk"]:
+                found.append(event["event_id"])
                 if event["event_id"] in known:
                     return found[::-1]
-                found.append(event["event_id"])
             token = page.json.get("end")
         return found[::-1]
 
@@ -236,3 +236,19 @@ class ClassicClient:
 
 def _within(part: dict[str, Any], whole: dict[str, Any]) -> bool:
     return all(whole.get(name) == value for name, value in part.items())
+
+
+def _joined(known: list[str], told: list[str]) -> list[str]:
+    """Two stretches of a room, each in its order. Who comes back is told again of what they know, without the words of those whom they
+    ignore by now: these stay where they were, and what is new goes behind what it was told behind.
+    """
+    places, found = {event_id: number for number, event_id in enumerate(known)}, list[list[str]]([[event_id] for event_id in known])
+    met = [places[event_id] for event_id in told if event_id in places]
+    at = met[0] - 1 if met else len(known) - 1
+    first: list[str] = []
+    for event_id in told:
+        if event_id in places:
+            at = places[event_id]
+        else:
+            (found[at] if at >= 0 else first).append(event_id)
+    return [*first, *(event_id for group in found for event_id in group)]
