@@ -21,13 +21,13 @@ NONE: Final = Count(0, 0)
 MAIN: Final = "main"
 
 
-def add(tx: Transaction, room: int, thread: str, notified: Iterable[tuple[str, bool]]) -> None:
-    """One more event for each of these (user id, highlighted)."""
+def add(tx: Transaction, room: int, thread: str, notified: Iterable[tuple[str, bool]], stream: int) -> None:
+    """One more event, at this position, for each of these (user id, highlighted)."""
     tx.executemany(
-        "INSERT INTO unread (room, user_id, thread, notifications, highlights) VALUES (?,?,?,1,?)"
+        "INSERT INTO unread (room, user_id, thread, notifications, highlights, newest) VALUES (?,?,?,1,?,?)"
         " ON CONFLICT (room, user_id, thread) DO UPDATE"
-        " SET notifications = notifications + 1, highlights = highlights + excluded.highlights",
-        [(room, user_id, thread, int(highlighted)) for user_id, highlighted in notified],
+        " SET notifications = notifications + 1, highlights = highlights + excluded.highlights, newest = excluded.newest",
+        [(room, user_id, thread, int(highlighted), stream) for user_id, highlighted in notified],
     )
 
 
@@ -37,6 +37,11 @@ def of_user(tx: Transaction, room: int, user_id: str) -> dict[str, Count]:
         "SELECT thread, notifications, highlights FROM unread WHERE room = ? AND user_id = ?", (room, user_id)
     )
     return {thread: Count(notifications, highlights) for thread, notifications, highlights in rows}
+
+
+def is_more(tx: Transaction, room: int, user_id: str, since: int) -> bool:
+    """Whether an event after this position counts."""
+    return tx.one("SELECT 1 FROM unread WHERE room = ? AND user_id = ? AND newest > ? LIMIT 1", (room, user_id, since)) is not None
 
 
 def total(tx: Transaction, user_id: str) -> int:
@@ -50,11 +55,12 @@ def total(tx: Transaction, user_id: str) -> int:
 
 
 def put(tx: Transaction, room: int, user_id: str, counts: Mapping[str, Count]) -> None:
-    """Sets the counts of these threads."""
+    """Sets the counts of these threads, as a receipt leaves them, of which the user is told as well."""
     for thread, count in counts.items():
         tx.execute("DELETE FROM unread WHERE room = ? AND user_id = ? AND thread = ?", (room, user_id, thread))
         if count.notifications:
-            tx.execute("INSERT INTO unread VALUES (?,?,?,?,?)", (room, user_id, thread, *count))
+            row = (room, user_id, thread, *count)
+            tx.execute("INSERT INTO unread (room, user_id, thread, notifications, highlights) VALUES (?,?,?,?,?)", row)
 
 
 def clear(tx: Transaction, room: int, user_id: str, thread: str) -> bool:

@@ -179,33 +179,26 @@ class ClassicSync:
     ) -> list[Membership]:
         """The rooms that may have something to tell."""
         wanted, user_id = request.filter.rooms, request.user_id
-        if since is None or request.full_state:
-            found = rooms.memberships_of(tx, user_id)
-            if since is None and not request.filter.include_leave:
+        if since is None:
+            found = [one for one in rooms.memberships_of(tx, user_id) if not one.forgotten]
+            if not request.filter.include_leave:
                 found = [one for one in found if one.membership not in ("leave", "ban")]
-            if since is None:
-                found = [one for one in found if not one.forgotten]
-            else:
-                found = [one for one in found if one.membership == "join" or one.stream > since.stream]
             return [one for one in found if wanted.takes_room(one.room_id)]
+        news.invites.update(self._invites_judged_anew(tx, user_id, news))
+        if request.full_state:
+            return [one for one in rooms.memberships_of(tx, user_id) if wanted.takes_room(one.room_id) and _is_of_now(one, since, news)]
         changed = room_views.changed_rooms(tx, user_id, since.stream)
-        invites = self._invites_wanted_now(tx, user_id, news)
-        numbers = {*events.rooms_with_news(tx, since.stream, upto), *changed, *news.receipts, *news.whole, *invites}
+        numbers = {*events.rooms_with_news(tx, since.stream, upto), *changed, *news.receipts, *news.whole, *news.invites}
         found = [one for number in numbers if (one := rooms.membership(tx, user_id, number)) is not None]
         known = {one.room_id for one in found}
         for room_id in {*news.typing, *news.account_data} - known - {""}:
             member = rooms.membership_in(tx, user_id, room_id)
             if member is not None and member.membership == "join":
                 found.append(member)
-        return [
-            one
-            for one in found
-            if wanted.takes_room(one.room_id)
-            and (one.membership == "join" or one.stream > since.stream or one.room in invites)
-        ]
+        return [one for one in found if wanted.takes_room(one.room_id) and _is_of_now(one, since, news)]
 
-    def _invites_wanted_now(self, tx: Transaction, user_id: str, news: News) -> set[int]:
-        """Rooms with invites that may have been kept from the user, who has changed whose invites they want to see."""
+    def _invites_judged_anew(self, tx: Transaction, user_id: str, news: News) -> set[int]:
+        """Rooms with invites, of a user who has changed whose invites they want to see."""
         if not any(item.type in account_data.OF_INVITES for item in news.account_data.get("", ())):
             return set()
         return {one.room for one in rooms.memberships_of(tx, user_id) if one.membership == "invite"}
@@ -213,14 +206,15 @@ class ClassicSync:
     def _some_rooms(self, tx: Transaction, answer: _Answer) -> None:
         batch, answer.todo = answer.todo[:ROOMS_AT_ONCE], answer.todo[ROOMS_AT_ONCE:]
         for member in batch:
-            if answer.sections.is_unwanted(tx, member):
-                section, entry = "leave", answer.sections.in_place_of_invite(tx, member)
-            elif member.membership == "join":
-                section, entry = "join", answer.sections.joined(tx, member)
-            elif member.membership in ("invite", "knock"):
-                section, entry = member.membership, answer.sections.asked(tx, member)
+            shown = answer.sections.to_be_shown(tx, member)
+            if shown is None:
+                continue
+            if shown.membership == "join":
+                section, entry = "join", answer.sections.joined(tx, shown)
+            elif shown.membership in ("invite", "knock"):
+                section, entry = shown.membership, answer.sections.asked(tx, shown)
             else:
-                section, entry = "leave", answer.sections.left(tx, member)
+                section, entry = "leave", answer.sections.left(tx, shown)
             if entry is not None:
                 answer.rooms.setdefault(section, {})[member.room_id] = entry
 
@@ -272,3 +266,8 @@ class ClassicSync:
         if found:
             answer.body["presence"] = {"events": found}
             answer.is_news = True
+
+
+def _is_of_now(member: Membership, since: Since, news: News) -> bool:
+    """Whether there may be something to tell of the room: of those that the user is not in, only that they are not in it any more."""
+    return member.membership == "join" or member.stream > since.stream or member.room in news.invites

@@ -15,7 +15,7 @@ from edgeserver.rooms import history, membership
 from edgeserver.store import events, room_views, rooms, state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from edgeserver.matrix.event import Event
     from edgeserver.store.database import Transaction
@@ -114,18 +114,22 @@ def was_in(tx: Transaction, member: Membership, since: int) -> bool:
     return _past(tx, member, since)[0] in ("join", "invite", "knock")
 
 
-def before_invite(tx: Transaction, member: Membership) -> Membership | None:
-    """What an invited user was before, as if nobody had asked them since: for invites that the user does not want to see. None if they
-    were not put out of the room, nor left it, by an event that is held.
+def before_invite(tx: Transaction, member: Membership) -> Iterator[tuple[Membership, str]]:
+    """What an invited user was before, the latest first, and who made them so: earlier invites, and at last what was before all of them
+    (`leave`, `ban` or `knock`, if an event that is held says so). For invites that the user does not want to see, which are then as if they
+    had not been.
     """
     stored = events.by_number(tx, member.event)
     for _ in range(MAX_STEPS):
         if stored is None or stored.before is None:
-            return None
+            return
         stored = state.lookup_event(tx, stored.before, MEMBER, member.user_id)
-        if stored is not None and stored.stream is not None and (was := membership_of(stored.event)) in ("leave", "ban"):
-            return replace(member, membership=was, event=stored.number, stream=stored.stream, stripped=None)
-    return None
+        if stored is None or (was := membership_of(stored.event)) not in ("invite", "knock", "leave", "ban"):
+            return
+        if stored.stream is not None:
+            yield replace(member, membership=was, event=stored.number, stream=stored.stream, stripped=None), stored.event.sender
+        if was != "invite":
+            return
 
 
 def _past(tx: Transaction, member: Membership, since: int) -> tuple[str | None, bool]:

@@ -36,7 +36,7 @@ MAX_RECEIPTS: Final = 100
 @dataclass(slots=True)
 class News:
     """What is new to a user beside the timelines, by room number; `typing` is what changed, by room id. `whole` are rooms whose members
-    have all become known.
+    have all become known, `invites` those with an invite which the user may have come to want, or not to want any more.
     """
 
     receipts: dict[int, list[Receipt]] = field(default_factory=dict)
@@ -45,6 +45,7 @@ class News:
     ignored: frozenset[str] = frozenset()
     blocks_invites: bool = False
     whole: set[int] = field(default_factory=set)
+    invites: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,14 @@ class _Past:
     """What there is to tell of a room's past: its timeline, and the state events that the filter takes.
 
     `is_summary_new`: who is in the room, or what it is called, has changed, whether the filter takes the events that say so or not.
+    `hides_ignored`: people have spoken whom the user ignores.
     """
 
     shown: Timeline
     state: list[StoredEvent]
     heroes: list[str] | None
     is_summary_new: bool
+    hides_ignored: bool
 
 
 class Sections:
@@ -105,7 +108,7 @@ class Sections:
         read = any(one.user_id == member.user_id for one in self._news.receipts.get(member.room, ()))
         whole = window.is_whole or self._full_state
         is_news = bool(past.shown.events or past.shown.limited or past.state or past.is_summary_new or ephemeral or data or read)
-        if not (whole or is_news):
+        if not (whole or is_news or (past.hides_ignored and self._is_count_new(tx, window))):
             return None
         entry: dict[str, Any] = {
             "timeline": self._timeline(tx, window, past.shown),
@@ -134,21 +137,30 @@ class Sections:
             "account_data": {"events": self._account_data(tx, window)},
         }
 
-    def is_unwanted(self, tx: Transaction, member: Membership) -> bool:
-        """Whether this is an invite by somebody whom the user ignores, or the user takes no invites."""
-        if member.membership != "invite":
-            return False
-        own = events.by_number(tx, member.event)
-        return self._news.blocks_invites or (own is not None and own.event.sender in self._news.ignored)
-
-    def in_place_of_invite(self, tx: Transaction, member: Membership) -> dict[str, Any] | None:
-        """The room's entry in `leave` if the user was put out of it before the invite, which they do not want to see, and the client does
-        not know yet.
+    def to_be_shown(self, tx: Transaction, member: Membership) -> Membership | None:
+        """What the client is to be told that the user is: an invite that they do not want to see is as if it had not been. None if the
+        client knows already what they were before it.
         """
-        before = room_view.before_invite(tx, member)
-        if before is None or (not self._filter.include_leave if self.since is None else before.stream <= self.since):
-            return None
-        return self.left(tx, before)
+        if member.membership != "invite":
+            return member
+        own = events.by_number(tx, member.event)
+        if not self._is_unwanted(None if own is None else own.event.sender):
+            return member
+        for before, sender in room_view.before_invite(tx, member):
+            if before.membership != "invite" or not self._is_unwanted(sender):
+                return before if self._is_new(before) else None
+        return None
+
+    def _is_unwanted(self, inviter: str | None) -> bool:
+        """Whether the user takes no invites, or none of theirs."""
+        return self._news.blocks_invites or inviter in self._news.ignored
+
+    def _is_new(self, before: Membership) -> bool:
+        """Whether the client may not know what the user was before an invite that they do not want to see."""
+        is_asked = before.membership in ("invite", "knock")
+        if self.since is None:
+            return is_asked or self._filter.include_leave
+        return before.stream > self.since or (is_asked and before.room in self._news.invites)
 
     def asked(self, tx: Transaction, member: Membership) -> dict[str, Any]:
         """The room's entry in `invite` or `knock`."""
@@ -163,10 +175,12 @@ class Sections:
     def _history(self, tx: Transaction, window: Window, *, is_completed: bool = False) -> _Past:
         """`is_completed`: all members have become known."""
         room_id = window.room.room_id
-        in_timeline = self._filter.timeline.takes_room(room_id)
+        in_timeline, hides_ignored = self._filter.timeline.takes_room(room_id), False
 
         def wanted(event: Event) -> bool:
+            nonlocal hides_ignored
             if event.state_key is None and event.sender in self._news.ignored:
+                hides_ignored = True
                 return False
             return in_timeline and self._filter.timeline.takes(event)
 
@@ -180,7 +194,7 @@ class Sections:
         loaded = events.many_by_number(tx, changes.values()) if self._filter.state.takes_room(room_id) else {}
         told = [stored for stored in loaded.values() if self._filter.state.takes(stored.event)]
         self._note_members(window, shown, told)
-        return _Past(shown, told, of_heroes, is_summary_new)
+        return _Past(shown, told, of_heroes, is_summary_new, hides_ignored)
 
     def _lazily(
         self,
@@ -287,6 +301,12 @@ class Sections:
             items = self._news.account_data.get(room_id, [])
         found = [{"type": item.type, "content": item.content} for item in items]
         return kept(self._filter.room_account_data, found, room_id)
+
+    def _is_count_new(self, tx: Transaction, window: Window) -> bool:
+        """Whether there is more unread than the client knows, though it is given no event: what those have said who are ignored only since
+        then.
+        """
+        return window.since is not None and unread.is_more(tx, window.room.number, window.membership.user_id, window.since)
 
     def _count_unread(self, tx: Transaction, window: Window, entry: dict[str, Any]) -> None:
         counts = unread.of_user(tx, window.room.number, window.membership.user_id)

@@ -144,7 +144,7 @@ class UnreadCounts:
             return
         notified = [(user_id, one.highlight) for user_id, one in outcomes.items() if one.notify and user_id != invited]
         if notified:
-            unread.add(tx, room, thread_of(tx, event), notified)
+            unread.add(tx, room, thread_of(tx, event), notified, written.stream or 0)
         notified_users = [user_id for user_id, one in outcomes.items() if one.notify]
         if notified_users and written.stream is not None:
             self.notified(tx, written.stream, notified_users)

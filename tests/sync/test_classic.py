@@ -230,6 +230,19 @@ async def test_events_of_ignored_people_are_left_out_but_not_their_state(world: 
     assert found["unread_notifications"]["notification_count"] == 1
 
 
+async def test_what_was_unread_before_its_sender_was_ignored_is_counted_to_a_client_that_is_not_shown_it(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    first = await world.sync(ALICE)
+    await world.say(room, BOB, "hello")
+    await world.account_data.put(ALICE, "", "m.ignored_user_list", {"ignored_users": {BOB: {}}})
+    answer = await world.sync(ALICE, first)
+    assert bodies(joined(answer, room)) == []
+    assert joined(answer, room)["unread_notifications"] == joined(await world.sync(ALICE), room)["unread_notifications"]
+    assert joined(answer, room)["unread_notifications"]["notification_count"] == 1
+    await world.say(room, BOB, "still there?")
+    assert "rooms" not in await world.sync(ALICE, answer)
+
+
 async def test_filters_choose_rooms_types_and_senders(world: World) -> None:
     room, other = await world.room(ALICE, BOB, CAROL), await world.room(ALICE, BOB)
     first = await world.sync(ALICE)
@@ -521,6 +534,45 @@ async def test_who_is_put_out_and_asked_back_by_somebody_ignored_is_told_that_th
     assert list(everything["rooms"]) == ["leave"]
     await world.account_data.put(BOB, "", "m.ignored_user_list", {"ignored_users": {}})
     assert room in (await world.sync(BOB, answer))["rooms"]["invite"]
+
+
+async def test_who_knocked_and_is_invited_by_somebody_ignored_goes_on_knocking(world: World) -> None:
+    room = await world.room(ALICE, initial_state=[{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}])
+    await world.account_data.put(BOB, "", "m.ignored_user_list", {"ignored_users": {ALICE: {}}})
+    before = await world.sync(BOB)
+    await world.memberships.knock(BOB, room, [])
+    knocking = await world.sync(BOB, before)
+    await world.memberships.invite(ALICE, room, BOB)
+    assert list(knocking["rooms"]) == ["knock"]
+    assert "rooms" not in await world.sync(BOB, knocking)
+    for late in (await world.sync(BOB, before), await world.sync(BOB)):
+        assert list(late["rooms"]) == ["knock"]
+        assert [one["content"]["membership"] for one in late["rooms"]["knock"][room]["knock_state"]["events"][-1:]] == ["knock"]
+    await world.account_data.put(BOB, "", "m.ignored_user_list", {"ignored_users": {}})
+    invited = await world.sync(BOB, knocking)
+    assert list(invited["rooms"]) == ["invite"]
+    await world.account_data.put(BOB, "", "m.ignored_user_list", {"ignored_users": {ALICE: {}}})
+    assert list((await world.sync(BOB, invited))["rooms"]) == ["knock"]
+
+
+async def test_an_invite_stands_though_somebody_ignored_invites_as_well(world: World) -> None:
+    room = await world.room(ALICE, CAROL)
+    await world.account_data.put(BOB, "", "m.ignored_user_list", {"ignored_users": {CAROL: {}}})
+    await world.memberships.invite(ALICE, room, BOB)
+    first = await world.sync(BOB)
+    await world.memberships.invite(CAROL, room, BOB)
+    assert "rooms" not in await world.sync(BOB, first)
+    own = (await world.sync(BOB))["rooms"]["invite"][room]["invite_state"]["events"][-1]
+    assert (own["state_key"], own["sender"]) == (BOB, ALICE)
+
+
+async def test_an_invite_that_is_wanted_again_is_shown_with_full_state_too(world: World) -> None:
+    await world.account_data.put(BOB, "", "m.ignored_user_list", {"ignored_users": {ALICE: {}}})
+    room = await world.room(ALICE, preset="private_chat")
+    await world.memberships.invite(ALICE, room, BOB)
+    first = await world.sync(BOB)
+    await world.account_data.put(BOB, "", "m.ignored_user_list", {"ignored_users": {}})
+    assert list((await world.sync(BOB, first, full_state=True))["rooms"]["invite"]) == [room]
 
 
 async def test_an_invite_is_shown_once_invites_are_taken_again(world: World) -> None:

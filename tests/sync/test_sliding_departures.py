@@ -277,3 +277,46 @@ async def test_who_is_put_out_and_asked_back_by_somebody_ignored_is_told_that_th
     await bob.ok("PUT", ignoring, {"ignored_users": {}})
     await phone.poll()
     assert phone.membership(room) == "invite"
+
+
+async def test_who_knocked_and_is_invited_by_somebody_ignored_goes_on_knocking(two):
+    alice, bob = two
+    rule = [{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}]
+    room = await alice.create_room(name="Harbour", preset="public_chat", initial_state=rule)
+    ignoring = f"/user/{bob.user_id}/account_data/m.ignored_user_list"
+    await bob.ok("PUT", ignoring, {"ignored_users": {alice.user_id: {}}})
+    phone = Phone(bob)
+    await bob.ok("POST", f"/knock/{quote(room)}", {})
+    await phone.poll()
+    assert phone.membership(room) == "knock"
+    await alice.invite(room, bob.user_id)
+    assert await phone.poll() == {}
+    assert phone.count == 1
+    fresh = Phone(bob, conn_id="fresh")
+    await fresh.poll()
+    assert fresh.membership(room) == "knock"
+    assert await fresh.poll() == {}
+    asked = {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": [], "filters": {"is_invite": True}}
+    assert await Phone(bob, asked, conn_id="invites").poll() == {}
+    await bob.ok("PUT", ignoring, {"ignored_users": {}})
+    for one in (phone, fresh):
+        await one.poll()
+        assert one.membership(room) == "invite"
+        assert await one.poll() == {}
+
+
+async def test_an_invite_stands_though_somebody_ignored_invites_as_well(two):
+    alice, bob = two
+    carol = await alice.box.person("carol")
+    room = await alice.create_room(preset="private_chat", invite=[carol.user_id])
+    await carol.join(room)
+    await bob.ok("PUT", f"/user/{bob.user_id}/account_data/m.ignored_user_list", {"ignored_users": {carol.user_id: {}}})
+    await alice.invite(room, bob.user_id)
+    phone = Phone(bob)
+    await phone.poll()
+    await carol.invite(room, bob.user_id)
+    assert await phone.poll() == {}
+    fresh = Phone(bob, conn_id="fresh")
+    told = await fresh.poll()
+    assert fresh.membership(room) == "invite"
+    assert told[room]["invite_state"][-1]["sender"] == alice.user_id

@@ -114,7 +114,7 @@ class SlidingSync:
         listed = self._lists.of(tx, request.user_id)
         ignored = account_data.ignored_users(tx, request.user_id)
         windows = Windows(tx, request.user_id, listed, told, ignored)
-        matched = self._matched(windows, listed.by_id, request, found.answer)
+        matched = self._matched(windows, request, found.answer)
         changes.counts = found.answer.lists
         found.is_news = changes.counts != told.counts
         typing_now = {listed.by_id[room_id].room: users for room_id, users in typing.items() if room_id in listed.by_id}
@@ -136,13 +136,11 @@ class SlidingSync:
 
     # Rooms
 
-    def _matched(
-        self, windows: Windows, by_id: Mapping[str, ListedRoom], request: SlidingRequest, answer: SlidingAnswer
-    ) -> dict[int, _Matched]:
+    def _matched(self, windows: Windows, request: SlidingRequest, answer: SlidingAnswer) -> dict[int, _Matched]:
         """The rooms that the request is about, the most wanted first: what is subscribed to, then the lists in their order."""
         found: dict[int, _Matched] = {}
         for room_id, wish in request.subscriptions.items():
-            room = by_id.get(room_id)
+            room = windows.by_id.get(room_id)
             if room is not None and room.room not in windows.hidden:
                 found[room.room] = _Matched(room, wish, subscribed=True)
         for name, wanted in request.lists.items():
@@ -174,7 +172,7 @@ class SlidingSync:
             Viewer(request.user_id, request.device_id, self._now_ms()),
             ignored,
             windows.direct,
-            windows.ended,
+            windows.instead,
             whole,
             upto=tx.position,
             live_since=tx.position if request.pos is None else told.position,
@@ -195,7 +193,7 @@ class SlidingSync:
             elif rooms.membership(tx, request.user_id, number) is None:
                 self._lists.drop(request.user_id)
         for number, sent in told.rooms.items():
-            if sent.upto == LIVE and number not in matched:
+            if sent.upto == LIVE and (number not in matched or (number in windows.instead and number not in found.changes.rooms)):
                 found.changes.rooms[number] = sent._replace(upto=told.position)
 
     def _hold_back(self, told: Told, changes: Changes, number: int) -> None:

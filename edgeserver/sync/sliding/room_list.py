@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.rooms import history
@@ -42,6 +42,8 @@ class RoomList:
     """Rooms that are shown to those connections alone that know them already."""
     forgotten: Mapping[int, int] = field(default_factory=dict)
     """Rooms that the user has forgotten, with the position since when: they are hidden, once a connection knows that the user is out."""
+    asked: Mapping[int, tuple[tuple[Membership, str], ...]] = field(default_factory=dict)
+    """Of rooms with an invite, the earlier invites and the knock that it took the place of, the latest first, and who made them."""
 
 
 class RoomLists:
@@ -86,7 +88,8 @@ def _made(tx: Transaction, user_id: str, found: Iterable[ListedRoom]) -> RoomLis
     ordered = sorted(found, key=lambda room: room.activity, reverse=True)
     hidden = frozenset(room.room for room in ordered if not _is_shown(tx, user_id, room))
     forgotten = {room.room: room.since for room in ordered if room.forgotten}
-    return RoomList(tx.position, ordered, {room.room_id: room for room in ordered}, hidden, forgotten)
+    asked = {room.room: before for room in ordered if room.membership == "invite" and (before := _asked(tx, user_id, room))}
+    return RoomList(tx.position, ordered, {room.room_id: room for room in ordered}, hidden, forgotten, asked)
 
 
 def _updated(tx: Transaction, user_id: str, old: RoomList) -> RoomList:
@@ -100,20 +103,22 @@ def _updated(tx: Transaction, user_id: str, old: RoomList) -> RoomList:
         elif room.room_id in old.by_id:
             numbers.discard(room.room)  # news of a room that the user is not in is no news to them
     if not numbers:
-        return RoomList(tx.position, old.rooms, old.by_id, old.hidden, old.forgotten)
+        return replace(old, position=tx.position)
     new = _made(tx, user_id, fresh)
     new.rooms.extend(room for room in old.rooms if room.room not in numbers)
     by_id, hidden = {room.room_id: room for room in new.rooms}, (old.hidden - numbers) | new.hidden
     forgotten = {**{number: since for number, since in old.forgotten.items() if number not in numbers}, **new.forgotten}
-    return RoomList(tx.position, new.rooms, by_id, hidden, forgotten)
+    asked = {**{number: before for number, before in old.asked.items() if number not in numbers}, **new.asked}
+    return RoomList(tx.position, new.rooms, by_id, hidden, forgotten, asked)
 
 
 class Windows:
     """What a client's lists show of a user's rooms.
 
     Rooms that the user has left by themselves are among them only if the connection knows them (MSC4186, "Lists"). Rooms that they have
-    forgotten, or were invited back to by somebody whom they ignore, only until the connection knows that they are out of it: `ended` has
-    what it is to be told that the user is there.
+    forgotten, or were invited back to by somebody whom they ignore, only until the connection knows that they are out of it. An invite that
+    is not wanted is as if it had not been: who knocked goes on knocking. `instead` has what it is to be told that the user is there, and
+    `by_id` the rooms by their ids, as the connection is to see them.
     """
 
     def __init__(self, tx: Transaction, user_id: str, listed: RoomList, told: Told, ignored: frozenset[str]) -> None:
@@ -121,9 +126,15 @@ class Windows:
         self._user_id = user_id
         self._listed = listed
         unwanted = _unwanted(tx, user_id, listed, ignored)
-        self.ended = _ended(tx, user_id, unwanted, listed.forgotten, told)
-        self.hidden = (listed.hidden.difference(told.rooms) | unwanted | listed.forgotten.keys()) - self.ended.keys()
+        asked = _still_asked(tx, user_id, unwanted, listed, ignored)
+        self.instead = asked | _ended(tx, user_id, unwanted - asked.keys(), listed.forgotten, told)
+        self.hidden = (listed.hidden.difference(told.rooms) | unwanted | listed.forgotten.keys()) - self.instead.keys()
         self.shown = [room for room in listed.rooms if room.room not in self.hidden] if self.hidden else listed.rooms
+        self.by_id: Mapping[str, ListedRoom] = listed.by_id
+        if asked:
+            seen = {room.room: _as_asked(room, asked[room.room]) for room in listed.rooms if room.room in asked}
+            self.shown = sorted((seen.get(room.room, room) for room in self.shown), key=lambda room: room.activity, reverse=True)
+            self.by_id = {**listed.by_id, **{room.room_id: room for room in seen.values()}}
         self._direct: frozenset[str] | None = None
         self._tags: Mapping[str, frozenset[str]] | None = None
 
@@ -208,6 +219,30 @@ def _unwanted(tx: Transaction, user_id: str, listed: RoomList, ignored: frozense
     return room_list.invited_by(tx, user_id, ignored) if ignored else set()
 
 
+def _asked(tx: Transaction, user_id: str, room: ListedRoom) -> tuple[tuple[Membership, str], ...]:
+    """What of `RoomList.asked` there is of a room with an invite."""
+    member = rooms.membership(tx, user_id, room.room)
+    found = () if member is None else room_view.before_invite(tx, member)
+    return tuple((before, sender) for before, sender in found if before.membership in ("invite", "knock"))
+
+
+def _still_asked(
+    tx: Transaction, user_id: str, unwanted: set[int], listed: RoomList, ignored: frozenset[str]
+) -> dict[int, Membership]:
+    """The invites that are wanted, and the knocks, that unwanted invites took the place of."""
+    found: dict[int, Membership] = {}
+    for number in unwanted & listed.asked.keys():
+        for before, sender in listed.asked[number]:
+            if before.membership == "knock" or (sender not in ignored and not account_data.blocks_invites(tx, user_id)):
+                found[number] = before
+                break
+    return found
+
+
+def _as_asked(room: ListedRoom, before: Membership) -> ListedRoom:
+    return room._replace(membership=before.membership, since=before.stream)
+
+
 def _ended(tx: Transaction, user_id: str, unwanted: set[int], forgotten: Mapping[int, int], told: Told) -> dict[int, Membership]:
     found: dict[int, Membership] = {}
     for number in (unwanted | forgotten.keys()) & told.rooms.keys():
@@ -216,7 +251,8 @@ def _ended(tx: Transaction, user_id: str, unwanted: set[int], forgotten: Mapping
             continue
         member = rooms.membership(tx, user_id, number)
         if member is not None and number in unwanted:
-            member = room_view.before_invite(tx, member)
+            out = (one for one, _ in room_view.before_invite(tx, member) if one.membership in ("leave", "ban"))
+            member = next(out, None)
         if member is not None and room_view.was_in(tx, member, since):
             found[number] = member
     return found

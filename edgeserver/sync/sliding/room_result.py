@@ -35,7 +35,7 @@ Changed = dict["StateKey", "int | None"]
 
 
 class Composer:
-    """Composes results for one answer. `ended`: rooms of which it is to be told that the user is out, whatever came after that.
+    """Composes results for one answer. `instead`: what the user is to be told to be in a room, whatever came after that.
     `whole`: rooms whose members have all become known, with the position at which they have. `live_since`: events after this position
     have just happened, as far as the client can tell.
     """
@@ -45,7 +45,7 @@ class Composer:
         viewer: Viewer,
         ignored: frozenset[str],
         direct: frozenset[str],
-        ended: Mapping[int, Membership],
+        instead: Mapping[int, Membership],
         whole: Mapping[int, int],
         *,
         upto: int,
@@ -54,7 +54,7 @@ class Composer:
         self._viewer = viewer
         self._ignored = ignored
         self._direct = direct
-        self._over = ended
+        self._instead = instead
         self._whole = whole
         self._upto = upto
         self._live_since = live_since
@@ -65,10 +65,10 @@ class Composer:
         self, tx: Transaction, listed: ListedRoom, wish: RoomWish, lists: list[str], sent: Sent | None, since: int | None
     ) -> tuple[RoomResult | None, Sent]:
         """The result, None if there is nothing to tell; and what the connection has been told then. `since` goes with `sent`."""
-        over = self._over.get(listed.room)
-        if over is not None:
-            result, told = self._compose(tx, listed, over, wish, lists, sent, since)
-            return result, told._replace(upto=over.stream)  # so that an invite which came after is told if it is wanted one day
+        before = self._instead.get(listed.room)
+        if before is not None:
+            result, told = self._compose(tx, listed, before, wish, lists, sent, since)
+            return result, told._replace(upto=before.stream)  # so that an invite which came after is told if it is wanted one day
         return self._compose(tx, listed, rooms.membership(tx, self._viewer.user_id, listed.room), wish, lists, sent, since)
 
     def _compose(
