@@ -117,6 +117,9 @@ class ClassicSync:
         if answer.rooms:
             answer.body["rooms"] = answer.rooms
             answer.is_news = True
+        had_typing = () if answer.sections.since is None or request.since is None else request.since.typing_rooms
+        answer.token = answer.token.with_typing(had_typing, answer.sections.typing)
+        answer.body["next_batch"] = str(answer.token)
         if request.device_id is not None:
             await self._conclude(request, request.device_id, answer)
         return answer
@@ -124,7 +127,7 @@ class ClassicSync:
     def _presence_since(self, request: SyncRequest) -> Mapping[str, Mapping[str, Any]]:
         if self._presence is None:
             return {}
-        return self._presence.changed(0 if request.since is None else request.since.typing)
+        return self._presence.changed(0 if request.since is None else self._typing.in_this_run(request.since.typing))
 
     async def _conclude(self, request: SyncRequest, device_id: str, answer: _Answer) -> None:
         sections = answer.sections
@@ -157,6 +160,8 @@ class ClassicSync:
             news.whole.update(partial_rooms.became_whole(tx, since.stream, upto))
             for receipt in receipts.changed(tx, user_id, since.stream, upto):
                 news.receipts.setdefault(receipt.room, []).append(receipt)
+            if not self._typing.knows(since.typing):  # a restart has forgotten who typed: they will not be told of as having stopped
+                self._typing_anew(tx, user_id, since, news)
         sections = Sections(
             Viewer(user_id, request.device_id, self._now_ms()),
             request.filter,
@@ -173,6 +178,13 @@ class ClassicSync:
         self._device_parts(tx, request, since, answer)
         self._global_parts(tx, request, answer, news.account_data.get("", []), presence)
         return answer
+
+    def _typing_anew(self, tx: Transaction, user_id: str, since: Since, news: News) -> None:
+        """Who types now in the rooms where the client takes people to be typing."""
+        for number in since.typing_rooms:
+            member = rooms.membership(tx, user_id, number)
+            if member is not None and member.membership == "join":
+                news.typing[member.room_id] = self._typing.in_room(member.room_id)
 
     def _rooms(
         self, tx: Transaction, request: SyncRequest, since: Since | None, upto: int, news: News
@@ -217,6 +229,8 @@ class ClassicSync:
                 section, entry = "leave", answer.sections.left(tx, shown)
             if entry is not None:
                 answer.rooms.setdefault(section, {})[member.room_id] = entry
+                if section != "join":
+                    answer.sections.typing[member.room] = False
 
     def _device_parts(self, tx: Transaction, request: SyncRequest, since: Since | None, answer: _Answer) -> None:
         """Send-to-device messages, device lists and key counts."""
@@ -250,7 +264,6 @@ class ClassicSync:
         items: list[Item],
         presence: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        answer.body["next_batch"] = str(answer.token)
         if request.since is not None and request.since.stream == 0:  # of a box where nothing had happened: it has them
             items = [item for item in items if item.stream > 0]
         data = kept(request.filter.account_data, [{"type": item.type, "content": item.content} for item in items])

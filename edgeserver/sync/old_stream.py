@@ -83,7 +83,7 @@ class OldStream:
     async def _news(self, viewer: Viewer, since: Since) -> _Chunk:
         version = self._typing.version
         typing = self._typing.changed(since.typing)
-        presence = {} if self._presence is None else self._presence.changed(since.typing)
+        presence = {} if self._presence is None else self._presence.changed(self._typing.in_this_run(since.typing))
         return await self._db.read(lambda tx: self._read(tx, viewer, since, version, typing, presence))
 
     def _read(

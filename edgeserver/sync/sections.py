@@ -65,7 +65,7 @@ class _Past:
 
 class Sections:
     """Composes the sections of rooms for one answer. `members` are the membership events that it carries, `anew` the rooms that it tells
-    whole.
+    whole, `typing` those of which it tells whether somebody types there.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class Sections:
         self._state_after = state_after
         self.members: list[tuple[int, str, int]] = []
         self.anew: set[int] = set()
+        self.typing: dict[int, bool] = {}
 
     def joined(self, tx: Transaction, member: Membership) -> dict[str, Any] | None:
         """The room's entry in `join`; None if there is nothing new that the client wants to know.
@@ -291,7 +292,10 @@ class Sections:
         of_room = [one for one in of_room if one.user_id not in self._news.ignored]
         if of_room:
             found.append({"type": "m.receipt", "content": edu_content(of_room)})
-        return kept(self._filter.ephemeral, found, room_id)
+        told = kept(self._filter.ephemeral, found, room_id)
+        if typing is not None and any(event["type"] == "m.typing" for event in told):
+            self.typing[room] = bool(typing)
+        return told
 
     def _account_data(self, tx: Transaction, window: Window) -> list[dict[str, Any]]:
         room_id = window.room.room_id

@@ -1,7 +1,7 @@
 """Who is typing where. Spec: client-server API, "Typing Notifications"; server-server API, the EDU `m.typing`.
 
 Kept in memory only, and forgotten by a restart. Changes have versions of their own, beside the stream of the store: numbers that
-grow, from a start that is higher after each restart, so that an old one never hides a change.
+grow, from a start that chance gives, so that one from before a restart is known as such, whatever the clock says.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from edgeserver.matrix import errors
 from edgeserver.store import outbox, rooms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from edgeserver.store.database import Database, Transaction
     from edgeserver.wakeups import Wakeups
 
@@ -42,13 +40,15 @@ class _Room:
 
 
 class Typing:
-    """Who is typing. `run` ends what has timed out; it has to run for as long as the object is in use."""
+    """Who is typing. `run` ends what has timed out; it has to run for as long as the object is in use. `start` is a number from 1 to 2^40
+    that no other run is likely to have begun with.
+    """
 
-    def __init__(self, db: Database, wakeups: Wakeups, server_name: str, now_ms: Callable[[], int]) -> None:
+    def __init__(self, db: Database, wakeups: Wakeups, server_name: str, start: int) -> None:
         self._db = db
         self._wakeups = wakeups
         self._server_name = server_name
-        self.version = now_ms()
+        self.version = self._start = start
         self._rooms: dict[str, _Room] = {}  # the most recently changed last
         self._busy: set[str] = set()  # those of them where somebody types
         self._rescheduled = trio.Event()
@@ -83,6 +83,14 @@ class Typing:
         self.version += 1
         return self.version
 
+    def knows(self, version: int) -> bool:
+        """Whether it is a version of this run: of what was before a restart nothing is known."""
+        return self._start <= version <= self.version
+
+    def in_this_run(self, version: int) -> int:
+        """The version, or in place of another run's the one that this run began with: all that is known has changed since."""
+        return version if self.knows(version) else self._start
+
     def in_room(self, room_id: str) -> list[str]:
         """Who is typing, in order of user id."""
         known = self._rooms.get(room_id)
@@ -93,7 +101,8 @@ class Typing:
         return {room_id: self.in_room(room_id) for room_id in self._busy}
 
     def changed(self, since: int) -> dict[str, list[str]]:
-        """Rooms whose typing changed after this version, with who is typing there now."""
+        """Rooms whose typing changed after this version, with who is typing there now; of another run's version, all that have changed."""
+        since = self.in_this_run(since)
         found: dict[str, list[str]] = {}
         for room_id in reversed(self._rooms):
             if self._rooms[room_id].version <= since:

@@ -52,10 +52,6 @@ class ClassicClient:
         self.excused: set[str] = set()
         """Events that were new while their sender was ignored: they need not be known."""
 
-    def restarted(self) -> None:
-        """Who types is forgotten by a restart of the box, and clients are not told so."""
-        self.typing.clear()
-
     async def poll(self, *, lost: bool = False) -> bool:
         """One request; True if it brought anything. `lost`: the answer never reaches the client."""
         timeline = {"limit": self.chance.choice([0, 1, 1, 2, 3, 10])}

@@ -319,8 +319,6 @@ class Story:
         if self.chance.random() < 0.3:
             await self.box.stop()
             await self.box.start()
-            for client in self.classic:
-                client.restarted()
 
 
 SET_LATER = {("m.room.name", ""), ("m.room.topic", ""), ("m.room.avatar", "")}

@@ -672,6 +672,49 @@ async def test_whoever_was_typing_is_told_to_have_stopped_to_who_was_away_meanwh
     assert found == [{"type": "m.typing", "content": {"user_ids": []}}]
 
 
+def typists(answer: dict[str, Any], room: str) -> list[list[str]]:
+    return [one["content"]["user_ids"] for one in joined(answer, room)["ephemeral"]["events"] if one["type"] == "m.typing"]
+
+
+@pytest.mark.parametrize("start", [1, 2**40 + 1000])
+async def test_after_a_restart_a_client_is_told_once_that_those_who_typed_do_not_any_more(world: World, start: int) -> None:
+    kitchen, hall = await world.room(ALICE, BOB, CAROL), await world.room(ALICE, BOB)
+    quiet = await world.sync(BOB)
+    await world.typing.set(ALICE, kitchen, True)
+    await world.typing.set(ALICE, hall, True)
+    busy = await world.sync(BOB, quiet)
+    assert typists(busy, kitchen) == typists(busy, hall) == [[ALICE]]
+    await world.typing.set(ALICE, hall, False)
+    later = await world.sync(BOB, busy)
+    assert "rooms" not in await world.sync(BOB, later)
+    first = await world.sync(CAROL)
+    world.restart(start)
+    await world.typing.set(CAROL, kitchen, True)
+    answer = await world.sync(BOB, later)
+    assert typists(answer, kitchen) == [[CAROL]]
+    assert hall not in answer["rooms"]["join"]
+    assert typists(await world.sync(BOB, busy), hall) == [[]]
+    world.restart(start + 1000)
+    assert typists(await world.sync(CAROL, first), kitchen) == [[]]
+    over = await world.sync(BOB, answer)
+    assert typists(over, kitchen) == [[]]
+    assert "rooms" not in await world.sync(BOB, over)
+    world.restart(start + 2000)
+    for told in (quiet, over):
+        assert "rooms" not in await world.sync(BOB, told)
+
+
+async def test_after_a_restart_who_types_in_a_room_that_was_left_meanwhile_is_nobodys_business(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    await world.typing.set(ALICE, room, True)
+    first = await world.sync(BOB)
+    await world.memberships.leave(BOB, room)
+    left = await world.sync(BOB, first)
+    world.restart(1)
+    assert list((await world.sync(BOB, first))["rooms"]) == ["leave"]
+    assert "rooms" not in await world.sync(BOB, left)
+
+
 async def test_a_member_in_the_timeline_alone_is_not_known_to_who_takes_the_state_after_it(world: World) -> None:
     room = await world.room(ALICE, BOB, name="Kitchen")
     await world.memberships.invite(ALICE, room, CAROL)

@@ -10,22 +10,32 @@ from edgeserver.matrix import errors
 from edgeserver.rooms import tokens
 from edgeserver.sync.filters import SyncFilter, takes
 from edgeserver.sync.sent_members import MAX_ENTRIES, SentMembers
-from edgeserver.sync.since import Since, parse
+from edgeserver.sync.since import MAX_TYPING_ROOMS, Since, parse
 
 positions = st.integers(0, 10**17)
 
 
-@given(positions, positions, positions)
-def test_a_token_is_read_as_it_was_written(stream: int, typing: int, to_device: int) -> None:
-    token = Since(stream, typing, min(stream, to_device))
+@given(positions, positions, positions, st.lists(positions, max_size=MAX_TYPING_ROOMS))
+def test_a_token_is_read_as_it_was_written(stream: int, typing: int, to_device: int, rooms: list[int]) -> None:
+    token = Since(stream, typing, min(stream, to_device), tuple(rooms))
     assert parse(str(token)) == token
     assert tokens.parse(str(token)) == stream
 
 
-@pytest.mark.parametrize("text", ["", "s", "t1_2", "s1_", "s-1_2", "s1_2_3_4", "s" + "9" * 19, "s١"])
+@pytest.mark.parametrize(
+    "text", ["", "s", "t1_2", "s1_", "s-1_2", "s1_2_3_4", "s" + "9" * 19, "s١", "s1~", "s1~2.", "s1_2~x", "s1~" + ".".join("1" * 17)]
+)
 def test_anything_else_is_no_token(text: str) -> None:
     with pytest.raises(errors.InvalidParam):
         parse(text)
+
+
+@given(st.lists(positions, max_size=MAX_TYPING_ROOMS, unique=True), st.dictionaries(positions, st.booleans(), max_size=40))
+def test_a_token_names_the_rooms_where_people_type_and_of_too_many_those_told_of_last(before: list[int], told: dict[int, bool]) -> None:
+    rooms = Since(1, 1, 1).with_typing(tuple(before), told).typing_rooms
+    busy = [room for room in before if room not in told] + [room for room, types in told.items() if types]
+    assert rooms == tuple(busy[max(0, len(busy) - MAX_TYPING_ROOMS) :])
+    assert parse(str(Since(1, 1, 1, rooms))).typing_rooms == rooms
 
 
 def test_limits_have_a_default_and_a_bound() -> None:

@@ -75,11 +75,16 @@ class World:
             db, self.composer, placer, self.importer, NoRemoteRooms(), SERVER, self._profile
         )
         self.account_data = AccountData(db, self.wakeups)
-        self.typing = Typing(db, self.wakeups, SERVER, self.now_ms)
+        self.typing = Typing(db, self.wakeups, SERVER, 2**40)
         self.receipts = Receipts(db, self.wakeups, self.counts, SERVER, self.now_ms)
         self.markers = ReadMarkers(db, self.wakeups, self.receipts)
         self.classic = ClassicSync(db, self.wakeups, self.typing, self.now_ms)
         self.names: dict[str, str] = {}
+
+    def restart(self, start: int) -> None:
+        """What is kept in memory alone is gone. `start`: of the versions of who types."""
+        self.typing = Typing(self.db, self.wakeups, SERVER, start)
+        self.classic = ClassicSync(self.db, self.wakeups, self.typing, self.now_ms)
 
     def now_ms(self) -> int:
         self.now += 1

@@ -24,7 +24,7 @@ class Place:
     def __init__(self, house: House) -> None:
         self.house = house
         self.wakeups = Wakeups()
-        self.typing = Typing(house.db, self.wakeups, "one", house.now_ms)
+        self.typing = Typing(house.db, self.wakeups, "one", 1)
         self.presence = Presence(house.db, self.wakeups, "one", self.typing.next_version, enabled=True)
 
     def state(self, user_id: str = ALICE) -> str:

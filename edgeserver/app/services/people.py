@@ -103,7 +103,7 @@ def users(
     unread = UnreadCounts(ground.server_name)
     receipts = Receipts(ground.db, ground.wakeups, unread, ground.server_name, ground.now_ms)
 
-    typing = Typing(ground.db, ground.wakeups, ground.server_name, ground.now_ms)
+    typing = Typing(ground.db, ground.wakeups, ground.server_name, 1 + int.from_bytes(ground.random_bytes(5)))
 
     async def profile_changed(user_id: str) -> None:
         ground.nursery.start_soon(contained, "telling rooms of a new profile", on_profile_change, user_id)
