@@ -14,8 +14,8 @@ from edgeserver.matrix import canonical_json
 from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.matrix.push_evaluation import CompiledRules, PushContext
 from edgeserver.push.notification import Notice
-from edgeserver.store import account_data, events, pushers, receipts, room_views, state, unread
-from edgeserver.users.notifications import is_read, outcome_for
+from edgeserver.store import account_data, events, pushers, room_views, state, unread
+from edgeserver.users.notifications import is_read, outcome_for, read_to
 from edgeserver.users.push import PushRules
 
 if TYPE_CHECKING:
@@ -64,15 +64,15 @@ def _events(tx: Transaction, user_id: str, position: int) -> Iterator[Found]:
         return
     rules = PushRules()
     loaded = events.many_by_number(tx, [number for _, number in recent])
-    floors: dict[int, dict[str, int]] = {}
+    read: dict[int, dict[str, int]] = {}
     for stream, number in recent:
         stored = loaded[number]
         outcome = outcome_for(tx, rules, stored, user_id)
         if outcome is None:
             continue
-        if stored.room not in floors:
-            floors[stored.room] = receipts.floors(tx, stored.room, user_id)
-        if not is_read(tx, stored, floors[stored.room]):
+        if stored.room not in read:
+            read[stored.room] = read_to(tx, stored.room, user_id, position)
+        if not is_read(tx, stored, read[stored.room]):
             yield stream, stored, outcome, None
 
 

@@ -303,6 +303,19 @@ def timeline_since(tx: Transaction, room: int, since: int, upto: int, limit: int
     return [_load(row) for row in reversed(rows)]
 
 
+def said_by(tx: Transaction, room: int, sender: str, since: int, looked_at: int, limit: int) -> list[StoredEvent]:
+    """What the user has sent to the room after this position that is no state, newest first: the newest `limit` of them, among the room's
+    newest `looked_at` events.
+    """
+    rows = tx.all(
+        f"SELECT {_COLUMNS} WHERE e.event IN (SELECT event FROM (SELECT event, key, pdu FROM events WHERE room = ? AND stream > ?"
+        "  ORDER BY stream DESC LIMIT ?) WHERE key IS NULL AND json_extract(CAST(pdu AS TEXT), '$.sender') = ? LIMIT ?)"
+        " ORDER BY e.stream DESC",
+        (room, since, looked_at, sender, limit),
+    )
+    return [_load(row) for row in rows]
+
+
 def rooms_with_news(tx: Transaction, since: int, upto: int) -> set[int]:
     """Rooms with timeline events in (since, upto]."""
     return {

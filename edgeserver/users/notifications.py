@@ -1,6 +1,7 @@
-"""The events that a user has been notified of. Spec: client-server API, "Listing Notifications".
+"""The events that a user has been notified of. Spec: client-server API, "Listing Notifications" and "Receiving notifications".
 
-Nothing is stored for this: the newest events of the user's rooms are held to the push rules as they are now.
+Nothing is stored for this: the newest events of the user's rooms are held to the push rules as they are now. What is read follows the
+unread counts: a receipt reads what is before it, in its thread or in all, and so does whatever the user says, in its thread.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 MAX_LIMIT: Final = 100
 MAX_SCANNED: Final = 500
 """Events that are looked at for one page; the page may then hold fewer than asked for."""
+MAX_LOOKED_AT, MAX_SAID = 2000, 100
+"""So many of a room's newest events are looked at for what the user has said there, and so many of these are read."""
 _FAR: Final = 2**62
 
 
@@ -44,18 +47,22 @@ def _page(
     rules = PushRules()
     recent = room_views.recent_events(tx, user_id, before, MAX_SCANNED)
     loaded = events.many_by_number(tx, [number for _, number in recent])
-    found: list[dict[str, Any]] = []
-    floors: dict[int, dict[str, int]] = {}
+    found: list[tuple[StoredEvent, Outcome]] = []
     for stream, number in recent:
         stored = loaded[number]
         outcome = outcome_for(tx, rules, stored, user_id)
         if outcome is not None and (outcome.highlight or not highlights_only):
-            if stored.room not in floors:
-                floors[stored.room] = receipts.floors(tx, stored.room, user_id)
-            found.append(_notification(tx, stored, outcome, floors[stored.room]))
+            found.append((stored, outcome))
             if len(found) == limit:
-                return found, stream
-    return found, recent[-1][0] if len(recent) == MAX_SCANNED else room_views.looked_at_from(tx, before)
+                return _listed(tx, user_id, found), stream
+    more = recent[-1][0] if len(recent) == MAX_SCANNED else room_views.looked_at_from(tx, before)
+    return _listed(tx, user_id, found), more
+
+
+def _listed(tx: Transaction, user_id: str, found: list[tuple[StoredEvent, Outcome]]) -> list[dict[str, Any]]:
+    oldest = {stored.room: stored.stream or 0 for stored, _ in found}  # they come newest first
+    read = {room: read_to(tx, room, user_id, stream) for room, stream in oldest.items()}
+    return [_notification(tx, stored, outcome, read[stored.room]) for stored, outcome in found]
 
 
 def outcome_for(tx: Transaction, rules: PushRules, stored: StoredEvent, user_id: str) -> Outcome | None:
@@ -69,17 +76,26 @@ def outcome_for(tx: Transaction, rules: PushRules, stored: StoredEvent, user_id:
     return outcome if member is not None and member.event.content.get("membership") == "join" else None
 
 
-def is_read(tx: Transaction, stored: StoredEvent, floors: dict[str, int]) -> bool:
-    """Whether a receipt of the user, whose `receipts.floors` in the room these are, covers the event."""
-    everywhere = floors.get(receipts.UNTHREADED, -_FAR)
-    return (stored.stream or 0) <= max(everywhere, floors.get(thread_of(tx, stored.event), -_FAR))
+def read_to(tx: Transaction, room: int, user_id: str, since: int) -> dict[str, int]:
+    """Up to which stream position the user has read the room, by thread ('': everywhere), as far as events from `since` on need it."""
+    read = receipts.floors(tx, room, user_id)
+    for said in events.said_by(tx, room, user_id, since, MAX_LOOKED_AT, MAX_SAID):
+        thread = thread_of(tx, said.event)
+        read[thread] = max(read.get(thread, -_FAR), said.stream or 0)
+    return read
 
 
-def _notification(tx: Transaction, stored: StoredEvent, outcome: Outcome, floors: dict[str, int]) -> dict[str, Any]:
+def is_read(tx: Transaction, stored: StoredEvent, read: dict[str, int]) -> bool:
+    """Whether the user, who has `read_to` these positions in the room, has read the event."""
+    everywhere = read.get(receipts.UNTHREADED, -_FAR)
+    return (stored.stream or 0) <= max(everywhere, read.get(thread_of(tx, stored.event), -_FAR))
+
+
+def _notification(tx: Transaction, stored: StoredEvent, outcome: Outcome, read: dict[str, int]) -> dict[str, Any]:
     return {
         "actions": list(outcome.actions),
         "event": client_event(stored.event, with_room_id=False),
-        "read": is_read(tx, stored, floors),
+        "read": is_read(tx, stored, read),
         "room_id": stored.event.room_id,
         "ts": stored.event.origin_server_ts,
     }

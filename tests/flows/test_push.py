@@ -234,6 +234,20 @@ async def test_reading_updates_the_count_once_and_what_is_read_is_not_told(tmp_p
         assert t.gateway.badges() == [0]  # it is what the gateway knows
 
 
+async def test_what_was_said_before_an_answer_of_ones_own_is_read_and_not_told(tmp_path, autojump_clock):
+    async with town(tmp_path) as t:
+        other = await t.alice.create_room(preset="public_chat")
+        await t.bob.join(other)
+        t.gateway.status = 500
+        await t.alice.say(t.room, "who is there?")
+        await trio.sleep(1)
+        await t.bob.say(t.room, "me, at the desk")
+        after = await t.alice.say(other, "come here")
+        t.gateway.status = 200
+        await trio.sleep(HOUR)
+        assert t.gateway.events() == [after]
+
+
 async def test_what_is_read_while_a_gateway_is_being_told_changes_the_count_afterwards(tmp_path, autojump_clock):
     async with town(tmp_path) as t:
         t.world.internet.delay = 10

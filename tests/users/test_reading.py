@@ -243,7 +243,7 @@ async def test_a_room_marked_unread_is_told_to_ones_other_devices(world: World) 
 
 
 async def test_a_receipt_must_fit_its_thread_and_its_room(world: World) -> None:
-    room, other = await world.room(ALICE, BOB), await world.room(ALICE, BOB)
+    room, other = await world.room(BOB, ALICE), await world.room(BOB, ALICE)
     root = await world.say(room, ALICE, "root")
     inside = await world.say(room, ALICE, "in", **in_thread(root))
     for event_id, thread in ((inside, "main"), (inside, inside[:-1] + "x"), ("$nothing", None)):
@@ -339,6 +339,47 @@ async def test_notifications_are_listed_with_whether_they_are_read(world: World)
     assert end is None
     highlights, _ = await service.page(BOB, None, 10, highlights_only=True)
     assert [one["event"]["content"]["body"] for one in highlights] == ["bob!"]
+
+
+async def listed(world: World, user_id: str, limit: int = 20) -> dict[str, bool]:
+    page, _ = await Notifications(world.db).page(user_id, None, limit)
+    return {one["event"]["content"]["body"]: one["read"] for one in page}
+
+
+async def test_notifications_are_read_as_they_are_counted(world: World) -> None:
+    room, other = await world.room(BOB, ALICE), await world.room(BOB, ALICE)
+    root = await world.say(room, ALICE, "root")
+    await world.say(room, ALICE, "in thread", **in_thread(root))
+    await world.say(room, ALICE, "after it")
+    await world.say(other, ALICE, "elsewhere")
+    assert await listed(world, BOB) == {"elsewhere": False, "after it": False, "in thread": False, "root": False}
+    await world.composer.send(room, BOB, "m.room.topic", {"topic": "t"}, state_key="")
+    assert not any((await listed(world, BOB)).values())
+    await world.say(room, BOB, "an answer")
+    assert await listed(world, BOB) == {"elsewhere": False, "after it": True, "in thread": False, "root": True}
+    assert await counts(world, room, BOB) == {root: (1, 0)}
+    await world.say(room, ALICE, "again", **in_thread(root))
+    await world.say(room, ALICE, "and again")
+    answer = await world.say(room, BOB, "an answer there", **in_thread(root))
+    await world.say(room, ALICE, "the last", **in_thread(root))
+    expected = {"the last": False, "and again": False, "again": True, "elsewhere": False, "after it": True, "in thread": True, "root": True}
+    assert await listed(world, BOB) == expected
+    assert await counts(world, room, BOB) == {"main": (1, 0), root: (1, 0)}
+    await world.receipts.send(BOB, room, "m.read.private", answer)
+    assert await listed(world, BOB) == {**expected, "and again": True}
+
+
+async def test_a_receipt_in_a_thread_reads_notifications_of_that_thread_alone(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    root = await world.say(room, ALICE, "root")
+    threaded = await world.say(room, ALICE, "in thread", **in_thread(root))
+    main = await world.say(room, ALICE, "after it")
+    await world.receipts.send(BOB, room, "m.read", threaded, root)
+    assert await listed(world, BOB) == {"after it": False, "in thread": True, "root": False}
+    await world.receipts.send(BOB, room, "m.read.private", main, "main")
+    assert await listed(world, BOB) == {"after it": True, "in thread": True, "root": True}
+    await world.say(room, ALICE, "more", **in_thread(root))
+    assert (await listed(world, BOB, 1)) == {"more": False}
 
 
 async def test_typing_is_seen_and_ends_by_itself(world: World, autojump_clock: trio.testing.MockClock) -> None:
