@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
+from edgeserver.matrix import canonical_json
+from edgeserver.store import device_lists, rooms
+from edgeserver.store.database import Transaction
+from edgeserver.sync.sliding import deployed
+from edgeserver.sync.sliding.budget import Budget
+from edgeserver.sync.sliding.engine import SlidingSync
 from tests.asgi import AsgiClient
 from tests.flows.world import Person, World
+from tests.sync.world import ALICE, open_world
 from transports.exchange import LinkProfile
 
 PATH = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
@@ -145,3 +155,104 @@ async def test_over_any_other_wire_all_of_it_comes_at_once(two):
     answer = await AsgiClient(alice.box.box.app, token=alice.token).request("POST", PATH, json=body)
     assert len(answer.json["extensions"]["to_device"]["events"]) == 20
     assert len(answer.json["extensions"]["account_data"]["global"]) == 21
+
+
+@given(st.lists(st.integers(1, 500)), st.integers(0, 300))
+def test_portions_fit_unless_they_are_one_large_thing_and_all_comes_in_order(sizes: list[int], size: int) -> None:
+    waiting = [{"n": "x" * length} for length in sizes]
+    portions: list[list[Any]] = []
+    while waiting:
+        budget, portion = Budget(size), list[Any]()
+        while waiting and budget.takes(waiting[0]):
+            portion.append(waiting.pop(0))
+        portions.append(portion)
+        assert portion
+        assert len(portion) == 1 or sum(len(canonical_json.encode_loose(one)) for one in portion) <= size
+    assert [len(one["n"]) for portion in portions for one in portion] == sizes
+
+
+async def test_a_large_item_does_not_come_with_others_and_gets_its_turn_however_much_is_new_elsewhere(two, autojump_clock):
+    alice, _ = two
+    names = [await alice.create_room(name=f"Room {number}") for number in range(4)]
+    phone = Phone(alice, lists={"all": WISH}, extensions={"account_data": {"enabled": True}})
+    await phone.all()
+    phone.largest = 0
+
+    async def note(room: str, text: str) -> None:
+        await alice.ok("PUT", f"/user/{alice.user_id}/rooms/{quote(room)}/account_data/x.note", {"text": text})
+
+    await note(names[0], "z" * 20_000)
+    heard: list[set[str]] = []
+    for number in range(3):
+        for room in names[1:]:
+            await note(room, str(number) * 500)
+        heard.append(set((await phone.poll())["extensions"]["account_data"]["rooms"]))
+    assert heard == [set(names[1:]), {names[0]}, set(names[1:])]
+    assert phone.largest < 21_000
+
+
+async def test_device_lists_come_in_portions_and_what_changes_meanwhile_is_told_after_them(tmp_path):
+    async with open_world(tmp_path) as world:
+        encryption = {"type": "m.room.encryption", "state_key": "", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
+        number = await world.number(await world.room(ALICE, initial_state=[encryption]))
+        others = [f"@user{one:03}:far.example" for one in range(200)]
+
+        def meet(tx: Transaction) -> None:
+            own = rooms.membership(tx, ALICE, number)
+            assert own is not None
+            for other in others:
+                rooms.set_membership(tx, other, number, "join", own.event, tx.stream(), local=False)
+
+        await world.db.write(meet)
+        engine = SlidingSync(world.db, world.wakeups, world.typing, world.now_ms, lambda _: 0)
+
+        async def poll(pos: str | None, budget: int | None = 4096) -> tuple[str, list[str]]:
+            request = deployed.read(ALICE, "PHONE", pos, 0, {"extensions": {"e2ee": {"enabled": True}}})
+            answer = await engine.sync(replace(request, budget=budget))
+            return answer.pos, answer.extensions["e2ee"].get("device_lists", {}).get("changed", [])
+
+        async def change(*users: str) -> None:
+            await world.db.write(lambda tx: [device_lists.note_change(tx, user) for user in users])
+
+        pos, _ = await poll(None)
+        await change(*others)
+        pos, first = await poll(pos)
+        assert first == others[: len(first)]
+        assert 20 < len(first) < 50
+        again = [others[0], others[-1]]
+        await change(*again)
+        assert (await poll(pos))[1] == (await poll(pos))[1] == others[len(first) : 2 * len(first)]
+        told = list(first)
+        while True:
+            pos, portion = await poll(pos)
+            if not portion:
+                break
+            assert len(portion) <= len(first)
+            told += portion
+        assert sorted(told) == sorted([*others, again[0]])
+        assert told.index(others[-1]) > told.index(others[-2])
+        await change(*others)
+        assert (await poll(pos, None))[1] == others
+
+
+async def test_of_thread_subscriptions_the_newest_that_fit_are_told_and_the_rest_is_paged_for(tmp_path, autojump_clock):
+    async with World(tmp_path) as world:
+        box = await world.box("a", "[limits]\nrate_limits = false\n[features]\nthread_subscriptions = true\n")
+        alice = await box.person("alice")
+        room = await alice.create_room()
+        roots = [await alice.say(room, str(number)) for number in range(60)]
+        name = "io.element.msc4308.thread_subscriptions"
+        phone = Phone(alice, extensions={name: {"enabled": True}})
+        unstable = AsgiClient(box.box.app, token=alice.token)
+        for root in roots:
+            path = f"/_matrix/client/unstable/io.element.msc4306/rooms/{quote(room)}/thread/{quote(root)}/subscription"
+            assert (await unstable.request("PUT", path, json={})).status == 200
+        [answer] = await phone.all()
+        assert phone.largest < BUDGET / 2
+        found = answer["extensions"][name]
+        newest = list(found["subscribed"][room])
+        assert newest == roots[: -len(newest) - 1 : -1]
+        assert 10 < len(newest) < 40
+        path, query = "/_matrix/client/unstable/io.element.msc4308/thread_subscriptions", {"from": found["prev_batch"], "limit": "100"}
+        page = await unstable.request("GET", path, query={**query, "dir": "b"})
+        assert list(page.json["subscribed"][room]) == roots[: -len(newest)][::-1]

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 class Budget:
-    """Bytes of JSON that fit into one part of an answer; None: any number. Something always fits, so that each answer gets further."""
+    """Bytes of JSON that fit into one part of an answer; None: any number. The first thing always fits, whatever its size, so that each
+    answer gets further.
+    """
 
     def __init__(self, size: int | None) -> None:
         self._size = size
@@ -22,10 +24,6 @@ class Budget:
     def is_full(self) -> bool:
         return self._size is not None and self.spent >= max(1, self._size)
 
-    @property
-    def left(self) -> int | None:
-        return None if self._size is None else self._size - self.spent
-
     def part(self, divisor: int) -> Budget:
         """Another one, of so many times less than this had in the beginning."""
         return Budget(None if self._size is None else self._size // divisor)
@@ -33,7 +31,14 @@ class Budget:
     def spend(self, size: int) -> None:
         self.spent += size
 
-    def take(self, *told: Mapping[str, Any]) -> None:
-        """These are told; what they take is looked at only if it matters."""
-        if self._size is not None:
-            self.spent += sum(len(canonical_json.encode_loose(one)) for one in told)
+    def takes(self, *told: Mapping[str, Any] | str) -> bool:
+        """Whether these may be told now: together they fit into what is left, or are the first. They are spent then; what they take is
+        looked at only if it matters.
+        """
+        if self._size is None:
+            return True
+        size = sum(len(one) + 3 if isinstance(one, str) else len(canonical_json.encode_loose(one)) for one in told)
+        if self.spent and self.spent + size > self._size:
+            return False
+        self.spent += size
+        return True

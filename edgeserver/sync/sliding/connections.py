@@ -53,6 +53,7 @@ class Told:
 
     `receipts` and `data` (room account data): room → up to where, as in `Sent.upto`.
     `extensions`: up to which position each extension has told. `typing`: room → who types there, as it was told last, if anybody.
+    `devices`: device lists are being told up to this position, in the order of user ids, and have been to this one; None: all of them.
     """
 
     position: int = 0
@@ -62,6 +63,7 @@ class Told:
     typing: dict[int, tuple[str, ...]] = field(default_factory=dict)
     extensions: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    devices: tuple[int, str] | None = None
 
     def since(self, sent: int | None) -> int | None:
         """A stream position; None if nothing was told."""
@@ -79,6 +81,7 @@ class Changes:
     typing: dict[int, tuple[str, ...]] = field(default_factory=dict)
     extensions: dict[str, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    devices: tuple[int, str] | None = None
 
     def applied(self, told: Told) -> Told:
         """What has been told then. `told` stays as it is: a request that has been given up may be reading it on another thread."""
@@ -90,6 +93,7 @@ class Changes:
             {room: users for room, users in {**told.typing, **self.typing}.items() if users},
             self.extensions,
             self.counts,
+            self.devices,
         )
 
 

@@ -109,7 +109,7 @@ class SlidingSync:
         return await self._db.read(lambda tx: self._read(tx, told, request, typing))
 
     def _read(self, tx: Transaction, told: Told, request: SlidingRequest, typing: Mapping[str, list[str]]) -> _Round:
-        changes = Changes(tx.position, extensions=dict(told.extensions))
+        changes = Changes(tx.position, extensions=dict(told.extensions), devices=told.devices)
         found = _Round(SlidingAnswer(), changes)
         listed = self._lists.of(tx, request.user_id)
         ignored = account_data.ignored_users(tx, request.user_id)

@@ -6,6 +6,7 @@ MSC4308 (thread subscriptions).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from edgeserver.sync.sliding.connections import Changes, Told
     from edgeserver.sync.sliding.wanted import RoomResult, Scope, SlidingAnswer, SlidingRequest
 
+_NEVER: Final = 2**62
 THREADS: Final = "thread_subscriptions"
 DATA, OVERALL = "account_data", "account_data of no room"
 MAX_RECEIPTS: Final = 100
@@ -77,9 +79,7 @@ class ExtensionsOfAnswer:
 
     def compose_device(self) -> int:
         """What is of the device alone. Returns how many bytes of a budget it takes."""
-        spent = self._to_device()
-        self._e2ee()
-        return spent
+        return self._to_device() + self._e2ee()
 
     def compose_rooms(self, scope: InScope) -> None:
         """What is of rooms, after they have been told."""
@@ -114,31 +114,49 @@ class ExtensionsOfAnswer:
         found = to_device.pending(self._tx, user_id, device_id, start, self._changes.position, wish.limit)
         budget, messages = self._budget.part(2), []
         for _, message in found:
-            if budget.is_full:
+            if not budget.takes(message):
                 break
-            budget.take(message)
             messages.append(message)
         is_all = len(messages) == len(found) < wish.limit
         upto = max(start, self._changes.position) if is_all else found[len(messages) - 1][0]
         self._tell("to_device", {"next_batch": str(upto), "events": messages}, is_news=bool(messages))
         return budget.spent
 
-    def _e2ee(self) -> None:
+    def _e2ee(self) -> int:
         if not self._request.extensions.e2ee:
-            return
+            return 0
         user_id, device_id = self._request.user_id, self._request.device_id
-        since = self._since("e2ee")
+        since, budget = self._since("e2ee"), self._budget.part(4)
         body: dict[str, Any] = {
             "device_one_time_keys_count": device_keys.one_time_key_counts(self._tx, user_id, device_id),
             "device_unused_fallback_key_types": device_keys.unused_fallback_key_types(self._tx, user_id, device_id),
         }
         is_news = False
         if since is not None:
-            changed, gone = device_lists.changed(self._tx, user_id, since, self._changes.position)
-            if changed or gone:
-                body["device_lists"] = {"changed": changed, "left": gone}
-            is_news = bool(changed or gone) or device_keys.claims_since(self._tx, user_id, device_id, since)
+            lists = self._device_lists(since, budget)
+            if lists:
+                body["device_lists"] = {kind: [user for user, is_of in lists.items() if is_of == kind] for kind in ("changed", "left")}
+            is_news = bool(lists) or device_keys.claims_since(self._tx, user_id, device_id, since)
         self._tell("e2ee", body, is_news=is_news)
+        return budget.spent
+
+    def _device_lists(self, since: int, budget: Budget) -> dict[str, str]:
+        """User id → `changed` or `left`, as far as it fits. What does not is told from where this ends, before anything newer."""
+        found: dict[str, str] = {}
+        upto, last = self._told.devices or (self._changes.position, "")
+        while True:
+            changed, gone = device_lists.changed(self._tx, self._request.user_id, since, upto)
+            news = sorted([*((user, "changed") for user in changed), *((user, "left") for user in gone)])
+            for user, kind in news[bisect_right(news, (last, "left")) :]:
+                if not budget.takes(user):
+                    self._changes.devices, self._changes.extensions["e2ee"] = (upto, last), since
+                    return found
+                found[user] = kind
+                last = user
+            if upto == self._changes.position:
+                self._changes.devices = None
+                return found
+            since, upto, last = upto, self._changes.position, ""
 
     # Of rooms
 
@@ -151,17 +169,19 @@ class ExtensionsOfAnswer:
         overall = self._overall(since, by_room.get("", []), budget)
         found: dict[str, list[dict[str, Any]]] = {}
         held: set[int] = set()
-        for number, room in rooms.items():
+        for number, room in _held_first(self._told.data, rooms):
             told = self._told.data.get(number)
             if told == LIVE:
                 items = by_room.get(room.room_id, [])
             else:
                 items = [one for one in account_data.of_room(self._tx, user_id, room.room_id) if told is None or one.stream > told]
-            if items and budget.is_full:
+            told_now = _events(items)
+            if not told_now:
+                continue
+            if budget.takes(*told_now):
+                found[room.room_id] = told_now
+            else:
                 held.add(number)
-            elif items:
-                found[room.room_id] = _events(items)
-                budget.take(*found[room.room_id])
         _follow(self._told.data, self._changes.data, rooms, since, held)
         body: dict[str, Any] = {"global": overall} if overall else {}
         body |= {"rooms": found} if found else {}
@@ -178,9 +198,8 @@ class ExtensionsOfAnswer:
             items = [item for item in account_data.of_room(self._tx, self._request.user_id, "") if item.stream > told]
         found: list[dict[str, Any]] = []
         for event in _events(items):
-            if budget.is_full:
+            if not budget.takes(event):
                 break
-            budget.take(event)
             found.append(event)
         is_all = len(found) == len(items)
         self._changes.extensions[OVERALL] = self._changes.position if is_all else items[len(found) - 1].stream
@@ -204,7 +223,7 @@ class ExtensionsOfAnswer:
         budget = self._budget.part(4)
         found: dict[str, Any] = {}
         held: set[int] = set()
-        for number, room in rooms.items():
+        for number, room in _held_first(self._told.receipts, rooms):
             told = self._told.receipts.get(number)
             result = self._answer.rooms.get(room.room_id)
             is_new = told is None or (result is not None and (result.initial or result.expanded))
@@ -215,11 +234,13 @@ class ExtensionsOfAnswer:
             else:
                 of_room = changed.get(number, [])
             of_room = [one for one in of_room if one.user_id not in self._ignored]
-            if of_room and budget.is_full and not is_new:
+            if not of_room:
+                continue
+            event = {"type": "m.receipt", "content": edu_content(of_room)}
+            if budget.takes(event) or is_new:
+                found[room.room_id] = event
+            else:
                 held.add(number)
-            elif of_room:
-                found[room.room_id] = {"type": "m.receipt", "content": edu_content(of_room)}
-                budget.take(found[room.room_id])
         _follow(self._told.receipts, self._changes.receipts, rooms, since, held)
         self._tell("receipts", {"rooms": found} if found else {}, is_news=bool(found))
 
@@ -244,19 +265,23 @@ class ExtensionsOfAnswer:
 
     def _threads(self, limit: int) -> None:
         """The newest changes of thread subscriptions; older ones are paged for from `prev_batch` (MSC4308)."""
-        since = self._since(THREADS)
+        since, budget = self._since(THREADS), self._budget.part(4)
         changes = thread_subscriptions.changes(self._tx, self._request.user_id, since or 0, self._changes.position, limit + 1)
         body: dict[str, Any] = {}
-        for one in changes[:limit]:
-            if one.automatic is None:
-                of_room = body.setdefault("unsubscribed", {}).setdefault(one.room_id, {})
-                of_room[one.root] = {"bump_stamp": one.stream}
-            else:
-                of_room = body.setdefault("subscribed", {}).setdefault(one.room_id, {})
-                of_room[one.root] = {"automatic": one.automatic, "bump_stamp": one.stream}
-        if len(changes) > limit:
-            body["prev_batch"] = str(changes[limit].stream)
+        for number, one in enumerate(changes):
+            ended = {"bump_stamp": one.stream}
+            content = ended if one.automatic is None else {"automatic": one.automatic, **ended}
+            if number == limit or not budget.takes(one.room_id, one.root, content):
+                body["prev_batch"] = str(one.stream)
+                break
+            of_room = body.setdefault("unsubscribed" if one.automatic is None else "subscribed", {}).setdefault(one.room_id, {})
+            of_room[one.root] = content
         self._tell(THREADS, body, is_news=bool(body))
+
+
+def _held_first(told: Mapping[int, int], rooms: Mapping[int, ListedRoom]) -> list[tuple[int, ListedRoom]]:
+    """The rooms in their order, but before them those that have been held back, for longest first: what is large gets its turn."""
+    return sorted(rooms.items(), key=lambda item: held if (held := told.get(item[0], LIVE)) != LIVE else _NEVER)
 
 
 def _follow(

@@ -154,8 +154,8 @@ class SlidingRequest:
     """One request. `pos` None begins a connection; `timeout_ms` is how long it may wait for news.
 
     `counts_reads`: the room's unread counts are part of what is told of it. `budget` is how many bytes suit the wire (None: any
-    number): rooms have as many, to-device messages half of them, which the rooms then lack, account data and receipts a quarter each. What
-    does not fit comes with the next request.
+    number): rooms have as many, to-device messages half of them and device lists a quarter, which the rooms then lack; account data,
+    receipts and thread subscriptions have a quarter each. What does not fit comes with the next request, or is to be paged for.
     """
 
     user_id: str
