@@ -64,14 +64,10 @@ def _events(tx: Transaction, user_id: str, position: int) -> Iterator[Found]:
         return
     rules = PushRules()
     loaded = events.many_by_number(tx, [number for _, number in recent])
-    read: dict[int, dict[str, int]] = {}
-    for stream, number in recent:
-        stored = loaded[number]
-        outcome = outcome_for(tx, rules, stored, user_id)
-        if outcome is None:
-            continue
-        if stored.room not in read:
-            read[stored.room] = read_to(tx, stored.room, user_id, position)
+    outcomes = ((stream, loaded[number], outcome_for(tx, rules, loaded[number], user_id)) for stream, number in recent)
+    found = [(stream, stored, outcome) for stream, stored, outcome in outcomes if outcome is not None]
+    read = read_to(tx, user_id, [stored for _, stored, _ in found])
+    for stream, stored, outcome in found:
         if not is_read(tx, stored, read[stored.room]):
             yield stream, stored, outcome, None
 

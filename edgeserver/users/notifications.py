@@ -14,6 +14,8 @@ from edgeserver.users.push import PushRules
 from edgeserver.users.threads import thread_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from edgeserver.matrix.push_evaluation import Outcome
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.events import StoredEvent
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 MAX_LIMIT: Final = 100
 MAX_SCANNED: Final = 500
 """Events that are looked at for one page; the page may then hold fewer than asked for."""
-MAX_LOOKED_AT, MAX_SAID = 2000, 100
+MAX_LOOKED_AT, MAX_SAID = 1000, 100
 """So many of a room's newest events are looked at for what the user has said there, and so many of these are read."""
 _FAR: Final = 2**62
 
@@ -60,8 +62,7 @@ def _page(
 
 
 def _listed(tx: Transaction, user_id: str, found: list[tuple[StoredEvent, Outcome]]) -> list[dict[str, Any]]:
-    oldest = {stored.room: stored.stream or 0 for stored, _ in found}  # they come newest first
-    read = {room: read_to(tx, room, user_id, stream) for room, stream in oldest.items()}
+    read = read_to(tx, user_id, [stored for stored, _ in found])
     return [_notification(tx, stored, outcome, read[stored.room]) for stored, outcome in found]
 
 
@@ -76,17 +77,26 @@ def outcome_for(tx: Transaction, rules: PushRules, stored: StoredEvent, user_id:
     return outcome if member is not None and member.event.content.get("membership") == "join" else None
 
 
-def read_to(tx: Transaction, room: int, user_id: str, since: int) -> dict[str, int]:
-    """Up to which stream position the user has read the room, by thread ('': everywhere), as far as events from `since` on need it."""
-    read = receipts.floors(tx, room, user_id)
-    for said in events.said_by(tx, room, user_id, since, MAX_LOOKED_AT, MAX_SAID):
-        thread = thread_of(tx, said.event)
-        read[thread] = max(read.get(thread, -_FAR), said.stream or 0)
+def read_to(tx: Transaction, user_id: str, found: Iterable[StoredEvent]) -> dict[int, dict[str, int]]:
+    """Of each room of these events: up to which stream position the user has read it, by thread ('': everywhere), as far as the events
+    need it. What the user has said is looked for only where receipts leave something unread.
+    """
+    read: dict[int, dict[str, int]] = {}
+    waiting: dict[int, int] = {}
+    for stored in found:
+        if stored.room not in read:
+            read[stored.room] = receipts.floors(tx, stored.room, user_id)
+        if not is_read(tx, stored, read[stored.room]):
+            waiting[stored.room] = min(waiting.get(stored.room, _FAR), stored.stream or 0)
+    for room, since in waiting.items():
+        for said in events.said_by(tx, room, user_id, since, MAX_LOOKED_AT, MAX_SAID):
+            thread = thread_of(tx, said.event)
+            read[room][thread] = max(read[room].get(thread, -_FAR), said.stream or 0)
     return read
 
 
 def is_read(tx: Transaction, stored: StoredEvent, read: dict[str, int]) -> bool:
-    """Whether the user, who has `read_to` these positions in the room, has read the event."""
+    """Whether the user, who has read the room up to these positions (`read_to`), has read the event."""
     everywhere = read.get(receipts.UNTHREADED, -_FAR)
     return (stored.stream or 0) <= max(everywhere, read.get(thread_of(tx, stored.event), -_FAR))
 
