@@ -205,7 +205,7 @@ class Multiplexer:
             task_status.started()
             try:
                 while True:
-                    self._read(await self._connection.receive(), handler, nursery)
+                    await self._read(await self._connection.receive(), handler, nursery)
             except ExchangeError as error:
                 log.debug("link %s is down: %s", self.profile.name, error)
             except MemoryLost as error:
@@ -330,11 +330,13 @@ class Multiplexer:
 
     # — what arrives
 
-    def _read(self, data: bytes, handler: RequestHandler | None, nursery: trio.Nursery) -> None:
+    async def _read(self, data: bytes, handler: RequestHandler | None, nursery: trio.Nursery) -> None:
         """Raises MemoryLost."""
         try:
             for message in self._session.receive(data):
                 self._dispatch(message, handler, nursery)
+                # Of tasks that are started at once trio runs any first; requests that waited for a lost one keep their order.
+                await trio.lowlevel.checkpoint()
         except MessageError as error:
             self._malformed(error, nursery)
 

@@ -1,7 +1,8 @@
 """Links in memory: a cable with two ends, and a half-duplex channel that several stations share.
 
 Both run on trio's clock, know bit rate, delay, loss and bit errors, and draw all chance from one seed: a run can be
-repeated. What passes is framed as on a serial line (HDLC, 10 bits a byte), so the counters show what a real line would.
+repeated. What passes is framed as on a serial line (HDLC, 10 bits a byte), or is a packet of a LoRa radio, so the
+counters and the clock show what a real one would.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from transports.link.wire import BITS_PER_BYTE, LinkStats, WireGone, default_mtu
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from transports.link.lora import LoRa
+
 _QUEUE_SECONDS = 0.1
 _MAX_WAITING = 4096  # frames that nobody receives
 
@@ -28,7 +31,8 @@ _MAX_WAITING = 4096  # frames that nobody receives
 class Medium:
     """`bit_rate` in bits a second (None:
 
-    infinite), `delay` in seconds one way, `loss` a fraction of frames, `bit_errors` of bits.
+    infinite), `delay` in seconds one way, `loss` a fraction of frames, `bit_errors` of bits. With a `lora` frames are its
+    packets: they take its time, and one that is damaged does not arrive.
     """
 
     bit_rate: int | None = None
@@ -36,8 +40,17 @@ class Medium:
     loss: float = 0.0
     bit_errors: float = 0.0
     mtu: int | None = None
+    lora: LoRa | None = None
+
+    @classmethod
+    def radio(cls, lora: LoRa, *, loss: float = 0.0) -> Medium:
+        """A channel of that modulation, at its rate and with its longest packet."""
+        return cls(lora.bit_rate, loss=loss, mtu=lora.mtu, lora=lora)
 
     def seconds(self, size: int) -> float:
+        """On the line, of so many bytes with all that frames them."""
+        if self.lora is not None:
+            return self.lora.seconds(size)
         return 0.0 if self.bit_rate is None else size * BITS_PER_BYTE / self.bit_rate
 
     def damage(self, data: bytes, chance: random.Random) -> bytes | None:
@@ -52,6 +65,8 @@ class Medium:
             at += int(math.log(1 - chance.random()) / math.log(1 - self.bit_errors))
             if at >= 8 * len(spoilt):
                 return bytes(spoilt)
+            if self.lora is not None:
+                return None
             spoilt[at // 8] ^= 1 << at % 8
             at += 1
 
@@ -86,6 +101,21 @@ class _Arrivals:
                 await self._news.wait()
 
 
+class _Packets:
+    """The framing of a radio, which keeps packets apart by itself: some bytes more that nobody reads."""
+
+    crc_errors = 0
+
+    def __init__(self, overhead: int) -> None:
+        self._overhead = overhead
+
+    def encode(self, frame: bytes) -> bytes:
+        return bytes(self._overhead) + frame
+
+    def feed(self, data: bytes) -> list[bytes]:
+        return [data[self._overhead :]]
+
+
 class MemoryWire:
     """One open end; `end.transmit` says where bytes go."""
 
@@ -101,18 +131,24 @@ class MemoryWire:
         self._medium = medium
         self._end = end
         self._stats = stats
-        self._decoder = hdlc.Decoder(self.mtu)
+        self._packets = None if medium.lora is None else _Packets(medium.lora.overhead)
+        self._decoder = self._packets or hdlc.Decoder(self.mtu)
         self._frames: deque[bytes] = deque()
         self._flag_stands_until = 0.0
 
     async def send(self, frame: bytes) -> None:
-        # On a shared channel others have spoken since.
-        data = hdlc.encode(frame, flag_stands=not self.shared and trio.current_time() < self._flag_stands_until)
+        data = self._framed(frame)
         self._flag_stands_until = 0.0  # a frame that was broken off has no closing flag
         await self._end.transmit(self, data)
         self._flag_stands_until = trio.current_time() + hdlc.FLAG_STANDS
         self._stats.frames_out += 1
         self._stats.bytes_out += len(data)
+
+    def _framed(self, frame: bytes) -> bytes:
+        if self._packets is not None:
+            return self._packets.encode(frame)
+        # On a shared channel others have spoken since.
+        return hdlc.encode(frame, flag_stands=not self.shared and trio.current_time() < self._flag_stands_until)
 
     async def receive(self) -> bytes:
         while not self._frames:
@@ -128,7 +164,11 @@ class MemoryWire:
         pass
 
     def time_on_air(self, size: int) -> float:
-        return self._medium.seconds(size + hdlc.OVERHEAD)
+        lora = self._medium.lora
+        return self._medium.seconds(size + (hdlc.OVERHEAD if lora is None else lora.overhead))
+
+    def receiving(self) -> bool:
+        return self._end.hears(self._medium.delay)
 
     async def aclose(self) -> None:
         self.arrivals.break_off("closed")
@@ -144,7 +184,7 @@ class MemoryEnd:
         self.wire: MemoryWire | None = None
         self.other: MemoryEnd = self
         self._cable = cable
-        self._free_at = 0.0
+        self._busy_from = self._free_at = 0.0
 
     async def open(self, stats: LinkStats) -> MemoryWire:
         await trio.lowlevel.checkpoint()
@@ -161,7 +201,9 @@ class MemoryEnd:
             raise WireGone("the port vanished")
         medium = self._cable.medium
         now = trio.current_time()
-        self._free_at = max(now, self._free_at) + medium.seconds(len(data))
+        if now > self._free_at:
+            self._busy_from = self._free_at = now
+        self._free_at += medium.seconds(len(data))
         arriving = medium.damage(data, self._cable.chance)
         self._cable.watch(self.name, data, arriving)
         if arriving is not None:
@@ -176,6 +218,10 @@ class MemoryEnd:
     def inject(self, data: bytes) -> None:
         """Raw bytes, noise for instance, that reach the other end now."""
         self.inject_at(trio.current_time(), data)
+
+    def hears(self, delay: float) -> bool:
+        """Whether what the other end sends is arriving now."""
+        return self.other._busy_from + delay <= trio.current_time() < self.other._free_at + delay
 
     def closed(self, wire: MemoryWire) -> None:
         if self.wire is wire:
@@ -234,6 +280,9 @@ class Station:
         for wire in self._wires:
             wire.arrivals.put(trio.current_time(), data)
 
+    def hears(self, delay: float) -> bool:
+        return False
+
     def closed(self, wire: MemoryWire) -> None:
         if wire in self._wires:
             self._wires.remove(wire)
@@ -250,13 +299,14 @@ class Air:
     """A half-duplex channel: stations listen before they talk, and whoever begins within `turnaround` of another
     spoils both.
 
-    `collisions` counts spoilt frames, `busy_seconds` the time that the channel was in use.
+    `collisions` counts spoilt frames, `busy_seconds` the time that the channel was in use, `bytes_sent` all that was sent.
     """
 
     def __init__(self, medium: Medium, *, seed: int = 0, turnaround: float = 0.01) -> None:
         self.medium = medium
         self.collisions = 0
         self.busy_seconds = 0.0
+        self.bytes_sent = 0
         self._chance = random.Random(seed)
         self._turnaround = turnaround
         self._stations: list[Station] = []
@@ -281,6 +331,7 @@ class Air:
             self._quiet = trio.Event()
         seconds = self.medium.seconds(len(data))
         self.busy_seconds += seconds
+        self.bytes_sent += len(data)
         try:
             await trio.sleep(seconds)
         finally:

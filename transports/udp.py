@@ -79,6 +79,9 @@ class UdpWire:
     def time_on_air(self, size: int) -> float:
         return 0.0 if self.bit_rate is None else size * 8 / self.bit_rate
 
+    def receiving(self) -> bool:
+        return False
+
     async def aclose(self) -> None:
         self._socket.close()
         await trio.lowlevel.checkpoint()
@@ -159,6 +162,9 @@ class _PeerWire:
 
     def time_on_air(self, size: int) -> float:
         return 0.0
+
+    def receiving(self) -> bool:
+        return False
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

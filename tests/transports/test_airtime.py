@@ -9,7 +9,8 @@ from tests.transports.rigs import MemoryRig, both_up
 from transports.exchange import Priority
 from transports.link.airtime import DutyCycle, Schedule
 from transports.link.fragments import Outgoing
-from transports.memory import Medium
+from transports.link.lora import MESHTASTIC_LONG_FAST, LoRa
+from transports.memory import Air, Medium
 
 
 def message(priority: Priority, size: int = 10_000) -> Outgoing:
@@ -106,3 +107,31 @@ async def test_a_link_with_a_duty_cycle_stays_within_it_and_still_delivers(autoj
     assert alice.link.stats.airtime <= 0.01 * trio.current_time() + 0.01 * 600 + 1
     assert a.stats.bytes_by_priority[Priority.MEDIA] > 12_000
     nursery.cancel_scope.cancel()
+
+
+def test_a_lora_packet_takes_the_time_that_its_datasheet_and_meshtastic_say() -> None:
+    assert abs(LoRa(9, 125_000).seconds(13) - 0.164864) < 1e-9
+    assert [round(MESHTASTIC_LONG_FAST.seconds(size), 3) for size in (50, 100, 255)] == [0.641, 1.010, 2.157]
+    assert LoRa(7, 125_000).bit_rate == 5469
+    assert LoRa(12, 125_000).seconds(50) > 0.9 * 8 * 50 / LoRa(12, 125_000).bit_rate  # symbols so long carry two bits less
+    assert MESHTASTIC_LONG_FAST.mtu == 233
+
+
+async def test_frames_on_a_radio_are_packets_with_its_time_and_its_headers(autojump_clock, nursery) -> None:
+    import trio
+
+    from transports.link.wire import LinkStats
+
+    air = Air(Medium.radio(MESHTASTIC_LONG_FAST))
+    stats = LinkStats()
+    speaker, hearer = await air.station("a").open(stats), await air.station("b").open(LinkStats())
+    began = trio.current_time()
+    nursery.start_soon(speaker.send, bytes(range(100)))
+    assert await hearer.receive() == bytes(range(100))
+    assert air.bytes_sent == stats.bytes_out == 122
+    assert 0 < trio.current_time() - began - MESHTASTIC_LONG_FAST.seconds(122) < 0.2  # a turn is drawn first
+    assert speaker.time_on_air(100) == air.busy_seconds == MESHTASTIC_LONG_FAST.seconds(122)
+    air.medium = Medium(1074, bit_errors=0.01, mtu=233, lora=MESHTASTIC_LONG_FAST)
+    await speaker.send(bytes(200))
+    with trio.move_on_after(5):
+        raise AssertionError(await hearer.receive())

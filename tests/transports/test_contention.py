@@ -152,6 +152,9 @@ class Channelled:
     def time_on_air(self, size: int) -> float:
         return size / 960
 
+    def receiving(self) -> bool:
+        return False
+
 
 class Cabled(Channelled):
     shared = False
@@ -229,8 +232,10 @@ def test_a_peer_that_restarted_in_the_middle_of_a_handshake_is_answered_after_a_
     assert alice.session.handshake_hash == again.session.handshake_hash
 
 
-def test_a_wake_on_a_shared_channel_costs_a_living_session_nothing_but_a_ping() -> None:
-    alice, bob = end(ALICE, BOB.public_key, 1), end(BOB, None, 2)
+@pytest.mark.parametrize("wire", [Channelled, Cabled])
+def test_a_wake_costs_a_living_session_nothing_but_a_ping(wire) -> None:
+    """On a shared channel it may come from another's peer, on a cable noise may look like it."""
+    alice, bob = end(ALICE, BOB.public_key, 1, wire), end(BOB, None, 2, wire)
     meet(alice, bob)
     session, now = alice.session, 5.0
     alice.receive(bytes([WAKE]), now)
@@ -253,8 +258,26 @@ def test_who_waits_on_a_shared_channel_wakes_the_others_about_once_an_hour() -> 
     assert 20 <= sum(one > 3 * 3600 for one in at) <= 27
 
 
-def test_a_wake_of_a_peer_that_has_lost_the_session_brings_a_call() -> None:
-    alice, bob = end(ALICE, BOB.public_key, 1), end(BOB, None, 2)
+def test_who_cannot_read_our_ping_has_lost_the_session_and_is_called_at_once() -> None:
+    alice, bob = end(ALICE, BOB.public_key, 1, Cabled), end(BOB, None, 2, Cabled)
+    meet(alice, bob)
+    anew = end(BOB, None, 3, Cabled)
+    alice.receive(anew.next_frame(5.0), 5.1)
+    ping = alice.next_frame(5.1)
+    assert ping[0] >= SEALED
+    anew.receive(ping, 5.2)
+    alice.receive(anew.next_frame(5.2), 5.3)
+    call = alice.next_frame(5.3)
+    assert call[0] < SEALED
+    anew.receive(call, 5.4)
+    alice.receive(anew.next_frame(5.4), 5.5)
+    anew.receive(alice.next_frame(5.5), 5.6)
+    assert alice.session.handshake_hash == anew.session.handshake_hash
+
+
+@pytest.mark.parametrize("wire", [Channelled, Cabled])
+def test_a_wake_of_a_peer_that_has_lost_the_session_brings_a_call(wire) -> None:
+    alice, bob = end(ALICE, BOB.public_key, 1, wire), end(BOB, None, 2, wire)
     meet(alice, bob)
     alice.receive(bytes([WAKE]), 5.0)
     now, kinds = 5.0, []

@@ -460,3 +460,23 @@ async def test_hundreds_of_lone_messages_at_thirty_percent_loss_stay_in_one_sess
             assert await b.receive() == str(number).encode()
     assert alice.link.stats.handshakes == 1
     nursery.cancel_scope.cancel()
+
+
+async def test_a_minute_of_noise_that_spoils_every_frame_is_survived_with_what_was_said_into_it(autojump_clock, nursery) -> None:
+    rig, chance = MemoryRig(Medium(2400)), random.Random(4)
+    alice, bob = rig.start_alice(nursery), rig.start_bob(nursery)
+    a, b = await both_up(alice, bob)
+    nursery.start_soon(b.send, b"before")
+    assert await a.receive() == b"before"
+    rig.cable.medium = Medium(2400, loss=1.0)
+    nursery.start_soon(a.send, b"into it")
+    nursery.start_soon(b.send, b"so did I")
+    for _ in range(600):
+        rig.cable.a.inject(chance.randbytes(24))
+        rig.cable.b.inject(chance.randbytes(24))
+        await trio.sleep(0.1)
+    rig.cable.medium = Medium(2400)
+    with trio.fail_after(15):
+        assert (await a.receive(), await b.receive()) == (b"so did I", b"into it")
+    assert alice.link.stats.handshakes == bob.link.stats.handshakes == 1
+    nursery.cancel_scope.cancel()

@@ -282,6 +282,9 @@ class Line:
     def time_on_air(self, size: int) -> float:
         return size / 240
 
+    def receiving(self) -> bool:
+        return False
+
 
 def meeting(identity: Identity, peer_key: bytes | None, seed: int, **party) -> Rendezvous:
     who = Party(identity, NAMES.get, peer_key, **party)

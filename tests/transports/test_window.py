@@ -20,7 +20,7 @@ from transports.link.fragments import SHORT_SPAN, SHORTER_SPAN
 from transports.link.ranges import Ranges
 from transports.link.secure import Initiation, Refused, Response, Terms
 from transports.link.session import Delivered, Ended, Received, Session
-from transports.link.window import PATIENCE_SECONDS, Receipts, SendWindow
+from transports.link.window import PATIENCE_IN_NOISE, PATIENCE_SECONDS, Receipts, SendWindow
 from transports.link.wire import LinkStats
 
 
@@ -74,6 +74,67 @@ def test_a_probe_may_leave_although_the_window_is_full() -> None:
     assert sender.room()
     sender.sent(20, 3.0, 100, "probe")
     assert sender.deadline() is not None
+
+
+def clocked() -> SendWindow:
+    """Of a line at 2400 baud, whose other end has answered some lone frames after 0.05 s each."""
+    sender = window(bit_rate=2400, reordering=1, clocked=True)
+    for number in range(8):
+        at = 10.0 * number
+        sender.sent(number, at, 50, number)
+        sender.frame_began(at + 0.05)
+        sender.acknowledged(numbers(number), at + 0.1)
+        sender.heard(at + 0.1)
+    return sender
+
+
+def test_a_frame_that_began_after_ours_had_left_and_does_not_name_it_tells_that_it_is_lost() -> None:
+    sender = clocked()
+    sender.sent(8, 100.0, 50, "lost")
+    sender.frame_began(100.1)  # it may have been made before ours was there
+    assert sender.heard(101.0).lost == []
+    sender.sent(9, 101.0, 50, "on its way")
+    sender.frame_began(101.0)
+    assert sender.heard(102.0).lost == ["lost"]
+
+
+def test_an_end_that_was_quick_is_asked_again_soon_unless_a_frame_of_its_is_arriving() -> None:
+    sender = clocked()
+    sender.sent(8, 100.0, 50, "it")
+    now = sender.deadline()
+    assert now < 100.5
+    while sender.still_receiving(now) or sender.deadline() > now:
+        assert not sender.expired(now).probe
+        now = sender.deadline()
+    assert 101.0 < now < 102.0  # as long as the longest frame takes
+    assert sender.expired(now).lost == ["it"]
+
+
+def test_a_line_is_lossy_while_many_of_its_last_frames_were_lost() -> None:
+    sender, number, now = window(bit_rate=2400, reordering=1), 0, 0.0
+    for lost in (False,) * 20 + (True,) * 3:
+        sender.sent(number + lost, now, 50, "that arrives")
+        if lost:
+            sender.sent(number, now, 50, "that does not")
+        sender.acknowledged(numbers(number + lost), now + 0.1)
+        number, now = number + 1 + lost, now + 1
+        assert sender.lossy is (lost and sender._loss > 0.04)
+    assert sender.lossy
+    for later in range(40):
+        sender.sent(number + later, now + later, 50, later)
+        sender.acknowledged(numbers(number + later), now + later + 0.1)
+    assert not sender.lossy
+
+
+def test_an_end_behind_a_noisy_line_is_waited_for_longer() -> None:
+    sender, now, number = window(), 0.0, 0
+    sender.sent(number, now, 50, "it")
+    while not sender.dead(now, noisy=True):
+        now, number = sender.deadline(), number + 1
+        sender.expired(now)
+        sender.sent(number, now, 50, "it")
+    assert PATIENCE_IN_NOISE <= now < 2 * PATIENCE_IN_NOISE
+    assert sender.dead(now)
 
 
 def test_a_late_acknowledgement_of_a_frame_given_up_still_counts_and_teaches_the_round_trip() -> None:
@@ -190,6 +251,9 @@ class Line:
 
     def time_on_air(self, size: int) -> float:
         return 0.0
+
+    def receiving(self) -> bool:
+        return False
 
 
 def two_sessions(line: Line, *, compact: bool = False) -> tuple[Session, Session]:

@@ -51,6 +51,11 @@ class Decoder:
         self.crc_errors = 0
         self.oversized = 0
 
+    @property
+    def within(self) -> bool:
+        """Whether a frame has begun that has not ended."""
+        return self._skipping or bool(self._buffer)
+
     def feed(self, data: bytes) -> list[bytes]:
         """The payloads completed by these bytes, in order."""
         frames: list[bytes] = []

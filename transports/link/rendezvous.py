@@ -15,8 +15,10 @@ A restarted peer therefore replaces its old session by itself, with its first fr
 heartbeat. But an idle caller goes on believing in a session that the other end has lost while the line was silent, so
 WAKEs, like calls, never cease: else both would wait until the caller had something to say. A replayed first message
 makes a pending session that never comes up. A WAKE is not authentic: it makes us call, and what is up stays up until
-the call succeeds; where datagrams may come from anybody it must repeat the beginning of a frame of ours, so only who
-hears us can send it.
+the call succeeds. While a session is up it makes us call at once only if it repeats the beginning of a frame of ours,
+for only who hears us and has no session can send that. Any other is doubtful, as noise may look like it: where
+datagrams may come from anybody nothing comes of it, on a wire between two we ask the session for a sign of life, which
+its other end gives, or answers with such a WAKE if it has lost it.
 
 On a channel whose air many stations share, everybody hears every call and every WAKE. There a call is answered by the
 one link that `Party.admits` it, a session is replaced by its own peer alone, and a WAKE only makes us ask the session
@@ -46,7 +48,7 @@ _CALLS_BESIDE_SESSION = 5
 _PAUSE = 30.0  # after a session was closed on purpose
 _WAKE_PAUSE = 2.0
 _QUIETER = 6
-_UNANSWERED = 4
+_UNANSWERED, _UNANSWERED_ON_AIR = 2, 4  # after a doubtful WAKE
 _HEAD = 8
 
 
@@ -310,18 +312,20 @@ class Rendezvous:
         self._unproven_until = now + 4 * self._base
 
     def _receive_wake(self, echo: bytes, now: float) -> None:
-        if not self._calls or now - self._last_wake < self._base:
+        heard = len(echo) == _HEAD and echo in self._heads
+        if not self._calls or (now - self._last_wake < self._base and not (heard and self._doubted_until is not None)):
             return
-        if self._broadcast and self.session is not None:
+        if self.session is not None and (self._broadcast or not (heard or self._wire.shared)):
             self._doubt(now)
             return
-        if self._wire.shared and self.session is not None and echo not in self._heads:
+        if self._wire.shared and self.session is not None and not heard:
             raise Refused("woken by somebody who does not hear us")
-        self._last_wake = now
+        self._last_wake, self._doubted_until = now, None
+        self._heads.clear()
         self._hurry(now)
 
     def _doubt(self, now: float) -> None:
-        """A station has lost its session: if ours brings no sign of life in time it was our peer, and we call."""
+        """Somebody seems to have lost a session: if ours brings no sign of life in time it was our peer, and we call."""
         if self.session is not None and self._doubted_until is None:
             self._last_wake = now
             self._doubted_until = now + 2 * self._base
@@ -353,7 +357,7 @@ class Rendezvous:
         if self.session is None:
             return None
         frame = self.session.next_frame(now)
-        if frame is not None and self._wire.shared:
+        if frame is not None:
             self._heads.append(frame[:_HEAD])
         return frame
 
@@ -371,7 +375,8 @@ class Rendezvous:
         if self._duty.ready_at(now, self._wire.time_on_air(160)) > now:
             return None
         if self.session is not None and self._doubted_until is not None and now >= self._doubted_until:
-            gone = self.session.unanswered >= _UNANSWERED  # on a busy channel silence alone says little
+            # On a busy channel silence alone says little, in noise not much.
+            gone = self.session.unanswered >= (_UNANSWERED_ON_AIR if self._broadcast else _UNANSWERED)
             self._doubted_until = None if gone else now + self._base
             if gone:
                 self._hurry(now)

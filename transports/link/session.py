@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _KEEPALIVES_MISSED = 4
 _COMPACT_BELOW = 64_000
+_SHORTEST_FULL = 96
+_NOISE_LASTS = 10.0
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,15 @@ class Session:
         self.mtu = min(wire.mtu, peer_terms.mtu)
         self.events: deque[Event] = deque()
         self.ended: str | None = None
-        self._room = self.mtu - channel.overhead
         frame_time = wire.time_on_air(self.mtu)
+        self._clocked = wire.ordered and not wire.shared and wire.bit_rate is not None
         self._window = SendWindow(
             mtu=self.mtu,
             bit_rate=wire.bit_rate,
             first_rtt=0.2 + 1.2 * frame_time,
             peer_ack_delay=peer_terms.ack_delay,
             reordering=1 if wire.ordered else 3,
+            clocked=self._clocked,
         )
         self._receipts = Receipts(terms.ack_delay)
         self._newest_named = -1  # in any acknowledgement
@@ -109,6 +112,7 @@ class Session:
         self._keepalive = wire.keepalive
         self._silence_allowed = _KEEPALIVES_MISSED * peer_terms.keepalive
         self._last_sent = self._last_heard = now
+        self._damage_seen, self._damaged_at = stats.crc_errors, float("-inf")
 
     # ---- the application's side
 
@@ -167,12 +171,16 @@ class Session:
         if self.ended is not None:
             return newest
         self._last_heard = now
+        if self._clocked:
+            self._window.frame_began(now - self._wire.time_on_air(len(frame)))
         try:
             chunks = fragments.decode(plaintext)
             wanted = any(isinstance(chunk, Segment | Credit | Reset | Ping) for chunk in chunks)
             self._receipts.add(number, wanted=wanted, now=now, in_full=any(isinstance(chunk, Ping) for chunk in chunks))
             for chunk in chunks:
                 self._take(chunk, now, newest)
+            if self._clocked and newest:
+                self._settle(self._window.heard(now))
         except Violation as error:
             self._end(f"protocol violation: {error}")
         return newest
@@ -289,16 +297,31 @@ class Session:
         return frame
 
     def _timers(self, now: float) -> None:
+        due = self._window.deadline() if self._clocked else None
+        if due is not None and now >= due and self._wire.receiving():
+            self._window.still_receiving(now)
         outcome = self._window.expired(now)
         self._settle(outcome)
         self._ping |= outcome.probe
-        if self._window.dead(now):
+        if self._window.dead(now, noisy=self._noisy(now)):
             self._end("the other end does not answer")
         if self._silence_allowed and now - self._last_heard > self._silence_allowed:
             self._end("the other end's keep-alives stopped")
         idle = self._keepalive > 0 and now - self._last_sent >= self._keepalive and self._window.idle
         if idle and now - self._last_heard >= (_KEEPALIVES_MISSED - 1) * self._keepalive:
             self._ping = True  # our keep-alives need no answer: ask now and then whether anybody is still there
+
+    @property
+    def _room(self) -> int:
+        """Bytes for the chunks of one frame."""
+        length = max(self.mtu // 2, _SHORTEST_FULL) if self._clocked and self._window.lossy else self.mtu
+        return min(length, self.mtu) - self._channel.overhead
+
+    def _noisy(self, now: float) -> bool:
+        """Whether damaged frames have come within the last seconds, on a wire where only the other end can have sent them."""
+        if self._stats.crc_errors != self._damage_seen:
+            self._damage_seen, self._damaged_at = self._stats.crc_errors, now
+        return self._clocked and now - self._damaged_at < _NOISE_LASTS
 
     def _build(self, now: float) -> tuple[bytes, _Content, bool]:
         content = _Content([])

@@ -10,7 +10,13 @@ again may be cut anew.
   delay, RFC 6298 and RFC 9002 section 6.2), the two oldest frames' contents go out again; the probe time then grows
   by half, up to threefold. It has a ceiling: what a busy channel made us measure would else keep us waiting long
   after the channel has fallen silent, for only an answer corrects it.
-- `PATIENCE` probes in a row and 20 s without any answer: the other end is gone.
+- On a wire between two ends of a known rate (`clocked`) more is known. Each frame acknowledges all that had arrived
+  when it was made: one that began well after a frame of ours had left, and does not name it, tells that it is lost.
+  And while a frame is arriving the probe can wait for it, so it needs no allowance for long ones: what counts is how
+  long an end that was silent takes to answer, which varies little.
+- There, too, a lost frame holds up all that is behind it for some frames' time, so frames are halved while many are lost.
+- `PATIENCE` probes in a row and 20 s without any answer: the other end is gone. Where damage shows that the line is
+  noisy the probes go on for longer, for what both ends remember is worth more than they cost.
 - Where the bit rate is known the driver paces, and the window is twice what fits the round trip; else it
   shrinks by a third on loss and grows by a frame a round trip (RFC 5681's idea).
 """
@@ -24,7 +30,11 @@ from transports.link.fragments import SHORT_RUN, SHORT_SPAN, SHORTER_SPAN
 from transports.link.ranges import Ranges
 
 PATIENCE = 16  # at 30 % loss each way half of all probes fail: once in 50,000 this is a mistake
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS, PATIENCE_IN_NOISE = 20.0, 180.0
+_SLACK = 0.25  # our frame and theirs may have waited in the queues of their wires, 0.1 s in each
+_LOOK_AGAIN = 0.05
+_FIRST_ANSWER = 0.5
+_LOSSY = 0.04
 _MAX_FRAMES = 512
 _MIN_FRAMES = 16
 _REMEMBERED = 256
@@ -57,8 +67,11 @@ class Outcome:
 class SendWindow:
     """The sender's side. Times are seconds of the caller's clock."""
 
-    def __init__(self, *, mtu: int, bit_rate: int | None, first_rtt: float, peer_ack_delay: float, reordering: int) -> None:
+    def __init__(
+        self, *, mtu: int, bit_rate: int | None, first_rtt: float, peer_ack_delay: float, reordering: int, clocked: bool = False
+    ) -> None:
         self._mtu = mtu
+        self._clocked = clocked
         self._bit_rate = bit_rate
         self._reordering = reordering
         self._peer_ack_delay = peer_ack_delay
@@ -66,10 +79,17 @@ class SendWindow:
         self._given_up: OrderedDict[int, Sent] = OrderedDict()
         self._in_flight = 0
         self._newest_acked = -1
-        self._smoothed = first_rtt
+        self._smoothed = self._first_rtt = first_rtt
         self._deviation = first_rtt / 4
         self._longest_probe_time = 5 + 5 * first_rtt
+        self._answer: float | None = None  # of an end that was silent, from our last bit to its first, without its `ack_delay`
+        self._answer_deviation = _FIRST_ANSWER / 2
+        self._shortest_answer = first_rtt
+        self._heard_at = float("-inf")  # the last bit of a frame of theirs
+        self._frame_began = float("-inf")
+        self._look_again_at = float("-inf")
         self.rtt: float | None = None
+        self._loss = 0.0  # share of frames, of the last few dozen
         self._congestion_window = 10 * mtu
         self._recover = 0
         self._probes = 0
@@ -91,6 +111,11 @@ class SendWindow:
         return not self._flying
 
     @property
+    def lossy(self) -> bool:
+        """Frames get lost so often that shorter ones are worth what they cost."""
+        return self._loss > _LOSSY
+
+    @property
     def unanswered(self) -> int:
         """Probes in a row without any answer."""
         return self._probes
@@ -110,8 +135,34 @@ class SendWindow:
 
     @property
     def _probe_time(self) -> float:
-        base = self._smoothed + max(4 * self._deviation, 0.02) + self._peer_ack_delay
+        base = self._smoothed + max(4 * self._deviation, 0.02)
+        if self._clocked:
+            answer = _FIRST_ANSWER if self._answer is None else self._answer
+            base = min(base, answer + max(2 * self._answer_deviation, _SLACK))
+        base += self._peer_ack_delay
         return float(min(base * min(1.5**self._probes, 3), self._longest_probe_time))
+
+    def frame_began(self, at: float) -> None:
+        """The first bit of the frame that has just arrived; for a `clocked` wire, before what it acknowledges is told."""
+        self._frame_began = at
+
+    def heard(self, now: float) -> Outcome:
+        """All that the frame acknowledges has been told. What it should have and did not is lost."""
+        outcome = Outcome()
+        self._heard_at = now
+        if self._last_left is not None:
+            self._last_left = max(now, self._last_left)
+        late = self._frame_began - _SLACK - self._shortest_answer
+        for number in [number for number, sent in self._flying.items() if sent.left_at < late]:
+            outcome.lost.append(self._give_up(number))
+        if not self._flying:
+            self._last_left = self._silent_since = None
+        return outcome
+
+    def still_receiving(self, now: float) -> None:
+        """A frame is arriving: a probe that is due waits for it, but not for noise without end."""
+        if self._last_left is not None and now < self._last_left + self._probe_time + self._first_rtt:
+            self._look_again_at = now + _LOOK_AGAIN
 
     def acknowledged(self, runs: Ranges, now: float) -> Outcome:
         """The other end has these frames."""
@@ -122,6 +173,7 @@ class SendWindow:
                 sent = pool.pop(number)
                 if pool is self._flying:
                     self._in_flight -= sent.size
+                    self._loss -= self._loss / 32
                 outcome.arrived.append(sent.content)
                 if newest is None or number > newest.number:
                     newest = sent
@@ -147,6 +199,18 @@ class SendWindow:
             self._deviation += (abs(sample - self._smoothed) - self._deviation) / 4
             self._smoothed += (sample - self._smoothed) / 8
         self.rtt = self._smoothed
+        if self._clocked and self._heard_at <= newest.left_at:
+            self._learn_answer(max(self._frame_began - newest.left_at, 0.001))
+
+    def _learn_answer(self, sample: float) -> None:
+        self._shortest_answer = min(self._shortest_answer, sample)
+        if sample >= self._peer_ack_delay:
+            sample -= self._peer_ack_delay  # it waited for company, or may as well have
+        if self._answer is None:
+            self._answer, self._answer_deviation = sample, sample / 2
+        else:
+            self._answer_deviation += (abs(sample - self._answer) - self._answer_deviation) / 4
+            self._answer += (sample - self._answer) / 8
 
     def _find_lost(self, now: float, outcome: Outcome) -> None:
         for number in list(self._flying):
@@ -161,6 +225,7 @@ class SendWindow:
     def _give_up(self, number: int) -> object:
         sent = self._flying.pop(number)
         self._in_flight -= sent.size
+        self._loss += (1 - self._loss) / 32
         self._given_up[number] = sent  # it may still turn out to have arrived
         while len(self._given_up) > _REMEMBERED:
             self._given_up.popitem(last=False)
@@ -180,7 +245,7 @@ class SendWindow:
         """When `expired` should be called next."""
         if not self._flying or self._last_left is None:
             return None
-        when = self._last_left + self._probe_time
+        when = max(self._last_left + self._probe_time, self._look_again_at)
         oldest = next(iter(self._flying.values()))
         if oldest.number < self._newest_acked:
             when = min(when, oldest.left_at + 1.25 * self._smoothed + 0.001)
@@ -193,7 +258,7 @@ class SendWindow:
         if deadline is None or now < deadline:
             return outcome
         self._find_lost(now, outcome)
-        if not outcome.lost and self._last_left is not None and now >= self._last_left + self._probe_time:
+        if not outcome.lost and self._last_left is not None and now >= max(self._last_left + self._probe_time, self._look_again_at):
             self._probes += 1
             self._last_left = None
             self._allowance = 2
@@ -201,8 +266,10 @@ class SendWindow:
             outcome.lost += [self._give_up(number) for number in list(self._flying)[:2]]
         return outcome
 
-    def dead(self, now: float) -> bool:
-        return self._probes >= PATIENCE and self._silent_since is not None and now - self._silent_since >= PATIENCE_SECONDS
+    def dead(self, now: float, *, noisy: bool = False) -> bool:
+        """`noisy`: what arrives is damaged."""
+        patience = PATIENCE_IN_NOISE if noisy else PATIENCE_SECONDS
+        return self._probes >= PATIENCE and self._silent_since is not None and now - self._silent_since >= patience
 
 
 class Receipts:

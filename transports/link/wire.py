@@ -78,6 +78,10 @@ class Wire(Protocol):
         """Seconds that a frame of that size occupies the medium."""
         ...
 
+    def receiving(self) -> bool:
+        """Whether bytes of a frame seem to be arriving now. False where nobody can tell."""
+        ...
+
     async def aclose(self) -> None: ...
 
 
@@ -96,6 +100,7 @@ class Driver(Protocol):
 
 BITS_PER_BYTE = 10  # 8N1
 _QUEUE_SECONDS = 0.1
+_BREAK_SECONDS = 0.15  # without a byte: what had begun to arrive has broken off
 _STUCK_SECONDS = 20.0  # flow control that never lets go
 
 
@@ -119,6 +124,7 @@ class StreamWire:
         self._decoder = hdlc.Decoder(self.mtu)
         self._frames: list[bytes] = []
         self._free_at = 0.0
+        self._byte_at = float("-inf")
         self._flag_stands_until = 0.0
 
     async def send(self, frame: bytes) -> None:
@@ -154,6 +160,7 @@ class StreamWire:
             if not data:
                 raise WireGone("the stream ended")
             self._stats.bytes_in += len(data)
+            self._byte_at = trio.current_time()
             self._frames += self._decoder.feed(bytes(data))
             self._stats.crc_errors += self._decoder.crc_errors
             self._decoder.crc_errors = 0
@@ -165,6 +172,9 @@ class StreamWire:
 
     def time_on_air(self, size: int) -> float:
         return 0.0 if self.bit_rate is None else (size + hdlc.OVERHEAD) * BITS_PER_BYTE / self.bit_rate
+
+    def receiving(self) -> bool:
+        return self._decoder.within and trio.current_time() - self._byte_at < _BREAK_SECONDS
 
     async def aclose(self) -> None:
         await self._stream.aclose()
