@@ -1,7 +1,8 @@
 """Bytes and seconds on a serial line of 2400 baud, 8N1: `python -m tests.bench.line [--quick] [--only PREFIX] [--texts FILE]`.
 
 The line is a pair of real ptys at their true rate between real processes; bytes are all that passed in both directions until the line was
-quiet again, framing, acknowledgements and encryption included. Seconds are what the person waits.
+quiet again, framing, acknowledgements and encryption included. Seconds are what the person waits. The same at the rates of radios
+(`radio.py`), and what loss leaves of a line (`loss.py`), on lines in memory and a virtual clock.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from tests.bench.load import Connection, Refused
 from tests.bench.report import Report, options, say
 from tests.bench.rooms import furnish
 from tests.bench.servers import PASSWORD
+from tests.bench.thin import CLIENT, ON_SCREEN, SCREEN, SLIDING, text_message
 from tests.lab.box import Box
 from tests.lab.programs import LabError, Program, python_module, wait_for
 from tests.lab.ptyline import PtyLine
 from tests.lab.synapse import free_port
 
 RATE = 2400
-CLIENT = "/_matrix/client/v3"
 RETURNED = 5
 QUIET = 1.0
 """Seconds without a byte after which the line counts as quiet: ten times what an acknowledgement is held back."""
@@ -57,22 +58,7 @@ mdns = false
 uri = "serial:{port_file},{rate}"
 name = "line"
 """
-SCREEN = {
-    "lists": {
-        "all": {
-            "ranges": [[0, 19]],
-            "timeline_limit": 1,
-            "required_state": [["m.room.name", ""], ["m.room.encryption", ""]],
-        }
-    }
-}
-"""Of sliding sync what a first screen shows: name, counts, last event, whether it is encrypted."""
-SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 UNBUILT = ("line.push.text", "line.send.text")
-RADIO = (
-    *(f"{name}.{unit}" for name in ("connect", "login", "first_screen.rooms20", "send", "box.join") for unit in ("bytes", "s")),
-    *(f"{name}.bytes" for name in ("push", "idle_hour", "box.message")),
-)
 
 
 class Wire:
@@ -128,11 +114,7 @@ class LineBox(Box):
         return answer.json
 
     def say(self, token: str, room_id: str, text: str, txn_id: str) -> None:
-        self.call("PUT", f"/rooms/{quote(room_id)}/send/m.room.message/{txn_id}", _text(text), token)
-
-
-def _text(body: str) -> dict[str, str]:
-    return {"msgtype": "m.text", "body": body}
+        self.call("PUT", f"/rooms/{quote(room_id)}/send/m.room.message/{txn_id}", text_message(text), token)
 
 
 # A client behind the proxy
@@ -154,7 +136,8 @@ class Proxied:
         if furnished:
             with self.box:
                 self.alice, self._alices = self.box.register("alice")
-            furnish(folder / "box" / "data" / "edgeserver.db", self.alice.partition(":")[2], self.alice, furnished, chance or Random(1))
+            database, server_name = folder / "box" / "data" / "edgeserver.db", self.alice.partition(":")[2]
+            furnish(database, server_name, self.alice, furnished, chance or Random(1), text)
         running.enter_context(self.box)
         if not furnished:
             self.alice, _ = self.box.register("alice")
@@ -207,12 +190,19 @@ class Proxied:
         with Connection(self.url) as connection:
             return connection.call(method, CLIENT + path, body, token)
 
-    def screen(self, token: str) -> None:
-        """What is new on the first screen of whoever has this token."""
+    def screen(self, token: str, rooms: int = 0) -> None:
+        """What is new on the first screen of whoever has this token, until so many rooms were told: a thin line brings them by and by."""
+        told: set[str] = set()
         with Connection(self.url) as connection:
-            pos = self._seen.get(token)
-            answer = connection.call("POST", SLIDING + ("" if pos is None else f"?pos={pos}"), SCREEN, token)
-            self._seen[token] = answer["pos"]
+            while True:
+                pos = self._seen.get(token)
+                answer = connection.call("POST", SLIDING + ("" if pos is None else f"?pos={pos}"), SCREEN, token)
+                self._seen[token] = answer["pos"]
+                told |= answer["rooms"].keys()
+                if len(told) >= rooms:
+                    return
+                if not answer["rooms"]:
+                    raise LabError(f"no more than {len(told)} rooms came")
 
     def login(self) -> str:
         body = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}, "password": PASSWORD}
@@ -228,7 +218,7 @@ def behind_the_proxy(report: Report, folder: Path) -> None:
     with ExitStack() as running:
         bench = Proxied(folder, running, report.texts())
         wire = bench.wire
-        calls = report.runs(3, 2) if report.wants("line.connect.bytes", "line.connect.s") else 1  # all that follows needs one
+        calls = report.runs(5, 2) if report.wants("line.connect.bytes", "line.connect.s") else 1  # all that follows needs one
         _each(report, "line.connect", wire, [bench.connect] * calls, between=bench.hang_up)
         if report.wants("line.login.bytes", "line.login.s"):
             _each(report, "line.login", wire, [_seconds(bench.login)] * report.runs(5, 2))
@@ -264,8 +254,12 @@ def _first_screens(report: Report, metric: str, bench: Proxied) -> str:
         tokens.append(bench.login())
 
     anew()
-    note = "a new connection; sliding sync of a stock client behind the proxy that asks for what is shown; event ids and room ids included"
-    _each(report, metric, bench.wire, [_seconds(lambda: bench.screen(tokens[-1]))] * report.runs(5, 2), between=anew, note=note)
+    note = (
+        "a new connection; sliding sync of a stock client behind the proxy that asks for what is shown; event ids and room ids included; "
+        f"until all {ON_SCREEN} rooms are there"
+    )
+    look = _seconds(lambda: bench.screen(tokens[-1], ON_SCREEN))
+    _each(report, metric, bench.wire, [look] * report.runs(5, 2), between=anew, note=note)
     return tokens[-1]
 
 
@@ -274,7 +268,7 @@ def _return(report: Report, bench: Proxied, token: str) -> None:
     steps: list[Callable[[], float]] = []
 
     def look() -> float:
-        return _seconds(partial(bench.screen, token))()
+        return _seconds(partial(bench.screen, token, RETURNED))()
 
     bench.screen(token)
     for number in range(report.runs(5, 2)):
@@ -290,7 +284,7 @@ def _return(report: Report, bench: Proxied, token: str) -> None:
 def _send(report: Report, bench: Proxied) -> None:
     token, target = bench.login(), f"/rooms/{quote(bench.rooms[0])}/send/m.room.message"
     texts = [bench.text() for _ in range(report.runs(20, 6))]
-    steps = [_seconds(partial(bench.call, "PUT", f"{target}/m{number}", _text(text), token)) for number, text in enumerate(texts)]
+    steps = [_seconds(partial(bench.call, "PUT", f"{target}/m{number}", text_message(text), token)) for number, text in enumerate(texts)]
     note = f"texts of {statistics.mean(map(len, texts)):.0f} characters on average; seconds until the client has the event id"
     _each(report, "line.send", bench.wire, steps, note=note)
 
@@ -407,7 +401,7 @@ def between_boxes(report: Report, folder: Path) -> None:
             joined.append(room_id)
 
         more = {"preset": "public_chat", "name": "Harbour"}
-        rooms = [str(near.call("POST", "/createRoom", more, alice)["room_id"]) for _ in range(report.runs(4, 1))]
+        rooms = [str(near.call("POST", "/createRoom", more, alice)["room_id"]) for _ in range(report.runs(5, 2))]
         room_id_server = near.call("GET", "/account/whoami", None, alice)["user_id"].partition(":")[2]
         joined: list[str] = []
         note = "a room of one member with a name, joined from the other box; the first join also fetches keys"
@@ -440,13 +434,16 @@ def low_bandwidth(report: Report, folder: Path) -> None:
     say("msc3079")
     folder.mkdir()
     cipher = "PSK-AES128-CCM8"
-    sent, answered, room_id = trio.run(_low_bandwidth, folder, cipher)
-    note = f"CoAP message and DTLS record ({cipher}) of 'Hello World' in a room with an id of {len(room_id)} characters, txn id of 10"
-    report.line("line.msc3079.send.bytes", sent, "B", n=1, note=note)
-    report.line("line.msc3079.response.bytes", answered, "B", n=1, note=note)
+    text = report.texts() if report.texts_file else lambda: "Hello World"
+    texts = [text() for _ in range(report.runs(5, 2))]
+    sent, answered, room_id = trio.run(_low_bandwidth, folder, cipher, texts)
+    what = f"texts of {statistics.mean(map(len, texts)):.0f} characters on average" if report.texts_file else f"'{texts[0]}'"
+    note = f"CoAP message and DTLS record ({cipher}) of {what} in a room with an id of {len(room_id)} characters, txn id of 10"
+    report.median("line.msc3079.send.bytes", sent, "B", note)
+    report.median("line.msc3079.response.bytes", answered, "B", note)
 
 
-async def _low_bandwidth(folder: Path, cipher: str) -> tuple[int, int, str]:
+async def _low_bandwidth(folder: Path, cipher: str, texts: list[str]) -> tuple[list[float], list[float], str]:
     from edgeserver.app.low_bandwidth import serve_low_bandwidth
     from edgeserver.config import parse
     from tests.flows.world import World
@@ -466,24 +463,33 @@ async def _low_bandwidth(folder: Path, cipher: str) -> tuple[int, int, str]:
                 client = CoapClient(channel)
                 await nursery.start(client.run)
                 await client.request("GET", f"{CLIENT}/account/whoami", token=alice.token)  # the token holds from here on
-                channel.wire.clear()
-                target = f"{CLIENT}/rooms/{quote(room_id)}/send/m.room.message/m.12345678"
-                await client.request("PUT", target, orjson.dumps(_text("Hello World")))
-                (way_out, request), (way_in, response) = channel.wire
-                if (way_out, way_in) != ("out", "in"):
-                    raise LabError("a message and its answer were more than one datagram each")
+                sent: list[float] = []
+                answered: list[float] = []
+                for number, text in enumerate(texts):
+                    channel.wire.clear()
+                    target = f"{CLIENT}/rooms/{quote(room_id)}/send/m.room.message/m.{12345678 + number}"
+                    await client.request("PUT", target, orjson.dumps(text_message(text)))
+                    (way_out, request), (way_in, response) = channel.wire
+                    if (way_out, way_in) != ("out", "in"):
+                        raise LabError("a message and its answer were more than one datagram each")
+                    sent.append(len(request))
+                    answered.append(len(response))
                 nursery.cancel_scope.cancel()
-    return len(request), len(response), room_id
+    return sent, answered, room_id
+
+
+def in_memory(report: Report, folder: Path) -> None:
+    """What is measured on simulated lines: radios and loss."""
+    from tests.bench.loss import losses
+    from tests.bench.radio import on_the_air
+
+    on_the_air(report, folder)
+    losses(report)
 
 
 def not_measured(report: Report) -> None:
     """The names of what this benchmark does not measure, and why."""
     report.missing("B", "there is no text client on lines yet", *(f"{name}.bytes" for name in UNBUILT))
-    report.missing("share", "not measured by this benchmark yet", "line.loss10.goodput", "line.loss30.goodput")
-    for radio in ("sf7", "longfast"):
-        for name in RADIO:
-            unit = "s" if name.endswith(".s") else "B"
-            report.missing(unit, "radio rates are not measured by this benchmark yet", f"line.{radio}.{name}")
 
 
 def main() -> None:
@@ -494,6 +500,7 @@ def main() -> None:
         between_boxes(report, Path(folder) / "boxes")
         idle_hour(report, Path(folder) / "idle")
         low_bandwidth(report, Path(folder) / "msc3079")
+        in_memory(report, Path(folder) / "radio")
     not_measured(report)
 
 

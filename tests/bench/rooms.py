@@ -6,6 +6,7 @@ Zipf's law: of n rooms the k-th largest has n/k members. All but the owner are o
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ AT_ONCE = 500
 class Furnisher:
     """Makes rooms for one user."""
 
-    def __init__(self, db: Database, server_name: str, owner: str, chance: random.Random) -> None:
+    def __init__(self, db: Database, server_name: str, owner: str, chance: random.Random, text: Callable[[], str]) -> None:
+        self._text = text
         self._db, self._owner, self._chance = db, owner, chance
         self._now = 1_790_000_000_000
         key = SigningKey(b"1" * 32, "ed25519:bench")
@@ -52,7 +54,7 @@ class Furnisher:
         for start in range(0, len(others), AT_ONCE):
             await self._db.write(lambda tx, part=others[start : start + AT_ONCE]: self._join(tx, room_id, part))
         speaker = others[-1] if others else self._owner
-        content = {"msgtype": "m.text", "body": "Good morning."}
+        content = {"msgtype": "m.text", "body": self._text()}
         await self._db.write(lambda tx: self._compose(tx, room_id, speaker, "m.room.message", content))
         return room_id
 
@@ -67,15 +69,17 @@ class Furnisher:
         self._composer.compose(tx, room, sender, kind, content, **more)
 
 
-def furnish(database: Path, server_name: str, owner: str, count: int, chance: random.Random) -> str:
-    """Makes so many rooms for a local user; returns the id of the one made last."""
+def furnish(
+    database: Path, server_name: str, owner: str, count: int, chance: random.Random, text: Callable[[], str] = lambda: "Good morning."
+) -> str:
+    """Makes so many rooms for a local user, with a `text` in each; returns the id of the one made last."""
 
     async def make() -> str:
         sizes = [min(MOST_MEMBERS, max(1, count // rank)) for rank in range(1, count + 1)]
         chance.shuffle(sizes)
         last = ""
         async with trio_asyncio.open_loop(), open_database(database) as db:
-            furnisher = Furnisher(db, server_name, owner, chance)
+            furnisher = Furnisher(db, server_name, owner, chance, text)
             for number, members in enumerate(sizes):
                 last = await furnisher.room(number, members)
         return last
