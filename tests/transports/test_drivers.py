@@ -10,6 +10,7 @@ import trio
 
 from tests.transports.rigs import ALICE, BOB, NAMES, RealClock, UdpRig, both_up
 from transports.exchange import Priority
+from transports.framing import hdlc
 from transports.identity import Identity
 from transports.link.connection import Link
 from transports.link.wire import LinkStats, StreamWire, WireGone, default_mtu
@@ -110,6 +111,33 @@ async def test_a_flag_between_two_frames_is_sent_once_unless_the_line_was_idle_o
             assert broken[-1:] != b"~"
             await wire.send(b"\x20next")
             assert (await theirs.receive_some(1000))[:1] == b"~"
+
+
+async def test_a_wire_tells_that_a_frame_is_arriving_until_it_is_there_or_has_broken_off(autojump_clock, nursery) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    wire = StreamWire(ours, LinkStats(), bit_rate=2400)
+    nursery.start_soon(wire.receive)
+    frame = hdlc.encode(b"\x20" + bytes(50))
+    assert not wire.receiving()
+    for piece, arriving in ((frame[:20], True), (frame[20:], False)):
+        await theirs.send_all(piece)
+        await trio.sleep(0.05)
+        assert wire.receiving() is arriving
+    nursery.start_soon(wire.receive)
+    await theirs.send_all(frame[:20])
+    await trio.sleep(0.1)
+    assert wire.receiving()
+    await trio.sleep(0.1)
+    assert not wire.receiving()
+    cable = MemoryCable(Medium(2400, delay=0.5))
+    speaker, hearer = await cable.a.open(LinkStats()), await cable.b.open(LinkStats())
+    nursery.start_soon(speaker.send, bytes(236))  # a second on the line
+    heard = []
+    for _ in range(8):
+        await trio.sleep(0.24)
+        heard.append(hearer.receiving())
+    assert heard == [False, False, True, True, True, True, False, False]
+    nursery.cancel_scope.cancel()
 
 
 async def test_a_port_that_takes_no_bytes_is_given_up(autojump_clock) -> None:
