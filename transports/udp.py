@@ -3,11 +3,14 @@
 The caller sends a keep-alive of 22 bytes after each `keepalive` seconds of silence, for the NAT's sake. The listener
 gives each peer a connection id of four bytes; a frame that carries it and proves authentic may come from a new
 address, which then is the peer's address (roaming). A listener that has restarted answers sealed frames that it
-cannot place with a WAKE (see `rendezvous.py`), shorter than what it answers.
+cannot place with a WAKE (see `rendezvous.py`), shorter than what it answers, if their connection id is one that it may
+have given: half of an id is a keyed hash of the other half. So nobody finds a listener by sending it what he likes;
+whoever is not paired gets an answer to one of 65,536 datagrams at best.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +31,7 @@ MTU = 1280 - 48  # the IPv6 minimum less IPv6 and UDP headers
 _ID = 4
 _MAX_PEERS = 256
 _MAX_STRANGERS = 32
+_MAX_ANONYMOUS = 8
 _INBOX = 64
 _WAKES_PER_SECOND = 20
 _SMALLEST_SEALED = 22
@@ -174,7 +178,7 @@ class UdpListener:
     """One socket, many peers. `run` serves until cancelled; `connections` gives each peer's connection as it comes up.
 
     `port` 0 takes a free one, see `address` once `ready` is set. At most 256 peers, of whom 32 may be in the middle
-    of a handshake.
+    of a handshake, 8 of them anonymous ones.
     """
 
     def __init__(
@@ -199,7 +203,8 @@ class UdpListener:
         self._random = random
         self._by_id: dict[bytes, _PeerWire] = {}
         self._by_address: dict[Address, _PeerWire] = {}
-        self._strangers: set[_PeerWire] = set()
+        self._strangers: dict[_PeerWire, bool] = {}  # is it an anonymous caller?
+        self._id_key = hashlib.blake2b(identity.seed, person=b"edgeserver ids", digest_size=32).digest()
         self._wakes_left, self._wakes_second = _WAKES_PER_SECOND, 0
         self._put, self._get = trio.open_memory_channel[Connection](_MAX_PEERS)
         self._socket: trio.socket.SocketType | None = None
@@ -248,26 +253,34 @@ class UdpListener:
                 return
         else:
             wire = self._by_address.get(source)
-        if wire is None and frame[0] in (IK1, NN1) and len(self._strangers) < _MAX_STRANGERS:
-            if len(self._by_id) >= _MAX_PEERS:
-                return
+        if wire is None and frame[0] in (IK1, NN1) and self._has_room(anonymous=frame[0] == NN1):
             wire = _PeerWire(self, source, self._fresh_id())
             self._by_id[wire.connection_id] = self._by_address[source] = wire
-            self._strangers.add(wire)
+            self._strangers[wire] = frame[0] == NN1
             nursery.start_soon(self._serve, wire)
         if wire is not None:
             wire.deliver(frame, source)
 
+    def _has_room(self, *, anonymous: bool) -> bool:
+        if len(self._by_id) >= _MAX_PEERS or len(self._strangers) >= _MAX_STRANGERS:
+            return False
+        return not anonymous or (self.strangers_welcome and sum(self._strangers.values()) < _MAX_ANONYMOUS)
+
     def _fresh_id(self) -> bytes:
-        while (connection_id := self._random(_ID)) in self._by_id:
+        while (connection_id := self._id_of(self._random(_ID // 2))) in self._by_id:
             pass
         return connection_id
+
+    def _id_of(self, half: bytes) -> bytes:
+        return half + hashlib.blake2b(half, key=self._id_key, digest_size=_ID - len(half)).digest()
 
     async def _wake(self, frame: bytes, source: Address) -> None:
         second = int(trio.current_time())
         if second != self._wakes_second:
             self._wakes_left, self._wakes_second = _WAKES_PER_SECOND, second
-        if len(frame) >= _SMALLEST_SEALED and self._wakes_left > 0:
+        connection_id = frame[COUNTER : COUNTER + _ID]
+        ours = self._id_of(connection_id[: _ID // 2]) == connection_id
+        if ours and len(frame) >= _SMALLEST_SEALED and self._wakes_left > 0:
             self._wakes_left -= 1
             await self.transmit(bytes([WAKE]) + frame[:8], source)
 
@@ -277,7 +290,7 @@ class UdpListener:
         )
 
         def announce(connection: Connection) -> None:
-            self._strangers.discard(wire)
+            self._strangers.pop(wire, None)
             self._announce(connection)
 
         try:
@@ -286,7 +299,7 @@ class UdpListener:
             return
         finally:
             del self._by_id[wire.connection_id]
-            self._strangers.discard(wire)
+            self._strangers.pop(wire, None)
             if self._by_address.get(wire.address) is wire:
                 del self._by_address[wire.address]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -156,7 +157,13 @@ class LinkService:
         while True:
             board = self._boards.setdefault(id(line.driver), Switchboard())
             line.link = Link(
-                line.driver, self._identity, self.known, peer_key=self._callee(line.name), switchboard=board, random=self._random
+                line.driver,
+                self._identity,
+                self.known,
+                peer_key=self._callee(line.name),
+                switchboard=board,
+                expects=partial(self._expects_a_call, line.name),
+                random=self._random,
             )
             line.link.strangers_welcome = (self._offer or self._settling) is not None
             line.stopped, line.resume = trio.Event(), trio.Event()
@@ -175,6 +182,10 @@ class LinkService:
     def _callee(self, line_name: str) -> bytes | None:
         return next((one.public_key for one in self._known.values() if one.link == line_name), None)
 
+    def _expects_a_call(self, line_name: str) -> bool:
+        """Whether somebody is paired who does not belong to another line."""
+        return any(one.link in (None, line_name) for one in self._known.values())
+
     async def _run_listener(self, line: Line) -> None:
         from transports.udp import UdpListener
 
@@ -192,7 +203,7 @@ class LinkService:
         try:
             if connection.peer_key is None:
                 await self._pair_with_stranger(connection)
-            elif connection.profile.peer is not None:
+            elif connection.profile.peer is not None and connection.peer_key in self._known:
                 await self._serve_peer(line, connection, connection.profile.peer, connection.peer_key)
         except LinkDown:
             pass

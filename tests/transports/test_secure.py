@@ -334,7 +334,16 @@ def pass_frames(alice: Rendezvous, bob: Rendezvous, now: float) -> None:
                 there.receive(frame, now)
 
 
-def test_a_session_with_short_tags_ends_after_too_many_forgeries_and_its_ends_make_new_keys_at_once() -> None:
+def until_they_agree(alice: Rendezvous, bob: Rendezvous, now: float) -> float:
+    """When both had the same session."""
+    while True:
+        pass_frames(alice, bob, now)
+        if alice.session is not None and bob.session is not None and alice.session.handshake_hash == bob.session.handshake_hash:
+            return now
+        now += 0.25
+
+
+def test_a_session_with_short_tags_ends_after_too_many_forgeries_and_its_ends_make_new_keys_within_seconds() -> None:
     alice, bob = meeting(ALICE, BOB.public_key, 1), meeting(BOB, None, 2)
     pass_frames(alice, bob, 0.0)
     older = alice.session
@@ -346,9 +355,8 @@ def test_a_session_with_short_tags_ends_after_too_many_forgeries_and_its_ends_ma
     assert bob.session.ended is None
     bob.receive(forged, 6.0)
     assert "new keys" in bob.session.ended
-    pass_frames(alice, bob, 6.0)
+    assert until_they_agree(alice, bob, 6.0) < 12
     assert alice.session is not older
-    assert alice.session.handshake_hash == bob.session.handshake_hash
     assert bob._stats.crc_errors == MAX_FORGED  # on a wire between two damage is the likelier cause
 
 
@@ -382,8 +390,7 @@ def test_one_compact_frame_that_it_cannot_read_makes_an_end_that_lost_the_sessio
         pass  # its WAKE is lost
     alice.session.submit(b"still there?", Priority.MESSAGE)
     again.receive(alice.next_frame(100.0), 100.1)
-    pass_frames(alice, again, 100.2)
-    assert alice.session.handshake_hash == again.session.handshake_hash
+    assert until_they_agree(alice, again, 100.2) < 108
 
 
 async def test_the_handshake_survives_the_loss_of_every_third_frame(autojump_clock, nursery) -> None:

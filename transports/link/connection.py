@@ -264,6 +264,7 @@ class Link:
     to be called (and wakes whoever is there while it has no session). `as_stranger` calls anonymously and `strangers_welcome`
     may be set while pairing is open. `redial_cap` is the longest pause in seconds between calls into the void;
     WAKEs pause as long, on a shared channel longer.
+    `expects` tells whether anybody is paired who might call here; while nobody is, the link says nothing by itself.
     `duty` is shared by all that uses the same transmitter, `switchboard` by all links of one station on a shared channel.
     """
 
@@ -279,6 +280,7 @@ class Link:
         redial_cap: float = 600.0,
         duty: DutyCycle | None = None,
         switchboard: Switchboard | None = None,
+        expects: Callable[[], bool] = lambda: True,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.name = driver.name
@@ -289,7 +291,7 @@ class Link:
         self._driver = driver
         self._board = switchboard or Switchboard()
         self._seat = Seat(peer_key, lambda: self.connection is not None and self.connection.is_up)
-        self._party = Party(identity, known, peer_key, as_stranger, lambda: self.strangers_welcome, self._admits)
+        self._party = Party(identity, known, peer_key, as_stranger, lambda: self.strangers_welcome, self._admits, expects)
         self._duty = duty or DutyCycle()
         self._random = random
         self._max_message = max_message

@@ -40,6 +40,7 @@ SHORT_RUN = 16
 SHORT_SPAN, SHORTER_SPAN = 1 << 13, 1 << 6
 _SHORT, _SHORTER = 0x20, 0x40
 _MAX_RUNS = 32
+_MAX_PIECES = 2 * ID_WINDOW  # a sender has at most 512 frames under way, so it never leaves that many holes
 
 
 class Violation(Exception):
@@ -291,7 +292,8 @@ class _Incoming:
 class Reassembler:
     """Segments in any order, doubled or overlapping, to whole messages, each handed out once.
 
-    Memory: at most `credit_for(max_message)` bytes and 64 for each message that waits for `taken`.
+    Memory: at most `credit_for(max_message)` bytes and 64 for each message that waits for `taken`, and less than a megabyte
+    for the holes in messages.
     """
 
     def __init__(self, max_message: int) -> None:
@@ -299,6 +301,7 @@ class Reassembler:
         self._window = credit_for(max_message)
         self._partial: dict[int, _Incoming] = {}
         self._finished = Ranges()
+        self._pieces = 0  # runs of bytes in all partial messages
         self._used = 0
         self._released = 0
 
@@ -328,10 +331,15 @@ class Reassembler:
         incoming.buffer[start:stop] = segment.data
         if segment.fin:
             incoming.total = stop
+        before = len(incoming.have)
         incoming.have.add(start, stop + segment.fin)
+        self._pieces += len(incoming.have) - before
+        if self._pieces > _MAX_PIECES:
+            raise Violation("messages came in too many pieces")
         if incoming.total is None or not incoming.have.covers(0, incoming.total + 1):
             return None
         del self._partial[message_id]
+        self._pieces -= 1
         self._finished.add(message_id, message_id + 1)
         return bytes(incoming.buffer)
 
@@ -346,6 +354,7 @@ class Reassembler:
             return
         incoming = self._partial.pop(message_id, None)
         extent = incoming.extent if incoming else 0
+        self._pieces -= len(incoming.have) if incoming else 0
         if not extent <= reset.sent <= self._max_message:
             raise Violation("a message was given up at an impossible length")
         self._spend(reset.sent - extent + (0 if incoming else MESSAGE_COST))

@@ -5,6 +5,7 @@
     knows a peer  no session            start, redial time, a WAKE       first message, repeated at growing pauses
     knows nobody  no session            start, a frame it cannot read    WAKE: "please start one", repeated as calls are
     either        any                   first message of a known peer    answer; the session is *pending*
+    either        any                   the same of anybody else         nothing at all
     either        pending               a frame that its keys open       the session is up, the one before is over
     caller        first message is out  the answer                       the session is up, a PING at once confirms it
     either        first message is out  the peer's first message         the smaller of the two messages stands
@@ -13,22 +14,29 @@
 
 A restarted peer therefore replaces its old session by itself, with its first frames, and an idle line needs no
 heartbeat. But an idle caller goes on believing in a session that the other end has lost while the line was silent, so
-WAKEs, like calls, never cease: else both would wait until the caller had something to say. A replayed first message
-makes a pending session that never comes up. A WAKE is not authentic: it makes us call, and what is up stays up until
-the call succeeds. While a session is up it makes us call at once only if it repeats the beginning of a frame of ours,
-for only who hears us and has no session can send that. Any other is doubtful, as noise may look like it: where
-datagrams may come from anybody nothing comes of it, on a wire between two we ask the session for a sign of life, which
-its other end gives, or answers with such a WAKE if it has lost it.
+WAKEs, like calls, never cease: else both would wait until the caller had something to say. But an end that nobody can
+call, for it is paired with nobody who would come on this wire, says nothing at all, whatever it hears.
+
+A first message has its effect once: `Spent` remembers those whose session came up. One of which this end does not know
+that (recorded before it started, or never answered) makes a pending session that never comes up; nobody's call takes
+the place of another's that is pending, unless it is of the same kind.
+
+A WAKE is not authentic: it makes us call, and what is up stays up until the call succeeds. While a session is up it makes
+us call at once only if it repeats the beginning of a frame of this session of ours, for only who hears us and has no
+session can send that. Any other is doubtful, as noise may look like it: where datagrams may come from anybody nothing
+comes of it, on a wire between two we ask the session for a sign of life, which its other end gives, or answers with such
+a WAKE if it has lost it.
 
 On a channel whose air many stations share, everybody hears every call and every WAKE. There a call is answered by the
-one link that `Party.admits` it, a session is replaced by its own peer alone, and a WAKE only makes us ask the session
-for a sign of life: we call if none comes. As all are asked by each, its pauses grow longer there.
+one link that `Party.admits` it, and a session is replaced by its own peer alone. As all are asked by each WAKE, its
+pauses grow longer there.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from transports.link.secure import IK1, IK2, NN1, NN2, SEALED, WAKE, Forged, Initiation, Refused, Response, Terms
@@ -41,7 +49,8 @@ if TYPE_CHECKING:
     from transports.link.airtime import DutyCycle
     from transports.link.wire import LinkStats, Wire
 
-_MAX_PENDING = 2
+_MAX_PENDING = 2  # of those who are known, and as many strangers
+_MAX_SPENT = 1024
 _ANSWERS = 3  # how often an answer is given unasked; once on a shared wire, where the caller's address may be forged
 _PENDING_LIFE = 30.0
 _CALLS_BESIDE_SESSION = 5
@@ -52,6 +61,28 @@ _UNANSWERED, _UNANSWERED_ON_AIR = 2, 4  # after a doubtful WAKE
 _HEAD = 8
 
 
+class Spent:
+    """First messages that have had their effect, by their digests; the last 1,024, some 150 kB.
+
+    It outlives the wire: whoever recorded a call cannot use it after the port was opened anew.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, None] = {}
+
+    def add(self, first: bytes) -> None:
+        self._seen[self._digest(first)] = None
+        if len(self._seen) > _MAX_SPENT:
+            del self._seen[next(iter(self._seen))]
+
+    def __contains__(self, first: bytes) -> bool:
+        return self._digest(first) in self._seen
+
+    @staticmethod
+    def _digest(first: bytes) -> bytes:
+        return hashlib.blake2b(first, digest_size=16).digest()
+
+
 @dataclass(frozen=True)
 class Party:
     """Who we are and whom we talk to.
@@ -59,7 +90,8 @@ class Party:
     `known` maps an ed25519 public key to the identity that `LinkProfile.peer` will show, None for a stranger.
     `peer_key` is whom to call (None: wait to be called; on a shared wire nobody else is answered); `as_stranger`:
     call anonymously, for pairing. `strangers_welcome` is asked when an anonymous call comes. `admits` is asked on a
-    shared channel whether a caller (None: a stranger) is for this link, or for another of the same station.
+    shared channel whether a caller (None: a stranger) is for this link, or for another of the same station. `expects`
+    tells whether anybody is known who might call on this wire.
     """
 
     identity: Identity
@@ -68,6 +100,8 @@ class Party:
     as_stranger: bool = False
     strangers_welcome: Callable[[], bool] = lambda: False
     admits: Callable[[bytes | None], bool] = lambda key: True
+    expects: Callable[[], bool] = lambda: True
+    spent: Spent = field(default_factory=Spent)
 
 
 @dataclass(frozen=True)
@@ -139,7 +173,6 @@ class Rendezvous:
         self._call: _Call | None = None
         self._call_at: float | None = None
         self._pending: list[_Pending] = []
-        self._settled: deque[bytes] = deque(maxlen=8)  # first messages that have had their effect
         self._out: deque[bytes] = deque(maxlen=4)
         self._wakes = 0
         self._wake_at: float | None = None
@@ -214,12 +247,18 @@ class Rendezvous:
                 newest = pending.up.session.receive_frame(frame, now)
             except Refused:
                 continue
-            self._settled.append(pending.first)
+            if not self._still_welcome(pending.up.peer_key):
+                self._pending.remove(pending)
+                raise Refused("nobody who may call any more")
+            self._party.spent.add(pending.first)
             self._raise(pending.up)
             return newest
         if self.session is None and not self._wire.shared:
             self._unreadable(frame, now)
         raise Refused("not for any session of ours")
+
+    def _still_welcome(self, caller: bytes | None) -> bool:
+        return self._party.strangers_welcome() if caller is None else self._party.known(caller) is not None
 
     def _unreadable(self, frame: bytes, now: float) -> None:
         # The other end still believes in a session that we have lost.
@@ -232,7 +271,7 @@ class Rendezvous:
             self._unreadables += 1
         if self._calls:
             self._hurry(now, anew=not doubtful)
-        elif not self._pending and now - self._last_wake >= _WAKE_PAUSE:
+        elif not self._pending and now - self._last_wake >= _WAKE_PAUSE and self._party.expects():
             self._last_wake = now
             self._out.append(bytes([WAKE]) + frame[:_HEAD])
 
@@ -250,8 +289,8 @@ class Rendezvous:
             if pending.first == frame:
                 self._out.append(pending.answer)
                 return
-        if frame in self._settled:
-            return
+        if frame in self._party.spent:
+            raise Refused("a call that has had its effect")
         response = Response(self._party.identity, frame, self._random(32))
         peer = None
         if response.peer_key is not None:
@@ -271,8 +310,14 @@ class Rendezvous:
         self._stand_back(now)
         answer, channel = response.answer(self._terms)
         session = Session(channel, self._wire, self._terms, response.peer_terms, self._duty, self._stats, now)
-        self._pending = self._pending[1 - _MAX_PENDING :]
+        self._make_room(response.peer_key is None)
         self._pending.append(_Pending(frame, answer, Up(session, peer, response.peer_key), now, now + self._base + self._pending_life))
+
+    def _make_room(self, for_stranger: bool) -> None:
+        """Among those of one kind the newest stay: who only knows that pairing is open cannot push a peer's call aside."""
+        alike = [pending for pending in self._pending if (pending.up.peer_key is None) is for_stranger]
+        if len(alike) == _MAX_PENDING:
+            self._pending.remove(alike[0])
 
     def _check_address(self, caller: bytes | None) -> None:
         """Raises `Refused` for a call that all heard and another link should answer."""
@@ -315,18 +360,14 @@ class Rendezvous:
         heard = len(echo) == _HEAD and echo in self._heads
         if not self._calls or (now - self._last_wake < self._base and not (heard and self._doubted_until is not None)):
             return
-        if self.session is not None and (self._broadcast or not (heard or self._wire.shared)):
-            self._doubt(now)
-            return
-        if self._wire.shared and self.session is not None and not heard:
+        if self.session is None or (heard and not self._broadcast):
+            self._last_wake, self._doubted_until = now, None
+            self._heads.clear()
+            self._hurry(now)
+        elif self._wire.shared and not self._broadcast:
             raise Refused("woken by somebody who does not hear us")
-        self._last_wake, self._doubted_until = now, None
-        self._heads.clear()
-        self._hurry(now)
-
-    def _doubt(self, now: float) -> None:
-        """Somebody seems to have lost a session: if ours brings no sign of life in time it was our peer, and we call."""
-        if self.session is not None and self._doubted_until is None:
+        elif self._doubted_until is None:
+            # Somebody seems to have lost a session: if ours brings no sign of life in time it was our peer, and we call.
             self._last_wake = now
             self._doubted_until = now + 2 * self._base
             self.session.confirm_soon()
@@ -339,6 +380,7 @@ class Rendezvous:
         self._unproven_until, self._doubted_until = float("-inf"), None
         self._stats.handshakes += 1
         self._pending = []
+        self._heads.clear()
         self._call = self._call_at = self._wake_at = None
         self._unreadables, self._heed_at = 0, float("-inf")
         self.ups.append(up)
@@ -402,7 +444,7 @@ class Rendezvous:
             self._wakes += 1
             cap = self._redial_cap * (_QUIETER if self._broadcast else 1)
             self._wake_at = now + self._pause(self._wakes, cap)
-            return bytes([WAKE])
+            return bytes([WAKE]) if self._party.expects() else None
         return None
 
     def _dial(self, call: _Call, now: float) -> bytes | None:
