@@ -203,7 +203,8 @@ class Link:
 
     uri: str = option(
         "",
-        "serial:/dev/ttyUSB0,2400 | udp-listen:0.0.0.0:7710 | udp:gateway.example.org:7710 (dials out, works through NAT).",
+        "serial:/dev/ttyUSB0,2400 | rs485:/dev/ttyUSB0,9600 (many stations on one pair of wires: one block with a name of its own for"
+        " each of them) | udp-listen:0.0.0.0:7710 | udp:gateway.example.org:7710 (dials out, works through NAT).",
         example="serial:/dev/ttyUSB0,2400",
     )
     name: str = option("", "What logs and `link status` call it. Empty: the URI.")

@@ -1,4 +1,4 @@
-"""Links in memory: a cable with two ends, and a half-duplex channel that several stations share.
+"""Links in memory: a cable with two ends, a half-duplex channel that several stations share, and wires with many ports (RS-485).
 
 Both run on trio's clock, know bit rate, delay, loss and bit errors, and draw all chance from one seed: a run can be
 repeated. What passes is framed as on a serial line (HDLC, 10 bits a byte), or is a packet of a LoRa radio, so the
@@ -7,6 +7,7 @@ counters and the clock show what a real one would.
 
 from __future__ import annotations
 
+import heapq
 import math
 import random
 from collections import deque
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
+from trio.abc import Stream
 
 from transports.framing import hdlc
 from transports.link.wire import BITS_PER_BYTE, LinkStats, WireGone, default_mtu
@@ -358,3 +360,137 @@ class Air:
                 arriving = self.medium.damage(data, self._chance)
                 if arriving is not None:
                     station.hear(arriving)
+
+
+@dataclass(eq=False)
+class _Utterance:
+    """Some bytes that one port puts on the wires between `began` and `ends`."""
+
+    port: Port | None
+    data: bytes
+    began: float
+    ends: float
+
+
+class Port(Stream):
+    """One station's serial port on a `PartyLine`; like a UART it takes bytes at once and says them at the line's rate."""
+
+    def __init__(self, line: PartyLine) -> None:
+        self._line = line
+        self._free_at = 0.0
+        self._coming: list[tuple[float, int, _Utterance]] = []
+        self._news = trio.Event()
+        self._closed = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        self._check()
+        data = bytes(data)
+        for at in range(0, len(data), self._line.piece):
+            piece = data[at : at + self._line.piece]
+            began = max(trio.current_time(), self._free_at)
+            self._free_at = began + len(piece) * BITS_PER_BYTE / self._line.bit_rate
+            self._line.put(_Utterance(self, piece, began, self._free_at))
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        while True:
+            self._check()
+            at = self._coming[0][0] if self._coming else math.inf
+            if at <= trio.current_time():
+                await trio.lowlevel.checkpoint()
+                heard = self._line.heard_by(self, heapq.heappop(self._coming)[2])
+                if heard:
+                    return heard
+                continue
+            self._news = trio.Event()
+            with trio.move_on_at(at):
+                await self._news.wait()
+
+    def arriving(self, utterance: _Utterance, number: int) -> None:
+        heapq.heappush(self._coming, (utterance.ends, number, utterance))
+        self._news.set()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError
+
+    def vanish(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._news.set()
+            self._line.ports.remove(self)
+
+    async def aclose(self) -> None:
+        self.vanish()
+        await trio.lowlevel.checkpoint()
+
+
+class PartyLine:
+    """A pair of wires that many ports share (RS-485): everybody hears every byte, and what is said at once is spoilt for all.
+
+    `echo`: a port hears itself. `loss` is a fraction of pieces of some 10 ms. `collisions` counts what was spoilt, by listener.
+    """
+
+    def __init__(self, bit_rate: int, *, seed: int = 0, loss: float = 0.0, echo: bool = False) -> None:
+        self.bit_rate = bit_rate
+        self.piece = max(1, bit_rate // BITS_PER_BYTE // 100)
+        self.ports: list[Port] = []
+        self.plugged = True
+        self.collisions = 0
+        self._echo = echo
+        self._loss = loss
+        self._chance = random.Random(seed)
+        self._lately: deque[_Utterance] = deque(maxlen=4096)
+        self._count = 0
+
+    async def open(self) -> Port:
+        """Raises `WireGone` while it is unplugged."""
+        await trio.lowlevel.checkpoint()
+        if not self.plugged:
+            raise WireGone("no such port")
+        port = Port(self)
+        self.ports.append(port)
+        return port
+
+    def unplug(self) -> None:
+        """All ports vanish."""
+        self.plugged = False
+        for port in list(self.ports):
+            port.vanish()
+
+    def plug(self) -> None:
+        self.plugged = True
+
+    def noise(self, data: bytes) -> None:
+        """Bytes that nobody's port has sent begin now."""
+        now = trio.current_time()
+        self.put(_Utterance(None, data, now, now + len(data) * BITS_PER_BYTE / self.bit_rate))
+
+    def put(self, utterance: _Utterance) -> None:
+        now = trio.current_time()
+        while self._lately and self._lately[0].ends < now - 1:
+            self._lately.popleft()
+        self._lately.append(utterance)
+        self._count += 1
+        for port in self.ports:
+            if self._echo or port is not utterance.port:
+                port.arriving(utterance, self._count)
+
+    def heard_by(self, listener: Port, utterance: _Utterance) -> bytes:
+        """What reaches that port of it, once it has ended: nothing while it speaks itself and hears no echo."""
+        others = [
+            other
+            for other in self._lately
+            if other.port is not utterance.port and other.began < utterance.ends and other.ends > utterance.began
+        ]
+        if not self._echo and any(other.port is listener for other in others):
+            return b""
+        if self._chance.random() < self._loss:
+            return b""
+        if not others:
+            return utterance.data
+        self.collisions += 1
+        return bytes(byte ^ self._chance.randrange(1, 256) for byte in utterance.data)

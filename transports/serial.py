@@ -78,6 +78,10 @@ class SerialDriver:
 
     async def open(self, stats: LinkStats) -> StreamWire:
         """Raises `WireGone` when the port is missing, in use or cannot be set up."""
+        return StreamWire(await self.open_stream(), stats, bit_rate=self._baud, mtu=self._mtu)
+
+    async def open_stream(self) -> SerialStream:
+        """The bytes alone. Raises `WireGone`."""
         await trio.lowlevel.checkpoint()
         import serial as pyserial  # needed only where there is a port
 
@@ -86,7 +90,7 @@ class SerialDriver:
             _read_blocks(port.fileno())
         except (pyserial.SerialException, termios.error, OSError, ValueError) as error:
             raise WireGone(f"{self._path}: {_reason(error)}") from error
-        return StreamWire(SerialStream(port), stats, bit_rate=self._baud, mtu=self._mtu)
+        return SerialStream(port)
 
 
 def _reason(error: Exception) -> str:

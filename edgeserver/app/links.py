@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from edgeserver.app.lasting import contained, lasting
-from edgeserver.app.wires import driver_of, listener_of
+from edgeserver.app.wires import driver_of, is_shared, listener_of
 from edgeserver.matrix import canonical_json, errors, server_names
 from edgeserver.store import pairings
 from edgeserver.store.pairings import Pairing
@@ -123,11 +123,14 @@ class LinkService:
         self._guests = 0
         self._nursery: trio.Nursery | None = None
         self._boards: dict[int, Switchboard] = {}  # by driver: several lines may share a station on one channel
+        self._ports: dict[str, Driver] = {}
         self.lines = [self._line(one, (drivers or {}).get(one.name or one.uri)) for one in configured]
 
     def _line(self, config: LinkConfig, driver: Driver | None) -> Line:
         name = config.name or config.uri
-        if driver is None and listener_of(config.uri) is None:
+        if driver is None and is_shared(config.uri):
+            driver = self._ports.setdefault(config.uri, driver_of(config.uri))
+        elif driver is None and listener_of(config.uri) is None:
             driver = driver_of(config.uri)
         return Line(name, config.uri, driver)
 

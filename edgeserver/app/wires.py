@@ -22,20 +22,33 @@ class Listen:
 
 
 def driver_of(uri: str) -> Driver:
-    """The driver of one line: `serial:PATH,BAUD` or `udp:HOST:PORT`. Raises `WireError`."""
+    """The driver of one line: `serial:PATH,BAUD`, `rs485:PATH,BAUD` or `udp:HOST:PORT`. Raises `WireError`."""
     kind, _, rest = uri.partition(":")
-    if kind == "serial":
+    if kind in ("serial", "rs485"):
         path, _, baud = rest.rpartition(",")
         if not path or not (baud.isascii() and baud.isdecimal()) or int(baud) < 50:
-            raise WireError(f"{uri!r} is not serial:PATH,BAUD, such as serial:/dev/ttyUSB0,2400")
+            raise WireError(f"{uri!r} is not {kind}:PATH,BAUD, such as {kind}:/dev/ttyUSB0,{2400 if kind == 'serial' else 9600}")
         from transports.serial import SerialDriver
 
-        return SerialDriver(path, int(baud))
+        port = SerialDriver(path, int(baud))
+        if kind == "serial":
+            return port
+        from transports.multidrop import Bus
+
+        return Bus(uri.rpartition(",")[0], port.open_stream, int(baud))
     if kind == "udp":
         from transports.udp import UdpDriver
 
         return UdpDriver(*_host_and_port(uri, rest))
-    raise WireError(f"{uri!r} is no line that this release knows; there are serial:PATH,BAUD, udp:HOST:PORT and udp-listen:HOST:PORT")
+    raise WireError(
+        f"{uri!r} is no line that this release knows; there are serial:PATH,BAUD, rs485:PATH,BAUD, udp:HOST:PORT and"
+        " udp-listen:HOST:PORT"
+    )
+
+
+def is_shared(uri: str) -> bool:
+    """Whether all lines with that URI are links of one station at one port, and want one driver."""
+    return uri.startswith("rs485:")
 
 
 def listener_of(uri: str) -> Listen | None:

@@ -17,7 +17,8 @@ from trio.testing import MockClock
 from transports.identity import Identity
 from transports.link.connection import Connection, Link
 from transports.link.wire import Driver, LinkStats, Wire, WireGone
-from transports.memory import Medium, MemoryCable
+from transports.memory import Medium, MemoryCable, PartyLine
+from transports.multidrop import Bus
 from transports.serial import SerialDriver
 from transports.udp import UdpDriver, UdpListener
 
@@ -142,6 +143,50 @@ class MemoryRig(Rig):
 
     def plug(self) -> None:
         self.cable.plug()
+
+
+class PartyLineRig(Rig):
+    """Two stations on wires that a third, which has nothing to do with them, talks on, too."""
+
+    medium = Medium(9600, loss=0.01)  # in collisions
+
+    def __init__(self) -> None:
+        self.line = PartyLine(9600, seed=3)
+        self.buses = [Bus(name, self.line.open, 9600, chance=random.Random(name)) for name in ("alice", "bob", "others")]
+
+    @asynccontextmanager
+    async def wired(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._talk)
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def _talk(self) -> None:
+        chance = random.Random(4)
+        while True:
+            await trio.sleep(chance.random() * 4)
+            try:
+                wire = await self.buses[2].open(LinkStats())
+                await wire.send(b"\x55" + chance.randbytes(100))
+                await wire.aclose()
+            except WireGone:
+                continue
+
+    def alice_driver(self) -> Driver:
+        return self.buses[0]
+
+    def bob_driver(self) -> Driver:
+        return self.buses[1]
+
+    def garbage(self, data: bytes) -> None:
+        for at in range(0, len(data), 480):
+            self.line.noise(data[at : at + 480])
+
+    def unplug(self) -> None:
+        self.line.unplug()
+
+    def plug(self) -> None:
+        self.line.plug()
 
 
 class PtyRig(Rig):
@@ -333,6 +378,7 @@ RIGS = {
     "cable without limit": lambda: MemoryRig(Medium(None, delay=0.02)),
     "10 % loss and bit errors": lambda: MemoryRig(Medium(9600, delay=0.1, loss=0.1, bit_errors=1e-5)),
     "30 % loss and bit errors": lambda: MemoryRig(Medium(9600, delay=0.05, loss=0.3, bit_errors=1e-5)),
+    "wires with many stations": PartyLineRig,
     "pty": PtyRig,
     "udp": UdpRig,
 }

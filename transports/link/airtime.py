@@ -11,14 +11,12 @@ quarter is kept from history and media, so that a message still goes out after a
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from transports.exchange import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-    from transports.link.fragments import Outgoing
 
 WEIGHTS = {
     Priority.INTERACTIVE: 64,
@@ -29,20 +27,36 @@ WEIGHTS = {
 }
 
 
-class Schedule:
+class Waiting(Protocol):
+    """What waits for its turn; `message_id` is None for what has not begun."""
+
+    @property
+    def priority(self) -> Priority: ...
+
+    @property
+    def message_id(self) -> int | None: ...
+
+    @property
+    def wants_to_send(self) -> bool: ...
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+class Schedule(Generic[W]):
     """Messages that still have something to send. `bytes_by_priority` counts what was charged."""
 
     def __init__(self) -> None:
-        self._queues: dict[Priority, deque[Outgoing]] = {priority: deque() for priority in Priority}
+        self._queues: dict[Priority, deque[W]] = {priority: deque() for priority in Priority}
         self._served: dict[Priority, float] = dict.fromkeys(Priority, 0.0)
         self._clock = 0.0
         self.bytes_by_priority: dict[Priority, int] = dict.fromkeys(Priority, 0)
 
-    def add(self, outgoing: Outgoing) -> None:
+    def add(self, outgoing: W) -> None:
         self._wake(outgoing.priority)
         self._queues[outgoing.priority].append(outgoing)
 
-    def again(self, outgoing: Outgoing) -> None:
+    def again(self, outgoing: W) -> None:
         """Something of it was lost: it goes before all that wait at its priority."""
         queue = self._queues[outgoing.priority]
         if outgoing not in queue:
@@ -51,13 +65,13 @@ class Schedule:
             at = next((i for i, other in enumerate(queue) if _order(other) > _order(outgoing)), len(queue))
             queue.insert(at, outgoing)
 
-    def remove(self, outgoing: Outgoing) -> None:
+    def remove(self, outgoing: W) -> None:
         """It was given up; nothing of it may wait in memory behind others."""
         queue = self._queues[outgoing.priority]
         if outgoing in queue:
             queue.remove(outgoing)
 
-    def pick(self, blocked: Collection[Priority] = ()) -> Outgoing | None:
+    def pick(self, blocked: Collection[Priority] = ()) -> W | None:
         """Whose turn it is, those of `blocked` priorities left aside."""
         waiting = [priority for priority in Priority if priority not in blocked and self._head(priority)]
         if not waiting:
@@ -65,7 +79,7 @@ class Schedule:
         best = min(waiting, key=lambda priority: (self._served[priority], priority))
         return self._queues[best][0]
 
-    def next_of(self, priority: Priority) -> Outgoing | None:
+    def next_of(self, priority: Priority) -> W | None:
         """The next message of this very priority."""
         return self._queues[priority][0] if self._head(priority) else None
 
@@ -86,7 +100,7 @@ class Schedule:
         return bool(queue)
 
 
-def _order(outgoing: Outgoing) -> float:
+def _order(outgoing: Waiting) -> float:
     return float("inf") if outgoing.message_id is None else outgoing.message_id
 
 

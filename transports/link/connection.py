@@ -27,7 +27,7 @@ from transports.link.airtime import DutyCycle
 from transports.link.rendezvous import Party, Rendezvous, Up
 from transports.link.session import Delivered, Ended, Received, Session
 from transports.link.switchboard import Seat, Switchboard
-from transports.link.wire import Driver, LinkStats, Wire, WireGone
+from transports.link.wire import Driver, LinkStats, SharedPort, Wire, WireGone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,6 +165,7 @@ class Carrier:
     def __init__(self, name: str, wire: Wire, rendezvous: Rendezvous, stats: LinkStats, announce: Announce) -> None:
         self._name = name
         self._wire = wire
+        self._shared_port = wire if isinstance(wire, SharedPort) else None
         self._rendezvous = rendezvous
         self._stats = stats
         self._announce = announce
@@ -219,7 +220,11 @@ class Carrier:
             frame = self._rendezvous.next_frame(now)
             self._step()
             if frame is not None:
-                await self._wire.send(frame)
+                if self._shared_port is not None:
+                    await self._shared_port.send_in_turn(frame, self._rendezvous.urgency, asks=self._rendezvous.asks)
+                else:
+                    await self._wire.send(frame)
+                self._rendezvous.left(trio.current_time())
                 continue
             if until_vacant and self._rendezvous.vacant:
                 return
@@ -291,7 +296,9 @@ class Link:
         self._driver = driver
         self._board = switchboard or Switchboard()
         self._seat = Seat(peer_key, lambda: self.connection is not None and self.connection.is_up)
-        self._party = Party(identity, known, peer_key, as_stranger, lambda: self.strangers_welcome, self._admits, expects)
+        self._party = Party(
+            identity, known, peer_key, as_stranger, lambda: self.strangers_welcome, self._admits, expects, self._board.wakes
+        )
         self._duty = duty or DutyCycle()
         self._random = random
         self._max_message = max_message

@@ -39,6 +39,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from transports.exchange import Priority
 from transports.link.secure import IK1, IK2, NN1, NN2, SEALED, WAKE, Forged, Initiation, Refused, Response, Terms
 from transports.link.session import Session, ack_delay, takes_compact
 
@@ -91,7 +92,8 @@ class Party:
     `peer_key` is whom to call (None: wait to be called; on a shared wire nobody else is answered); `as_stranger`:
     call anonymously, for pairing. `strangers_welcome` is asked when an anonymous call comes. `admits` is asked on a
     shared channel whether a caller (None: a stranger) is for this link, or for another of the same station. `expects`
-    tells whether anybody is known who might call on this wire.
+    tells whether anybody is known who might call on this wire. `wakes(now, pause)` is asked on a shared channel whether
+    a WAKE is for this link to send, or another of the same station has sent one within half that pause.
     """
 
     identity: Identity
@@ -101,6 +103,7 @@ class Party:
     strangers_welcome: Callable[[], bool] = lambda: False
     admits: Callable[[bytes | None], bool] = lambda key: True
     expects: Callable[[], bool] = lambda: True
+    wakes: Callable[[float, float], bool] = lambda now, pause: True
     spent: Spent = field(default_factory=Spent)
 
 
@@ -155,7 +158,7 @@ class Rendezvous:
         self._terms = Terms(
             max_message=1 << (max_message - 1).bit_length(),
             mtu=wire.mtu,
-            ack_delay=ack_delay(wire.bit_rate),
+            ack_delay=ack_delay(wire),
             keepalive=wire.keepalive,
             connection_id=wire.connection_id,
             compact=takes_compact(wire),
@@ -170,6 +173,8 @@ class Rendezvous:
         self._unproven_until = float("-inf")  # a session of our calling, of which nothing was heard yet
         self._doubted_until: float | None = None
         self.ups: deque[Up] = deque()
+        self.urgency, self.asks = Priority.INTERACTIVE, False
+        """Of the last frame that `next_frame` gave; see `Session`."""
         self._call: _Call | None = None
         self._call_at: float | None = None
         self._pending: list[_Pending] = []
@@ -395,13 +400,20 @@ class Rendezvous:
             seconds = self._wire.time_on_air(len(frame))
             self._duty.charge(now, seconds)
             self._stats.airtime += seconds
+            self.urgency, self.asks = Priority.INTERACTIVE, False
             return frame
         if self.session is None:
             return None
         frame = self.session.next_frame(now)
+        self.urgency, self.asks = self.session.urgency, self.session.asks
         if frame is not None:
             self._heads.append(frame[:_HEAD])
         return frame
+
+    def left(self, now: float) -> None:
+        """The wire has taken the frame that `next_frame` gave."""
+        if self.session is not None:
+            self.session.left(now)
 
     def _reap(self, now: float) -> None:
         if self.session is None or self.session.ended is None:
@@ -443,8 +455,9 @@ class Rendezvous:
         if self._wake_at is not None and now >= self._wake_at and not self._pending:
             self._wakes += 1
             cap = self._redial_cap * (_QUIETER if self._broadcast else 1)
-            self._wake_at = now + self._pause(self._wakes, cap)
-            return bytes([WAKE]) if self._party.expects() else None
+            pause = self._pause(self._wakes, cap)
+            self._wake_at = now + pause
+            return bytes([WAKE]) if self._party.expects() and (not self._broadcast or self._party.wakes(now, pause)) else None
         return None
 
     def _dial(self, call: _Call, now: float) -> bytes | None:

@@ -17,6 +17,7 @@ from transports.link.fragments import Ack, Close, Credit, Outgoing, Ping, Reasse
 from transports.link.ranges import Ranges
 from transports.link.secure import Channel, Forged, Terms, expand
 from transports.link.window import Outcome, Receipts, SendWindow
+from transports.link.wire import SharedPort
 
 if TYPE_CHECKING:
     from transports.link.wire import LinkStats, Wire
@@ -54,9 +55,12 @@ class _Content:
     resets: tuple[tuple[int, int], ...] = ()
 
 
-def ack_delay(bit_rate: int | None) -> float:
-    """How long an acknowledgement waits for company: the time of 80 bytes on the line, 25 ms to half a second."""
-    return 0.025 if bit_rate is None else min(0.5, max(0.025, 800 / bit_rate))
+def ack_delay(wire: Wire) -> float:
+    """How long an acknowledgement waits for company: the time of 80 bytes on the line, 25 ms to half a second. Not at all
+    where whoever is addressed may answer before others speak."""
+    if isinstance(wire, SharedPort):
+        return 0.0
+    return 0.025 if wire.bit_rate is None else min(0.5, max(0.025, 800 / wire.bit_rate))
 
 
 def takes_compact(wire: Wire) -> bool:
@@ -97,7 +101,11 @@ class Session:
         )
         self._receipts = Receipts(terms.ack_delay)
         self._newest_named = -1  # in any acknowledgement
-        self._schedule = Schedule()
+        self._schedule: Schedule[Outgoing] = Schedule()
+        self.urgency = Priority.INTERACTIVE
+        """The priority of what the last frame carried; a frame without content is short, and the other end waits for it."""
+        self.asks = False
+        """Whether the last frame wants an acknowledgement."""
         self._reassembler = Reassembler(terms.max_message)
         self._announced = self._reassembler.limit
         self._tell_credit = False
@@ -292,9 +300,14 @@ class Session:
         seconds = self._wire.time_on_air(len(frame))
         self._duty.charge(now, seconds)
         self._stats.airtime += seconds
+        self.asks = wants_ack
         if wants_ack:
             self._window.sent(number, now + seconds, len(frame), content)
         return frame
+
+    def left(self, now: float) -> None:
+        """The wire has taken the last frame; where others speak, too, that may have been long after it was made."""
+        self._window.left(self._channel.next_counter - 1, now)
 
     def _timers(self, now: float) -> None:
         due = self._window.deadline() if self._clocked else None
@@ -325,6 +338,7 @@ class Session:
 
     def _build(self, now: float) -> tuple[bytes, _Content, bool]:
         content = _Content([])
+        self.urgency = Priority.INTERACTIVE
         out = b""
         due = self._receipts.deadline()
         ack_now = due is not None and now >= due
@@ -381,7 +395,7 @@ class Session:
                 cut = self._cut(outgoing, room)
             blocked.add(outgoing.priority)
         assert outgoing is not None
-        priority = outgoing.priority
+        self.urgency = priority = outgoing.priority
         chosen: list[Segment] = []
         while cut is not None and outgoing is not None:
             chosen.append(cut)

@@ -32,6 +32,7 @@ class Switchboard:
 
     def __init__(self) -> None:
         self._seats: list[Seat] = []
+        self._woke = float("-inf")
 
     def add(self, seat: Seat) -> None:
         self._seats.append(seat)
@@ -46,6 +47,13 @@ class Switchboard:
         if chosen is not None and key is not None:
             chosen.holder = key
         return chosen is seat
+
+    def wakes(self, now: float, pause: float) -> bool:
+        """Whether a WAKE is due that asks for calls to any of the links: all stations hear it, so one is enough for all."""
+        if now - self._woke < pause / 2:
+            return False
+        self._woke = now
+        return True
 
     def _of(self, key: bytes) -> Seat | None:
         calling = next((each for each in self._seats if each.calls == key), None)

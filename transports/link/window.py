@@ -106,6 +106,14 @@ class SendWindow:
         if self._silent_since is None:
             self._silent_since = left_at
 
+    def left(self, number: int, now: float) -> None:
+        """That frame has left only now, if it was sent through this window: the wire had been busy."""
+        sent = self._flying.get(number)
+        if sent is not None and sent.left_at < now:
+            sent.left_at = now
+            if self._last_left is not None:
+                self._last_left = max(self._last_left, now)
+
     @property
     def idle(self) -> bool:
         return not self._flying

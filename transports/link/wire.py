@@ -7,7 +7,7 @@ copes. What it may not do is to deliver frames that are longer than `mtu`, or to
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import trio
 
@@ -83,6 +83,15 @@ class Wire(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class SharedPort(Protocol):
+    """A wire whose port other links of this station use as well: it asks how urgent each frame is."""
+
+    async def send_in_turn(self, frame: bytes, priority: Priority, *, asks: bool) -> None:
+        """`Wire.send`, after what is more urgent. `asks`: the other end acknowledges this frame at once."""
+        ...
 
 
 class Driver(Protocol):
