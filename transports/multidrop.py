@@ -132,6 +132,7 @@ class Bus:
         self._contending = self._speaking = False
         self._stirred = trio.Event()
         self._spoke_at = self._burst_at = float("-inf")  # when we fell silent, and when what is heard now began
+        self._answered = self._after_flag = False  # has a frame begun since we fell silent? The rest of one that we collided with ends
         self._unasked = False  # the last frame that was heard was no answer to ours
         self._may_answer: BusWire | None = None
         self._range = _FIRST_RANGE
@@ -205,6 +206,9 @@ class Bus:
         if now - self._heard_at > self._slot:
             self._burst_at = now
         self._heard_at = now
+        begun = (hdlc.FLAG if self._after_flag else b"") + data
+        self._answered = self._answered or any(begun.split(hdlc.FLAG)[1:])
+        self._after_flag = data.endswith(hdlc.FLAG)
         self._take(data)
 
     def _collided(self) -> None:
@@ -287,7 +291,7 @@ class Bus:
             return
         spoke_at = self._spoke_at
         await trio.sleep_until(spoke_at + _ANSWER_SLOTS * self._slot)
-        if self._heard_at > spoke_at:
+        if self._answered or self._spoke_at > spoke_at:
             return
         self._collided()
         turn.tries += 1
@@ -337,5 +341,5 @@ class Bus:
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             await self._close(str(error))
         finally:
-            self._speaking = False
+            self._speaking = self._answered = self._after_flag = False
             self._heard_at = self._spoke_at = self._burst_at = trio.current_time()
