@@ -18,6 +18,10 @@ LONG = [
 """Files that take long, or wait for lines, begin first: so `make test` does not end with one of its workers alone."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-seconds", type=int, default=20, help="how long each decoder is fuzzed in the long form (tests/fuzz)")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {Path(__file__).parent / name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path, len(rank)))

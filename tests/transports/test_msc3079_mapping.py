@@ -55,6 +55,12 @@ def test_a_path_code_and_its_parameters_are_a_path():
     assert refused.value.code == Code.BAD_REQUEST
 
 
+def test_a_method_that_http_does_not_have_is_refused():
+    with pytest.raises(Refused) as refused:
+        read(Message(Type.CON, 27, 1))
+    assert refused.value.code == Code.METHOD_NOT_ALLOWED
+
+
 def test_a_slash_in_a_segment_and_an_ampersand_in_a_query_stay_what_they_are():
     sent = Message(Type.CON, Code.GET, 1, b"", ((Option.URI_PATH, b"H"), (Option.URI_PATH, b"#a/b:c"), (Option.URI_QUERY, b"via=x&y=z+1")))
     assert read(sent).request.target == "/_matrix/client/r0/directory/room/%23a%2Fb:c?via=x%26y%3Dz%2B1"

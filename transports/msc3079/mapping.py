@@ -93,6 +93,9 @@ class Asking:
 
 def request_of(message: Message, memory: Memory) -> Asking:
     """The request in a whole message; remembers what holds on. Raises Refused."""
+    method = _METHODS.get(message.code)
+    if method is None:
+        raise Refused(Code.METHOD_NOT_ALLOWED, "no method of HTTP")
     version = message.number(CBOR_VERSION)
     if version is not None:
         memory.version = min(version, VERSION)  # tables only grow: who knows a later one knows this
@@ -110,7 +113,7 @@ def request_of(message: Message, memory: Memory) -> Asking:
     authority = "" if host is None else host.decode("ascii", "replace")
     if authority and not _HOST.fullmatch(authority):
         raise Refused(Code.BAD_REQUEST, "Uri-Host is not a host")
-    request = Request(_METHODS[message.code], _target(message), authority, headers, body)
+    request = Request(method, _target(message), authority, headers, body)
     return Asking(request, wants_json=accept == JSON or (accept is None and form == JSON))
 
 
