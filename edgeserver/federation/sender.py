@@ -227,12 +227,22 @@ class Sender:
         rows = await self._db.read(lambda tx: outbox.pending(tx, destination.number, pdus=MAX_PDUS, edus=MAX_EDUS))
         rows = rows[: lane.most]
         ways = self._ways_to(destination.server_name)
-        room = THIN_BYTES if ways and ways[0].exchange.profile.is_thin else MAX_BYTES
+        room = MAX_BYTES
+        if ways and ways[0].exchange.profile.is_thin:
+            room, rows = THIN_BYTES, await self._without_typing(rows, destination)
         for index, row in enumerate(rows):
             room -= len(canonical_json.encode_loose(row.pdu if row.pdu is not None else row.edu))
             if room < 0 and index:
                 return rows[:index]
         return rows
+
+    async def _without_typing(self, rows: list[Pending], destination: Destination) -> list[Pending]:
+        """Who is typing is over before a thin line has said so: such rows are given up, for good."""
+        typing = [row.stream for row in rows if row.edu is not None and row.edu["edu_type"] == "m.typing"]
+        if not typing:
+            return rows
+        await self._db.write(lambda tx: outbox.delivered(tx, destination.number, typing))
+        return [row for row in rows if row.stream not in typing]
 
     async def _destination(self, server_name: str) -> Destination:
         def add(tx: Transaction) -> Destination | None:

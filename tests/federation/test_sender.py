@@ -8,11 +8,14 @@ from pathlib import Path
 import orjson
 import trio
 
+from edgeserver import wakeups as topics
 from edgeserver.federation.errors import PeerError, PeerUnreachable
 from edgeserver.federation.transaction import transaction_id
 from edgeserver.store import outbox
+from edgeserver.store.database import Transaction
 from tests.federation.rig import servers
-from tests.federation.sending import Bench
+from tests.federation.sending import Bench, Line
+from transports.exchange import LinkProfile
 
 
 async def test_rows_go_out_in_order_within_the_limits_and_are_deleted(
@@ -124,6 +127,32 @@ async def test_an_edu_that_no_request_can_hold_is_passed_over(
     nursery.start_soon(bench.sender.run)
     await trio.sleep(1)
     assert bench.calls.edus("a.test") == [2]
+    assert await bench.left() == 0
+
+
+async def test_who_is_typing_does_not_go_over_a_thin_line_nor_wait_for_another(
+    bench: Bench, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    thin = Line()
+    thin.profile = LinkProfile("line", bit_rate=9600)
+    bench.peers.link_up("a.test", thin, gateway=False)
+
+    def queue(tx: Transaction) -> None:
+        for number in range(3):
+            outbox.queue_edu(tx, ["a.test", "b.test"], "m.typing", {"n": number}, key=f"room{number} user")
+        tx.on_commit(lambda: bench.wakeups.notify([topics.OUTBOX]))
+
+    nursery.start_soon(bench.sender.run)
+    await bench.db.write(queue)
+    await trio.sleep(5)
+    assert bench.calls.sent[0][1] == "b.test"
+    assert bench.calls.edus("a.test") == []
+    assert bench.calls.edus("b.test") == [0, 1, 2]
+    assert await bench.left() == 0
+    await bench.db.write(queue)
+    await bench.queue(7)
+    await trio.sleep(5)
+    assert bench.calls.edus("a.test") == [7]
     assert await bench.left() == 0
 
 

@@ -132,6 +132,24 @@ async def test_what_a_person_waits_for_overtakes_the_pictures_of_all_others(auto
     nursery.cancel_scope.cancel()
 
 
+async def test_of_what_waits_for_five_stations_the_most_urgent_arrives_first(autojump_clock, nursery) -> None:
+    village = Village(nursery, 5)
+    pairs = await village.all_meet()
+    arrived = []
+
+    async def carry(ours: Connection, theirs: Connection, priority: Priority) -> None:
+        async with trio.open_nursery() as one:
+            one.start_soon(lambda: ours.send(bytes(3000), priority=priority))
+            await theirs.receive()
+            arrived.append(priority)
+
+    async with trio.open_nursery() as carrying:
+        for (ours, theirs), priority in zip(pairs, reversed(Priority), strict=True):  # the least urgent is there first
+            carrying.start_soon(carry, ours, theirs, priority)
+    assert arrived == list(Priority)
+    nursery.cancel_scope.cancel()
+
+
 async def test_media_goes_on_beside_a_stream_of_what_people_wait_for(autojump_clock, nursery) -> None:
     village = Village(nursery, 2, bit_rate=9600)
     pairs = await village.all_meet()
