@@ -14,6 +14,7 @@ _V3 = "/_matrix/client/v3"
 _ROOM = f"{_V3}/rooms/{{}}"
 _ACCOUNT_DATA = f"{_V3}/user/{{}}"
 _DEHYDRATED = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
+_SCREEN = "/_matrix/client/unstable/org.edgeserver.screen"
 _RULE = f"{_V3}/pushrules/global/{{}}/{{}}"
 
 LOCKED_MAY: Final = frozenset({("POST", f"{_V3}/logout"), ("POST", f"{_V3}/logout/all")})
@@ -56,6 +57,8 @@ SUSPENDED_MAY: Final = frozenset(
         # Reading and searching by POST
         ("POST", "/_matrix/client/v4/sync"),
         ("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"),
+        ("POST", f"{_SCREEN}/sync"),
+        ("POST", f"{_SCREEN}/rooms/{{}}/older"),
         ("POST", f"{_V3}/search"),
         ("POST", f"{_V3}/publicRooms"),
         ("POST", f"{_V3}/user_directory/search"),
@@ -63,6 +66,7 @@ SUSPENDED_MAY: Final = frozenset(
         # How far one has read, and one's own settings
         ("POST", f"{_ROOM}/receipt/{{}}/{{}}"),
         ("POST", f"{_ROOM}/read_markers"),
+        ("POST", f"{_SCREEN}/rooms/{{}}/read"),
         ("PUT", f"{_ACCOUNT_DATA}/account_data/{{}}"),
         ("PUT", f"{_ACCOUNT_DATA}/rooms/{{}}/account_data/{{}}"),
         ("PUT", f"{_ACCOUNT_DATA}/rooms/{{}}/tags/{{}}"),

@@ -49,6 +49,7 @@ from edgeserver.api.client import (
     room_membership,
     room_reading,
     room_upgrade,
+    screen,
     search,
     sliding_sync,
     spaces,
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
 
 UNSTABLE_FEATURES = {
     "io.element.msc4190": True,
+    "org.edgeserver.screen": True,
     "org.matrix.msc3814": True,
     "org.matrix.msc3881": True,
     "org.matrix.msc3916.stable": True,
@@ -189,6 +191,9 @@ def client_routes(
         *report.routes(rooms.reports),
         *sync.routes(syncs.classic, FilterReader(users.filters), users.presence.syncing),
         *sliding_sync.routes(syncs.sliding, users.presence.syncing),
+        *screen.routes(
+            ground.db, syncs.sliding, rooms.composer, users.receipts, rooms.history, ground.now_ms, users.presence.syncing
+        ),
         *client_media.routes(media),
     ]
     if config.features.thread_subscriptions:

@@ -247,6 +247,12 @@ def numbers_by_id(tx: Transaction, event_ids: Iterable[str]) -> dict[str, int]:
     return dict(tx.all_in("SELECT event_id, event FROM events WHERE event_id IN", event_ids))
 
 
+def streams_by_id(tx: Transaction, event_ids: Iterable[str]) -> dict[str, int]:
+    """Where those of the events stand that have a place in a timeline."""
+    found = tx.all_in("SELECT event_id, stream FROM events WHERE event_id IN", event_ids)
+    return {event_id: stream for event_id, stream in found if stream is not None}
+
+
 @dataclass(frozen=True, slots=True)
 class Behind:
     """What lies before an event: `accepted` are the nearest accepted events, `missing` the nearest that have no place here."""

@@ -84,6 +84,11 @@ def by_number(tx: Transaction, number: int) -> Room:
     return _room(row)
 
 
+def id_of(tx: Transaction, number: int) -> str | None:
+    row = tx.one("SELECT room_id FROM rooms WHERE room = ?", (number,))
+    return None if row is None else row[0]
+
+
 def add(tx: Transaction, room_id: str, rules: RoomVersion) -> int:
     """Returns the room's number, which no other room ever had, purged ones included."""
     return tx.insert(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edgeserver.matrix import errors
@@ -28,7 +28,10 @@ MAX_ROOMS: Final = 200_000
 """Rooms that all connections together remember."""
 MAX_CONNECTIONS: Final = 4096
 MAX_CONN_ID: Final = 255
+SHORT_POSITIONS: Final = 1 << 28
 
+NOTHING: Final = (0, 0)
+"""Of notifications and highlights."""
 LIVE: Final = -1
 """In place of a stream position: up to that of the connection itself."""
 
@@ -44,7 +47,7 @@ class Sent(NamedTuple):
     parts: frozenset[RequiredState]
     members: Mapping[str, int]
     is_dm: bool
-    counts: tuple[int, int] = (0, 0)
+    counts: tuple[int, int] = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +101,19 @@ class Changes:
 
 
 class Connection:
-    """One connection. At most one request is under way in it: a newer one ends the older."""
+    """One connection. At most one request is under way in it: a newer one ends the older.
 
-    __slots__ = ("_number", "_offered", "told", "under_way", "unique")
+    `is_short`: its `pos` is a number alone. It begins anywhere, so that the positions of another connection are not taken for its own.
+    """
 
-    def __init__(self) -> None:
-        self.unique = secrets.token_hex(4)
+    __slots__ = ("_first", "_number", "_offered", "is_short", "told", "under_way", "unique")
+
+    def __init__(self, *, is_short: bool = False) -> None:
+        self.is_short = is_short
+        self.unique = "" if is_short else secrets.token_hex(4)
         self.told = Told()
         self.under_way: trio.CancelScope | None = None
-        self._number = 0
+        self._first = self._number = secrets.randbelow(SHORT_POSITIONS) if is_short else 0
         self._offered: Changes | None = None
 
     def resume(self, number: int) -> bool:
@@ -115,12 +122,21 @@ class Connection:
             self.told = self._offered.applied(self.told)
             self._number, self._offered = number, None
             return True
-        return number == self._number > 0
+        return number == self._number > self._first
 
     def offer(self, changes: Changes) -> str:
         """An answer is about to be given; returns its `pos`, which begins as a pagination token does (`rooms.tokens`)."""
         self._offered = changes
-        return f"s{changes.position}_{self.unique}_{self._number + 1}"
+        return str(self._number + 1) if self.is_short else f"s{changes.position}_{self.unique}_{self._number + 1}"
+
+    def is_read(self, room: int) -> None:
+        """The client has read the room and knows that nothing in it is unread now."""
+        sent = self.told.rooms.get(room)
+        if sent is not None and sent.counts != NOTHING:
+            self.told = replace(self.told, rooms={**self.told.rooms, room: sent._replace(counts=NOTHING)})
+        offered = None if self._offered is None else self._offered.rooms.get(room)
+        if self._offered is not None and offered is not None:
+            self._offered.rooms[room] = offered._replace(counts=NOTHING)
 
 
 class Connections:
@@ -129,21 +145,26 @@ class Connections:
     def __init__(self) -> None:
         self._open: OrderedDict[tuple[str, str, str], Connection] = OrderedDict()
 
-    def enter(self, user_id: str, device_id: str, conn_id: str, pos: str | None) -> Connection:
+    def enter(self, user_id: str, device_id: str, conn_id: str, pos: str | None, *, is_short: bool = False) -> Connection:
         """The connection of a request, a new one without `pos`. Raises M_UNKNOWN_POS."""
         key = (user_id, device_id, conn_id)
         if pos is None:
             self._drop(key)
-            connection = Connection()
+            connection = Connection(is_short=is_short)
             self._make_room(user_id, device_id)
         else:
-            known = self._open.pop(key, None)
-            unique, number = _parsed(pos)
-            if known is None or known.unique != unique or not known.resume(number):
+            known = self._open.get(key)
+            unique, number = _parsed(pos, is_short=is_short)
+            if known is None or (known.is_short, known.unique) != (is_short, unique) or not known.resume(number):
                 raise errors.UnknownPos
             connection = known
         self._open[key] = connection
+        self._open.move_to_end(key)
         return connection
+
+    def known(self, user_id: str, device_id: str, conn_id: str) -> Connection | None:
+        """The connection, if there is one."""
+        return self._open.get((user_id, device_id, conn_id))
 
     def forget(self, user_id: str, device_ids: frozenset[str] | None = None) -> None:
         """The devices (all of the user without `device_ids`) are gone."""
@@ -166,8 +187,8 @@ class Connections:
             gone.under_way.cancel()
 
 
-def _parsed(pos: str) -> tuple[str, int]:
-    parts = pos.split("_")
+def _parsed(pos: str, *, is_short: bool) -> tuple[str, int]:
+    parts = ["", "", pos] if is_short else pos.split("_")
     if len(parts) != 3 or not (parts[2].isascii() and parts[2].isdecimal()) or len(parts[2]) > 15:
         raise errors.UnknownPos
     return parts[1], int(parts[2])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from edgeserver.store.database import Database, Transaction
     from edgeserver.store.room_list import ListedRoom
-    from edgeserver.sync.sliding.connections import Connection, Told
+    from edgeserver.sync.sliding.connections import Connection, Sent, Told
     from edgeserver.sync.sliding.wanted import RoomResult, RoomWish, SlidingRequest
     from edgeserver.users.ephemeral import Typing
     from edgeserver.wakeups import Wakeups
@@ -74,7 +74,9 @@ class SlidingSync:
 
         Raises M_UNKNOWN_POS.
         """
-        connection = self.connections.enter(request.user_id, request.device_id, request.conn_id, request.pos)
+        connection = self.connections.enter(
+            request.user_id, request.device_id, request.conn_id, request.pos, is_short=request.short_pos
+        )
         if connection.under_way is not None:
             connection.under_way.cancel()
         with trio.CancelScope() as scope:
@@ -188,8 +190,8 @@ class SlidingSync:
             result, found.changes.rooms[number] = composer.compose(tx, one.room, one.wish, one.lists, sent, since)
             if result is not None:
                 found.answer.rooms[one.room.room_id] = result
-                found.is_news = True
-                budget.spend(0 if request.budget is None else self._size(result))
+                found.is_news = found.is_news or request.echoes or not _is_known(result, sent)
+                budget.spend(0 if request.budget is None else (request.size or self._size)(result))
             elif rooms.membership(tx, request.user_id, number) is None:
                 self._lists.drop(request.user_id)
         for number, sent in told.rooms.items():
@@ -236,3 +238,8 @@ class SlidingSync:
             return 1 if any(count.highlights for count in unread.of_user(tx, number, request.user_id).values()) else 2
 
         return sorted(matched.items(), key=urgency)
+
+
+def _is_known(result: RoomResult, sent: Sent | None) -> bool:
+    """Whether the device that asks has sent all that there is to tell, and nothing is counted otherwise for it."""
+    return sent is not None and result.is_echo and (result.notifications, result.highlights) == sent.counts

@@ -233,7 +233,7 @@ class ExtensionsOfAnswer:
                 of_room = receipts.changed_in(self._tx, number, user_id, told)
             else:
                 of_room = changed.get(number, [])
-            of_room = [one for one in of_room if one.user_id not in self._ignored]
+            of_room = [one for one in of_room if one.user_id not in self._ignored and (self._request.echoes or one.user_id != user_id)]
             if not of_room:
                 continue
             event = {"type": "m.receipt", "content": edu_content(of_room)}

@@ -68,8 +68,12 @@ class Composer:
         before = self._instead.get(listed.room)
         if before is not None:
             result, told = self._compose(tx, listed, before, wish, lists, sent, since)
-            return result, told._replace(upto=before.stream)  # so that an invite which came after is told if it is wanted one day
-        return self._compose(tx, listed, rooms.membership(tx, self._viewer.user_id, listed.room), wish, lists, sent, since)
+            told = told._replace(upto=before.stream)  # so that an invite which came after is told if it is wanted one day
+        else:
+            result, told = self._compose(tx, listed, rooms.membership(tx, self._viewer.user_id, listed.room), wish, lists, sent, since)
+        if result is not None:
+            result.number = listed.room
+        return result, told
 
     def _compose(
         self,
@@ -107,7 +111,7 @@ class Composer:
         result = RoomResult(member.membership, lists, initial=since is None, bump_stamp=listed.stamp)
         result.stripped = None if member.forgotten else room_view.stripped(tx, member)
         own = self._own(tx, member)
-        result.timeline, result.state = own, [_without_age(event) for event in own]
+        result.timeline, result.state, result.streams = own, [_without_age(event) for event in own], [member.stream for _ in own]
         result.num_live = sum(member.stream > self._live_since for _ in own)
         return result
 
@@ -223,6 +227,7 @@ class Composer:
 
     def _tell_timeline(self, tx: Transaction, window: Window, shown: Timeline, result: RoomResult) -> None:
         result.timeline = client_view.timeline(tx, shown.events, self._viewer, with_room_id=False)
+        result.streams = [stored.stream or 0 for stored in shown.events]
         result.limited = shown.limited
         result.num_live = sum((stored.stream or 0) > self._live_since for stored in shown.events)
         if result.timeline or result.initial:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeserver.rooms.event_filter import matches_type
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from edgeserver.store.state import StateKey
 
@@ -155,7 +155,11 @@ class SlidingRequest:
 
     `counts_reads`: the room's unread counts are part of what is told of it. `budget` is how many bytes suit the wire (None: any
     number): rooms have as many, to-device messages half of them and device lists a quarter, which the rooms then lack; account data,
-    receipts and thread subscriptions have a quarter each. What does not fit comes with the next request, or is to be paged for.
+    receipts and thread subscriptions have a quarter each. What does not fit comes with the next request, or is to be paged for. `size`
+    tells how many of them a room's result takes, where the dialect is not the usual one.
+
+    Without `echoes` what this very device has sent and read is no news to it. `short_pos`: positions are whole numbers, each one more than
+    the last.
     """
 
     user_id: str
@@ -168,6 +172,9 @@ class SlidingRequest:
     extensions: Extensions = Extensions()
     counts_reads: bool = False
     budget: int | None = None
+    size: Callable[[RoomResult], int] | None = None
+    echoes: bool = True
+    short_pos: bool = False
 
 
 @dataclass(slots=True)
@@ -175,6 +182,7 @@ class RoomResult:
     """What is told of one room: fields of MSC4186's `RoomResult`. What has not changed is None or not there.
 
     `name` and `avatar` are '' where they have been removed. `state` holds events as clients see them, `gone` the keys that have left it.
+    `number` is the room's in the store, `streams` are the places of the timeline's events in the stream.
     """
 
     membership: str
@@ -198,6 +206,15 @@ class RoomResult:
     highlights: int = 0
     stripped: list[dict[str, Any]] | None = None
     has_timeline: bool = True
+    number: int = 0
+    streams: list[int] = field(default_factory=list)
+
+    @property
+    def is_echo(self) -> bool:
+        """Whether it tells of nothing but events that the asking device has sent (counts aside)."""
+        told = (self.name, self.avatar, self.heroes, self.is_dm, self.joined_count, self.stripped)
+        is_more = self.initial or self.expanded or self.limited or self.state or self.gone or any(one is not None for one in told)
+        return not is_more and bool(self.timeline) and all("transaction_id" in event["unsigned"] for event in self.timeline)
 
 
 @dataclass(slots=True)
