@@ -5,18 +5,22 @@ Each raises `Refused` where the server says no, and `ExchangeError` where there 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 import orjson
 
 from edgeserver.chat import classic, events, sliding, visible
+from edgeserver.thin import screen
 from transports.exchange import Priority, Request, Response, TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
+    from edgeserver.thin.screen import Answer, Older, Wish
     from transports.exchange import Exchange, LinkProfile
+
+T = TypeVar("T")
 
 V3: Final = "/_matrix/client/v3"
 MAX_ANSWER: Final = 16_000_000
@@ -93,6 +97,17 @@ class Client:
     async def classic_sync(self, since: str | None, hold: float) -> dict[str, Any]:
         return await self._call("GET", classic.PATH, query=classic.query(since, int(hold * 1000)), hold=hold)
 
+    async def screen(self, pos: int | None, hold: float, wish: Wish) -> Answer:
+        """The compact screen of a box."""
+        query = {**({} if pos is None else {"pos": str(pos)}), "timeout": str(int(hold * 1000))}
+        told = await self._call("POST", f"{screen.BASE}/sync", screen.write_wish(wish), query=query, hold=hold)
+        return _read(screen.read_answer, told)
+
+    async def screen_older(self, room: int | str, before: int) -> Older:
+        asked = {"before": before, "limit": OLDER_EVENTS}
+        told = await self._call("POST", f"{_on_screen(room)}/older", asked, priority=Priority.HISTORY)
+        return _read(screen.read_older, told)
+
     async def older(self, room_id: str, start: str) -> tuple[list[Mapping[str, Any]], str]:
         """Some events before that place, newest first, and the next place (empty: there are none before)."""
         query = {"dir": "b", "from": start, "limit": str(OLDER_EVENTS), "filter": '{"lazy_load_members":true}'}
@@ -106,6 +121,12 @@ class Client:
         target = f"{_room(room_id)}/send/m.room.message/{quote(transaction, safe='')}"
         return events.identifier((await self._call("PUT", target, content)).get("event_id"))
 
+    async def say(self, room: int, transaction: str, text: str, *, is_emote: bool) -> int | None:
+        """`send` by way of the screen; the event's number."""
+        target = f"{_on_screen(room)}/say/{quote(transaction, safe='')}"
+        number = (await self._call("PUT", target, {"emote" if is_emote else "text": text})).get("number")
+        return number if type(number) is int else None
+
     async def is_encrypted(self, room_id: str) -> bool:
         """Raises `Refused` with 403 for a room that we are not in."""
         try:
@@ -118,6 +139,9 @@ class Client:
 
     async def mark_read(self, room_id: str, event_id: str) -> None:
         await self._call("POST", f"{_room(room_id)}/receipt/m.read/{quote(event_id, safe=_SAFE)}", {}, priority=Priority.RECEIPT)
+
+    async def screen_read(self, room: int | str, number: int) -> None:
+        await self._call("POST", f"{_on_screen(room)}/read", {"number": number}, priority=Priority.RECEIPT)
 
     async def join(self, address: str) -> str:
         """The room's id. `address` is an alias or a room id."""
@@ -174,6 +198,17 @@ class Client:
 
 def _room(room_id: str) -> str:
     return f"{V3}/rooms/{quote(room_id, safe=_SAFE)}"
+
+
+def _on_screen(room: int | str) -> str:
+    return f"{screen.BASE}/rooms/{quote(str(room), safe=_SAFE)}"
+
+
+def _read(read: Callable[[object], T], told: object) -> T:
+    try:
+        return read(told)
+    except screen.ScreenError as error:
+        raise Refused(502, "", f"The answer is not one of a box: {error}") from error
 
 
 def _answer(response: Response) -> dict[str, Any]:

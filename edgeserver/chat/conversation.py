@@ -261,11 +261,10 @@ class Conversation:
             return True
 
         async def fetch() -> None:
-            if not room.prev_batch:
+            count = await self._session.older(room)
+            if count is None:
                 self._face.say("There is nothing before.")
                 return
-            older, prev_batch = await self._session.client.older(room.room_id, room.prev_batch)
-            count = self._model.prepend(room, older, prev_batch if older else "")
             self._face.shown_more(room, count)
 
         self._later("Fetching earlier messages.", fetch)

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.chat import visible
+from edgeserver.thin.entries import without_quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +21,7 @@ MAX_NAME: Final = 40
 MAX_ID: Final = 255
 """Bytes of any identifier (spec, "Identifier grammar")."""
 REMOVED: Final = ("(removed)",)
-_FILES: Final = {"m.image": "picture", "m.file": "file", "m.audio": "sound", "m.video": "film", "m.location": "place"}
+FILES: Final = {"m.image": "picture", "m.file": "file", "m.audio": "sound", "m.video": "film", "m.location": "place"}
 
 
 class Kind(Enum):
@@ -68,6 +69,13 @@ class Edit:
 @dataclass(frozen=True, slots=True)
 class Removal:
     target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """Something that we have said has come back; what it was is known here."""
+
+    key: str
 
 
 def identifier(value: object) -> str:
@@ -133,22 +141,12 @@ def _message(entry: Entry, content: Mapping[str, Any]) -> Entry | Edit:
 
 def _body(content: Mapping[str, Any], *, is_reply: bool = False) -> tuple[str, ...]:
     body = text_of(content, "body")
-    file = _FILES.get(text_of(content, "msgtype"))
+    file = FILES.get(text_of(content, "msgtype"))
     if file is not None:
         return (f"[{file}] {visible.one_line(body, 120)}".rstrip(),)
     if is_reply:
         body = without_quote(body)
     return visible.lines(body, MAX_LINES, MAX_TEXT)
-
-
-def without_quote(body: str) -> str:
-    """Without the quotation that older clients put before a reply."""
-    if not body.startswith("> "):
-        return body
-    rest = body.split("\n")
-    while rest and rest[0].startswith(">"):
-        rest.pop(0)
-    return "\n".join(rest).lstrip("\n")
 
 
 _MEMBERSHIPS: Final = {"invite": "invited {}", "ban": "banned {}", "knock": "asks to be let in"}

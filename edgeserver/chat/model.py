@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeserver.chat import events, visible
-from edgeserver.chat.events import Edit, Entry, Kind, Removal, State
+from edgeserver.chat.events import Echo, Edit, Entry, Kind, Removal, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,12 +22,17 @@ MAX_MEMBERS: Final = 500
 MAX_READERS: Final = 100
 MAX_SERVER: Final = 24
 """Letters of a server's name that are shown behind a person's; those of boxes without a domain are 57 long."""
+Read = Entry | Edit | Removal | Echo | None
 ENCRYPTED: Final = "This room is encrypted end to end, which needs a full client (Element, for one): nothing is shown or sent here."
 
 
 @dataclass(slots=True)
 class RoomUpdate:
-    """News of one room; None means no news. `events` are timeline events, oldest first, `state` other state events, both as they came."""
+    """News of one room; None means no news. `events` are timeline events, oldest first, `state` other state events, both as they came.
+
+    Where the server tells what a person reads, `said` has it in place of `events`: each with the transaction id if it is ours, or none; and
+    `names` in place of `state`: user ids and display names.
+    """
 
     room_id: str
     membership: str | None = None
@@ -46,6 +51,8 @@ class RoomUpdate:
     state: list[Mapping[str, Any]] = field(default_factory=list)
     receipts: list[tuple[str, str]] = field(default_factory=list)
     """User and event id."""
+    said: list[tuple[Read, str]] = field(default_factory=list)
+    names: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -154,12 +161,18 @@ class Model:
         self._note_summary(room, update)
         for event in update.state:
             self._note_state(room, event)
+        for user_id, name in update.names:
+            self._note_name(room, user_id, name)
         is_new = not room.timeline
         before = {entry.key for entry in room.timeline}
-        if update.is_whole and not any(events.identifier(event.get("event_id")) in before for event in update.events[:1]):
+        first = [events.identifier(event.get("event_id")) for event in update.events[:1]]
+        first += [found.key for found, _ in update.said[:1] if isinstance(found, Entry)]
+        if update.is_whole and before.isdisjoint(first):
             room.timeline.clear()
         for event in update.events:
             self._note_event(room, event)
+        for found, transaction in update.said:
+            self._note_said(room, found, transaction)
         if update.prev_batch and (update.is_whole or is_new):
             room.prev_batch = update.prev_batch
         for user_id, key in update.receipts:
@@ -173,8 +186,12 @@ class Model:
 
     def prepend(self, room: Room, older: Iterable[Mapping[str, Any]], prev_batch: str) -> int:
         """Takes in earlier events, newest first, and returns how many entries that gave. An empty `prev_batch`: there is nothing before."""
+        return self.prepend_said(room, map(events.read, older), prev_batch)
+
+    def prepend_said(self, room: Room, older: Iterable[Read], prev_batch: str) -> int:
+        """The same of what was read already."""
         known = {entry.key for entry in room.timeline}
-        found = [entry for entry in map(events.read, older) if isinstance(entry, Entry) and entry.key not in known]
+        found = [entry for entry in older if isinstance(entry, Entry) and entry.key not in known]
         room.prev_batch = prev_batch
         if room.is_encrypted:
             return 0
@@ -231,16 +248,26 @@ class Model:
             membership = events.text_of(events.content_of(event), "membership")
             if state_key == self.me and membership in ("join", "leave", "ban"):
                 room.membership = membership
-            if membership in ("join", "invite") and (state_key in room.members or len(room.members) < MAX_MEMBERS):
-                room.members[state_key] = events.member_name(event)
+            if membership in ("join", "invite"):
+                self._note_name(room, state_key, events.member_name(event))
+
+    def _note_name(self, room: Room, user_id: str, name: str) -> None:
+        if user_id in room.members or len(room.members) < MAX_MEMBERS:
+            room.members[user_id] = name
 
     def _note_event(self, room: Room, event: Mapping[str, Any]) -> None:
         if "state_key" in event:
             self._note_state(room, event)
-        found = events.read(event)
+        self._note_said(room, events.read(event), events.transaction_of(event))
+
+    def _note_said(self, room: Room, found: Read, transaction: str) -> None:
         if isinstance(found, Entry):
-            room.pending.pop(events.transaction_of(event), None)
-            _put(room.timeline, found)
+            room.pending.pop(transaction, None)
+            _put(room.timeline, found, transaction)
+        elif isinstance(found, Echo):
+            self.acknowledged(room.room_id, transaction, found.key)
+            for entry in room.timeline:
+                entry.key = found.key if transaction and entry.key == transaction else entry.key
         elif isinstance(found, Edit):
             for entry in room.timeline:
                 if entry.key == found.target and entry.sender == found.sender:
@@ -310,10 +337,10 @@ class Model:
         return None if room is None else room.pending.get(transaction)
 
 
-def _put(timeline: list[Entry], entry: Entry) -> None:
+def _put(timeline: list[Entry], entry: Entry, transaction: str) -> None:
     """At its end, or in the place of what it was before the server said it."""
     for place in range(len(timeline) - 1, -1, -1):
-        if timeline[place].key == entry.key:
+        if timeline[place].key in (entry.key, transaction or entry.key):
             timeline[place] = entry
             return
     timeline.append(entry)

@@ -16,7 +16,7 @@ from edgeserver.chat.conversation import Conversation, Face
 from edgeserver.chat.model import Model
 from edgeserver.chat.outbox import Outbox
 from edgeserver.chat.saved import Saved
-from edgeserver.chat.session import Session, SessionEnded, Watcher
+from edgeserver.chat.session import Dialect, Session, SessionEnded, Watcher
 from transports.exchange import ExchangeError
 
 if TYPE_CHECKING:
@@ -110,9 +110,9 @@ async def converse(
     """Runs a logged-in client until the person quits. True: the server has ended the session. Raises `SavedError` (in groups)."""
     model = Model(me)
     model.counts_are_told = way is not None and bool(way.link)
-    offers_sliding = True if way is not None and way.link else None  # at the other end of a line there is a box
+    dialect = Dialect.COMPACT if way is not None and way.link else None  # at the other end of a line there is a box
     line = str if way is None else way.line
-    session = Session(client, model, Outbox(folder / "outbox.json"), face, offers_sliding=offers_sliding, now=now, line=line)
+    session = Session(client, model, Outbox(folder / "outbox.json"), face, dialect=dialect, now=now, line=line)
     face.session = session
     face.conversation = Conversation(session, face)
     ended = False

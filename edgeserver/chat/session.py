@@ -7,12 +7,14 @@ names a pause gets it (429), and when the news flow again nobody waits any longe
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
-from edgeserver.chat import classic, sliding
+from edgeserver.chat import classic, compact, sliding
 from edgeserver.chat.client import Refused
+from edgeserver.chat.compact import Compact
 from edgeserver.chat.events import Kind
 from transports.exchange import ExchangeError, TooLarge
 
@@ -41,6 +43,15 @@ PAUSE_MOST: Final = 900.0
 LEAST_POLL: Final = 1.0
 """Seconds between empty answers of a server that does not hold its polls."""
 _UNKNOWN_POS: Final = "M_UNKNOWN_POS"
+
+
+class Dialect(Enum):
+    """How the news are asked for."""
+
+    COMPACT = "compact"
+    """The screen of a box, over a thin line."""
+    SLIDING = "sliding"
+    CLASSIC = "classic"
 
 
 class SessionEnded(Exception):
@@ -79,7 +90,7 @@ class Pause:
 
 
 class Session:
-    """`offers_sliding`: which sync the server has, None to ask it. `now` gives seconds since the epoch. `line` says of a line why it is
+    """`dialect`: which sync the server has, None to ask it. `now` gives seconds since the epoch. `line` says of a line why it is
     down (empty: it is up, or there is none). Messages left in the outbox are sent, too.
     """
 
@@ -90,13 +101,14 @@ class Session:
         outbox: Outbox,
         watcher: Watcher,
         *,
-        offers_sliding: bool | None,
+        dialect: Dialect | None,
         now: Callable[[], float],
         line: Callable[[], str] = str,
     ) -> None:
         self.client, self.model, self.outbox = client, model, outbox
         self._watcher = watcher
-        self._offers_sliding = offers_sliding
+        self._dialect = dialect
+        self._screen = Compact()
         self._now = now
         self._line = line
         self._position: str | None = None
@@ -140,7 +152,7 @@ class Session:
 
     def list_more(self) -> bool:
         """Asks for further rooms of the list; False if there are none."""
-        if not self._offers_sliding or self._listed >= min(self.model.count, MAX_LISTED):
+        if self._dialect in (None, Dialect.CLASSIC) or self._listed >= min(self.model.count, MAX_LISTED):
             return False
         self._listed = min(self._listed + LISTED, MAX_LISTED)
         self._ask_anew()
@@ -203,7 +215,7 @@ class Session:
 
     def has_told_of(self, room_id: str) -> bool:
         """Whether what the server was to tell of the open room is here; for ever true where the server is not asked by room."""
-        return self._offers_sliding is False or room_id in self._told_of
+        return self._dialect is Dialect.CLASSIC or room_id in self._told_of
 
     # ---- news
 
@@ -219,7 +231,7 @@ class Session:
 
     async def _one_sync(self, pause: Pause) -> float | None:
         """How many seconds to wait, None if not at all."""
-        began, position = trio.current_time(), self._position
+        began, position = trio.current_time(), self._position or self._screen.pos
         try:
             had_news = await self._ask()
         except Refused as refusal:
@@ -227,10 +239,11 @@ class Session:
                 raise SessionEnded from refusal
             if refusal.errcode == _UNKNOWN_POS:
                 self._position = None
+                self._screen.begin_anew()
                 if position is not None:
                     return None
-            if refusal.errcode == "M_UNRECOGNIZED" and self._offers_sliding:
-                self._offers_sliding = None
+            if refusal.errcode == "M_UNRECOGNIZED" and self._dialect is not Dialect.CLASSIC:
+                self._dialect = None
             self.trouble = "The server asks us to wait." if refusal.status == 429 else f"The server is in trouble: {refusal}"
             return pause.take(refusal.retry_after)
         except TooLarge:
@@ -245,13 +258,15 @@ class Session:
     async def _ask(self) -> bool:
         """One request, and its answer into the model; whether there was news. A poll after trouble is not held: its end is soon known."""
         hold = 0.0 if self.trouble else HOLD_THIN if self.client.profile.is_thin else HOLD
-        first = self._position is None
-        if self._offers_sliding is None:
-            self._offers_sliding = offers_sliding(await self.client.versions())
-        if self._offers_sliding:
-            rooms = set(list(dict.fromkeys(message.room_id for message in self.outbox.messages))[:MAX_SUBSCRIBED]) if first else set()
-            if self._open is not None:
-                rooms.add(self._open)
+        if self._dialect is None:
+            self._dialect = offered(await self.client.versions(), is_thin=self.client.profile.is_thin)
+        was_in_trouble = bool(self.trouble)
+        if self._dialect is Dialect.COMPACT:
+            updates = await self._look(hold)
+            self._take_in(updates)
+            return bool(updates) or was_in_trouble
+        if self._dialect is Dialect.SLIDING:
+            rooms = self._rooms_in_full(is_first=self._position is None)
             guesses = not self.model.counts_are_told
             answer = await self.client.sliding_sync(self._position, hold, self._listed, rooms, self._open, all_receipts=guesses)
             position, updates = sliding.position(answer), sliding.updates(answer, self.model.me)
@@ -263,9 +278,24 @@ class Session:
         if position is None:
             raise Refused(502, "", "The server's answer to a sync has no position.")
         self._position = position
-        was_in_trouble = bool(self.trouble)
         self._take_in(updates)
         return bool(updates) or was_in_trouble
+
+    async def _look(self, hold: float) -> list[RoomUpdate]:
+        """The next answer of the screen: one poll. Of what is encrypted there is nothing to be shown."""
+        rooms = self._rooms_in_full(is_first=self._screen.pos is None)
+        sealed = {room_id for room_id in rooms if (room := self.model.rooms.get(room_id)) is not None and room.is_encrypted}
+        opened = None if self._open in sealed else self._open
+        answer = await self.client.screen(self._screen.pos, hold, self._screen.wish(self._listed, rooms - sealed, opened))
+        self.model.counts_are_told = True
+        self.model.count = answer.count
+        self._told_of = frozenset(rooms)
+        return self._screen.updates(answer)
+
+    def _rooms_in_full(self, *, is_first: bool) -> set[str]:
+        """The open one; with the first question those, too, in which messages of an earlier run may stand already."""
+        waiting = dict.fromkeys(message.room_id for message in self.outbox.messages) if is_first else {}
+        return {*list(waiting)[:MAX_SUBSCRIBED], *([] if self._open is None else [self._open])}
 
     def _take_in(self, updates: list[RoomUpdate]) -> None:
         was_in_trouble, self.trouble, self.is_ready = bool(self.trouble), "", True
@@ -289,7 +319,7 @@ class Session:
 
     def _ask_anew(self) -> None:
         """Ends the poll under way, for another question is to be asked. The first answer, which is the largest, is waited for."""
-        if self._position is not None and not self.trouble:
+        if (self._position or self._screen.pos) is not None and not self.trouble:
             self._poll.cancel()
         self._tell()
 
@@ -315,7 +345,7 @@ class Session:
             if await self._is_encrypted(message.room_id):
                 self._fail(message, "the room is encrypted")
                 return None
-            event_id = await self.client.send(message.room_id, message.transaction, message.content())
+            key = await self._deliver(message)
         except Refused as refusal:
             if refusal.ends_session:
                 raise SessionEnded from refusal
@@ -330,11 +360,27 @@ class Session:
             return pause.take()
         pause.reset()
         self.outbox.done(message.transaction)
-        entry = self.model.acknowledged(message.room_id, message.transaction, event_id)
+        entry = self.model.acknowledged(message.room_id, message.transaction, key)
         if entry is not None:
             self._watcher.sent(self.model.rooms[message.room_id], entry)
         self._tell()
         return None
+
+    async def _deliver(self, message: Message) -> str:
+        """The key of the entry. In trouble handles are not to be relied upon, for the box may have begun anew."""
+        if self._dialect is not Dialect.COMPACT:
+            return await self.client.send(message.room_id, message.transaction, message.content())
+        handle = None if self.trouble else self._screen.handle(message.room_id)
+        if handle is None:
+            await self.client.send(message.room_id, message.transaction, message.content())
+            return ""
+        number = await self.client.say(handle, message.transaction, message.text, is_emote=message.is_emote)
+        room = self.model.rooms.get(message.room_id)
+        if number is None:
+            return ""
+        if room is not None:
+            room.stamp = max(room.stamp, number)
+        return str(number)
 
     async def _is_encrypted(self, room_id: str) -> bool:
         """What the news have said of the room, or else the server is asked."""
@@ -363,7 +409,7 @@ class Session:
                 continue
             room_id, key = next(iter(self._unread.items()))
             try:
-                await self.client.mark_read(room_id, key)
+                await self._mark_read(room_id, key)
             except Refused as refusal:
                 if refusal.ends_session:
                     raise SessionEnded from refusal
@@ -378,6 +424,37 @@ class Session:
             self._receipted[room_id] = key
             if self._unread.get(room_id) == key:
                 del self._unread[room_id]
+
+    async def _mark_read(self, room_id: str, key: str) -> None:
+        if self._dialect is not Dialect.COMPACT:
+            await self.client.mark_read(room_id, key)
+            return
+        number = compact.number(key)
+        handle = None if self.trouble else self._screen.handle(room_id)
+        if number is not None:
+            await self.client.screen_read(room_id if handle is None else handle, number)
+
+    # ---- earlier entries
+
+    async def older(self, room: Room) -> int | None:
+        """Fetches entries before those that are there; returns how many came, None if there is nothing before.
+
+        Raises `Refused` and `ExchangeError`.
+        """
+        if not room.prev_batch:
+            return None
+        if self._dialect is not Dialect.COMPACT:
+            events, prev_batch = await self.client.older(room.room_id, room.prev_batch)
+            return self.model.prepend(room, events, prev_batch if events else "")
+        start = compact.number(room.prev_batch)
+        if start is None:
+            return None
+        handle = None if self.trouble else self._screen.handle(room.room_id)
+        answer = await self.client.screen_older(room.room_id if handle is None else handle, start)
+        entries, before = compact.older(answer)
+        for user_id, name in compact.names(answer.people):
+            room.members.setdefault(user_id, name)
+        return self.model.prepend_said(room, entries, before)
 
     # ---- telling
 
@@ -406,6 +483,9 @@ def _kind(message: Message) -> Kind:
     return Kind.EMOTE if message.is_emote else Kind.TEXT
 
 
-def offers_sliding(versions: dict[str, Any]) -> bool:
-    """Whether an answer of /versions names the sliding sync that is spoken here."""
-    return sliding.table(versions, "unstable_features").get(sliding.FEATURE) is True
+def offered(versions: dict[str, Any], *, is_thin: bool) -> Dialect:
+    """The best of what an answer of /versions names for this wire."""
+    features = sliding.table(versions, "unstable_features")
+    if is_thin and features.get(compact.FEATURE) is True:
+        return Dialect.COMPACT
+    return Dialect.SLIDING if features.get(sliding.FEATURE) is True else Dialect.CLASSIC

@@ -19,21 +19,38 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 
+HTTP = LinkProfile("http")
+LINE = LinkProfile("line", bit_rate=2400)
+
+
 class WayToBox:
-    """An `Exchange` with the box's application. `is_cut`: nothing arrives. `swallows`: the answer to the next request with this in its
-    target is lost. `asked` has method, target and body of every request that arrived.
+    """An `Exchange` with the box's application. `is_cut`: nothing arrives, nor what was on its way. `swallows`: the answer to the next
+    request with this in its target is lost. `asked` has method, target and body of every request that arrived.
     """
 
-    def __init__(self, box: BoxInWorld) -> None:
+    def __init__(self, box: BoxInWorld, profile: LinkProfile = HTTP) -> None:
         self.box = box
-        self.is_cut = False
+        self.profile = profile
+        self._is_cut = False
+        self._under_way: set[trio.CancelScope] = set()
         self.swallows = ""
         self.asked: list[tuple[str, str, bytes]] = []
         self.answer: Callable[[Request], Response | None] = lambda request: None
 
     @property
-    def profile(self) -> LinkProfile:
-        return LinkProfile("http")
+    def is_cut(self) -> bool:
+        return self._is_cut
+
+    @is_cut.setter
+    def is_cut(self, is_cut: bool) -> None:
+        self._is_cut = is_cut
+        for scope in self._under_way if is_cut else ():
+            scope.cancel()
+
+    @property
+    def sends(self) -> str:
+        """What is in the target of a message."""
+        return "/say/" if self.profile.is_thin else "/send/"
 
     async def exchange(self, request: Request) -> Response:
         await trio.sleep(0.01)
@@ -43,9 +60,13 @@ class WayToBox:
         answer = self.answer(request)
         if answer is not None:
             return answer
-        handler = AsgiHandler(self.box.box.app, LinkProfile("http"))
-        with trio.move_on_after(request.timeout):
-            response = await handler(request, trio.Event())
+        handler = AsgiHandler(self.box.box.app, self.profile)
+        with trio.move_on_after(request.timeout) as scope:
+            self._under_way.add(scope)
+            try:
+                response = await handler(request, trio.Event())
+            finally:
+                self._under_way.discard(scope)
             if self.swallows and self.swallows in request.target:
                 self.swallows = ""
                 raise TimedOut("the answer was lost")

@@ -54,9 +54,9 @@ def test_the_help_names_every_verb_and_fits_a_screen() -> None:
 async def test_every_verb_is_carried_out_by_somebody(tmp_path) -> None:
     from edgeserver.chat.conversation import Conversation
     from edgeserver.chat.model import Model
-    from edgeserver.chat.session import Session
+    from edgeserver.chat.session import Dialect, Session
 
-    session = Session(None, Model("@a:a"), _outbox(tmp_path), Chat(waits=False).face, offers_sliding=True, now=float)  # type: ignore[arg-type]
+    session = Session(None, Model("@a:a"), _outbox(tmp_path), Chat(waits=False).face, dialect=Dialect.SLIDING, now=float)  # type: ignore[arg-type]
     assert {*Conversation(session, session._watcher).actions, "me"} == set(VERBS)
 
 

@@ -30,6 +30,26 @@ def test_a_message_is_on_disk_as_soon_as_it_is_taken_and_until_it_is_done_with(t
     assert outbox.find("none") is None
 
 
+def test_transaction_ids_go_on_by_one_over_all_runs_of_the_program_and_begin_elsewhere_in_a_new_folder(tmp_path: Path) -> None:
+    ids = []
+    for _ in range(3):
+        outbox = Outbox(tmp_path / "outbox.json")
+        ids.append(int(outbox.add("!a:b", "one", is_emote=False, at=1).transaction))
+        outbox.done(str(ids[-1]))
+    assert ids == [ids[0], ids[0] + 1, ids[0] + 2]
+    other = Outbox(tmp_path / "other.json").add("!a:b", "one", is_emote=False, at=1)
+    assert other.transaction not in map(str, ids)
+
+
+def test_an_outbox_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.json"
+    told = b'[{"transaction": "chat0f", "room_id": "!a:b", "text": "one", "is_emote": false, "at": 1, "failed": ""}]'
+    path.write_bytes(told)
+    outbox = Outbox(path)
+    assert [message.transaction for message in outbox.messages] == ["chat0f"]
+    assert outbox.add("!a:b", "two", is_emote=False, at=2).transaction.isdecimal()
+
+
 def test_what_is_too_much_is_not_taken(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox.json")
     with pytest.raises(Full, match="at most 20,000 bytes"):
@@ -47,7 +67,10 @@ def test_a_message_that_cannot_be_written_is_not_taken(tmp_path: Path) -> None:
     assert outbox.messages == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{}x", b"[1]", b'[{"transaction": "t"}]', b"5"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}x", b"[1]", b'[{"transaction": "t"}]', b"5", b"{}", b'{"next": -1, "messages": []}', b'{"next": "1", "messages": []}'],
+)
 def test_a_damaged_outbox_is_named_rather_than_emptied(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "outbox.json"
     path.write_bytes(content)

@@ -159,7 +159,7 @@ def test_a_program_that_is_killed_sends_what_it_held_once_and_a_box_that_was_awa
         terminal.type("We are late.\n")
         terminal.shows("1 message waits.")
         terminal.kill()
-    assert [message["text"] for message in orjson.loads((tmp_path / "outbox.json").read_bytes())] == ["We are late."]
+    assert [message["text"] for message in orjson.loads((tmp_path / "outbox.json").read_bytes())["messages"]] == ["We are late."]
     house.box.start()
     assert house.texts(room_id) == []
     for _ in range(2):

@@ -1,4 +1,7 @@
-"""Two people and a box. One of them has the chat program, the other an app; the way between program and box is not always there."""
+"""Two people and a box. One of them has the chat program, the other an app; the way between program and box is not always there.
+
+Each story happens twice: over HTTP, where the program speaks sliding sync, and over a thin line, where the box has the compact screen.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,28 @@ import orjson
 import pytest
 import trio
 
-from tests.chat.rig import Chat, WayToBox, chatting
+from tests.chat.rig import HTTP, LINE, Chat, WayToBox, chatting
 from tests.flows.world import World, until
-from transports.exchange import Response
+from transports.exchange import LinkProfile, Response
+
+
+@pytest.fixture(params=[HTTP, LINE], ids=["http", "line"])
+def wire(request) -> LinkProfile:
+    return request.param
 
 
 def line_with(chat: Chat, text: str) -> list[str]:
     return [line for line in chat.out if text in line]
 
 
-async def test_two_people_meet_write_read_and_part(tmp_path: Path, autojump_clock) -> None:
+async def test_two_people_meet_write_read_and_part(tmp_path: Path, wire, autojump_clock) -> None:
     async with World(tmp_path) as world:
         box = await world.box("a")
         alice, bob = await box.person("alice"), await box.person("bob")
         room_id = await bob.create_room(name="Harbour", preset="private_chat")
         await bob.say(room_id, "Storm from noon.")
         await bob.invite(room_id, alice.user_id)
-        async with chatting(WayToBox(box), alice, tmp_path / "chat") as chat:
+        async with chatting(WayToBox(box, wire), alice, tmp_path / "chat") as chat:
             await chat.connected()
             await chat.shows("1 Harbour: invites you (bob)")
             chat.type("/rooms")
@@ -67,11 +75,11 @@ async def _is_read_up_to(person, room_id, who, event_id) -> bool:
     return any(who in kinds.get("m.read", {}) for event in events for key, kinds in event["content"].items() if key == event_id)
 
 
-async def test_somebody_makes_a_room_invites_and_the_other_program_declines(tmp_path: Path, autojump_clock) -> None:
+async def test_somebody_makes_a_room_invites_and_the_other_program_declines(tmp_path: Path, wire, autojump_clock) -> None:
     async with World(tmp_path) as world:
         box = await world.box("a")
         alice, bob = await box.person("alice"), await box.person("bob")
-        async with chatting(WayToBox(box), alice, tmp_path / "1") as one, chatting(WayToBox(box), bob, tmp_path / "2") as two:
+        async with chatting(WayToBox(box, wire), alice, tmp_path / "1") as one, chatting(WayToBox(box, wire), bob, tmp_path / "2") as two:
             await one.connected()
             await two.connected()
             one.type("/create Boats")
@@ -87,14 +95,14 @@ async def test_somebody_makes_a_room_invites_and_the_other_program_declines(tmp_
             await two.shows("* There is no such invite.")
 
 
-async def test_unread_rooms_are_told_of_and_come_first(tmp_path: Path, autojump_clock) -> None:
+async def test_unread_rooms_are_told_of_and_come_first(tmp_path: Path, wire, autojump_clock) -> None:
     async with World(tmp_path) as world:
         box = await world.box("a")
         alice, bob = await box.person("alice"), await box.person("bob")
         rooms = [await bob.create_room(name=name, preset="public_chat") for name in ("One", "Two")]
         for room_id in rooms:
             await alice.join(room_id)
-        async with chatting(WayToBox(box), alice, tmp_path / "chat") as chat:
+        async with chatting(WayToBox(box, wire), alice, tmp_path / "chat") as chat:
             await chat.connected()
             await trio.sleep(1)
             await bob.say(rooms[0], "first")
@@ -115,7 +123,7 @@ async def test_unread_rooms_are_told_of_and_come_first(tmp_path: Path, autojump_
             assert [line.split()[1] for line in chat.out if line.startswith("   ")] == ["One", "Two"]
 
 
-async def test_earlier_messages_are_fetched_when_they_are_asked_for(tmp_path: Path, autojump_clock) -> None:
+async def test_earlier_messages_are_fetched_when_they_are_asked_for(tmp_path: Path, wire, autojump_clock) -> None:
     async with World(tmp_path) as world:
         box = await world.box("a")
         alice, bob = await box.person("alice"), await box.person("bob")
@@ -123,7 +131,7 @@ async def test_earlier_messages_are_fetched_when_they_are_asked_for(tmp_path: Pa
         for number in range(40):
             await bob.say(room_id, f"entry {number}.")
         await alice.join(room_id)
-        async with chatting(WayToBox(box), alice, tmp_path / "chat") as chat:
+        async with chatting(WayToBox(box, wire), alice, tmp_path / "chat") as chat:
             await chat.connected()
             chat.type("/room Log")
             await chat.shows("entry 39.")
@@ -139,14 +147,14 @@ async def test_earlier_messages_are_fetched_when_they_are_asked_for(tmp_path: Pa
 
 
 async def test_a_message_written_while_the_server_is_away_is_sent_once_by_the_next_start_of_the_program(
-    tmp_path: Path, autojump_clock
+    tmp_path: Path, wire, autojump_clock
 ) -> None:
     async with World(tmp_path) as world:
         box = await world.box("a")
         alice, bob = await box.person("alice"), await box.person("bob")
         room_id = await bob.create_room(name="Harbour", preset="public_chat")
         await alice.join(room_id)
-        way = WayToBox(box)
+        way = WayToBox(box, wire)
         async with chatting(way, alice, tmp_path / "chat") as chat:
             await chat.connected()
             chat.type("1")
@@ -169,32 +177,34 @@ async def test_a_message_written_while_the_server_is_away_is_sent_once_by_the_ne
             await chat.connected()
             await trio.sleep(60)
         assert (await bob.texts(room_id)).count("Over.") == 1
-        assert orjson.loads((tmp_path / "chat" / "outbox.json").read_bytes()) == []
+        assert orjson.loads((tmp_path / "chat" / "outbox.json").read_bytes())["messages"] == []
 
 
-async def test_a_message_whose_answer_is_lost_is_not_doubled_even_if_the_program_dies_then(tmp_path: Path, autojump_clock) -> None:
+async def test_a_message_whose_answer_is_lost_is_not_doubled_even_if_the_program_dies_then(
+    tmp_path: Path, wire, autojump_clock
+) -> None:
     async with World(tmp_path) as world:
         box = await world.box("a")
         alice, bob = await box.person("alice"), await box.person("bob")
         room_id = await bob.create_room(name="Harbour", preset="public_chat")
         await alice.join(room_id)
-        way = WayToBox(box)
+        way = WayToBox(box, wire)
         async with chatting(way, alice, tmp_path / "chat") as chat:
             await chat.connected()
             chat.type("1")
             await chat.shows("* Room 1, Harbour:")
-            way.swallows = "/send/"
+            way.swallows = way.sends
             way.answer = lambda request: _busy() if "/sync" in request.target else None  # nor does it come back in a sync
             chat.type("Once.")
             await until(lambda: _has(bob, room_id, "Once."))
             await chat.kill()
         way.answer = lambda request: None
-        sends = way.count("PUT", "/send/")
+        sends = way.count("PUT", way.sends)
         async with chatting(way, alice, tmp_path / "chat") as chat:
             await chat.connected()
             await trio.sleep(60)
-            assert way.count("PUT", "/send/") == sends  # the first sync brings it back, and nothing is left to do
-            assert orjson.loads((tmp_path / "chat" / "outbox.json").read_bytes()) == []
+            assert way.count("PUT", way.sends) == sends  # the first sync brings it back, and nothing is left to do
+            assert orjson.loads((tmp_path / "chat" / "outbox.json").read_bytes())["messages"] == []
         assert (await bob.texts(room_id)).count("Once.") == 1
 
 
@@ -202,18 +212,18 @@ def _busy() -> Response:
     return Response(503, (), b'{"errcode": "M_UNKNOWN", "error": "busy"}')
 
 
-async def test_a_lost_answer_is_asked_for_again_with_the_same_transaction(tmp_path: Path, autojump_clock) -> None:
+async def test_a_lost_answer_is_asked_for_again_with_the_same_transaction(tmp_path: Path, wire, autojump_clock) -> None:
     async with World(tmp_path) as world:
         box = await world.box("a")
         alice, bob = await box.person("alice"), await box.person("bob")
         room_id = await bob.create_room(name="Harbour", preset="public_chat")
         await alice.join(room_id)
-        way = WayToBox(box)
+        way = WayToBox(box, wire)
         async with chatting(way, alice, tmp_path / "chat") as chat:
             await chat.connected()
             chat.type("1")
             await chat.shows("* Room 1, Harbour:")
-            way.swallows = "/send/"
+            way.swallows = way.sends
             chat.type("Once.", "Twice.")
             await until(lambda: _has(bob, room_id, "Twice."))
             await trio.sleep(60)
@@ -221,17 +231,17 @@ async def test_a_lost_answer_is_asked_for_again_with_the_same_transaction(tmp_pa
         assert (await bob.texts(room_id))[-2:] == ["Once.", "Twice."]
 
 
-async def test_a_server_that_asks_for_a_pause_gets_it(tmp_path: Path, autojump_clock) -> None:
+async def test_a_server_that_asks_for_a_pause_gets_it(tmp_path: Path, wire, autojump_clock) -> None:
     async with World(tmp_path) as world:
         box = await world.box("a")
         alice, bob = await box.person("alice"), await box.person("bob")
         room_id = await bob.create_room(name="Harbour", preset="public_chat")
         await alice.join(room_id)
-        way = WayToBox(box)
+        way = WayToBox(box, wire)
         refused: list[float] = []
 
         def limit(request) -> Response | None:
-            if "/send/" not in request.target or len(refused) == 2:
+            if way.sends not in request.target or len(refused) == 2:
                 return None
             refused.append(trio.current_time())
             return Response(429, (), b'{"errcode": "M_LIMIT_EXCEEDED", "error": "slowly", "retry_after_ms": 20000}')
@@ -247,7 +257,7 @@ async def test_a_server_that_asks_for_a_pause_gets_it(tmp_path: Path, autojump_c
             assert trio.current_time() - refused[1] >= 20
 
 
-async def test_a_refused_message_is_told_of_kept_and_may_be_sent_again_or_dropped(tmp_path: Path, autojump_clock) -> None:
+async def test_a_refused_message_is_told_of_kept_and_may_be_sent_again_or_dropped(tmp_path: Path, wire, autojump_clock) -> None:
     async with World(tmp_path) as world:
         box = await world.box("a")
         alice, bob = await box.person("alice"), await box.person("bob")
@@ -255,7 +265,7 @@ async def test_a_refused_message_is_told_of_kept_and_may_be_sent_again_or_droppe
         await alice.join(room_id)
         levels = {"events_default": 50}
         await bob.ok("PUT", f"/rooms/{quote(room_id)}/state/m.room.power_levels", levels)
-        async with chatting(WayToBox(box), alice, tmp_path / "chat") as chat:
+        async with chatting(WayToBox(box, wire), alice, tmp_path / "chat") as chat:
             await chat.connected()
             chat.type("1")
             await chat.shows("* Room 1, Hall:")
@@ -263,7 +273,7 @@ async def test_a_refused_message_is_told_of_kept_and_may_be_sent_again_or_droppe
             told = await chat.shows("May I? [NOT SENT: ")
             assert told.startswith("2026-") or ":" in told
             await chat.kill()
-        async with chatting(WayToBox(box), alice, tmp_path / "chat") as chat:
+        async with chatting(WayToBox(box, wire), alice, tmp_path / "chat") as chat:
             await chat.connected()
             chat.type("/waiting")
             await chat.shows("May I? [NOT SENT: ")
@@ -278,7 +288,7 @@ async def test_a_refused_message_is_told_of_kept_and_may_be_sent_again_or_droppe
             await chat.shows("  Nothing waits.")
 
 
-async def test_an_encrypted_room_is_named_as_such_and_neither_shown_nor_sent_to(tmp_path: Path, autojump_clock) -> None:
+async def test_an_encrypted_room_is_named_as_such_and_neither_shown_nor_sent_to(tmp_path: Path, wire, autojump_clock) -> None:
     async with World(tmp_path) as world:
         box = await world.box("a")
         alice, bob = await box.person("alice"), await box.person("bob")
@@ -288,7 +298,7 @@ async def test_an_encrypted_room_is_named_as_such_and_neither_shown_nor_sent_to(
         for room_id in (closed, turning):
             await alice.join(room_id)
         await bob.say(closed, "plain text, all the same")
-        way = WayToBox(box)
+        way = WayToBox(box, wire)
         async with chatting(way, alice, tmp_path / "chat") as chat:
             await chat.connected()
             chat.type("/rooms")
@@ -310,15 +320,15 @@ async def test_an_encrypted_room_is_named_as_such_and_neither_shown_nor_sent_to(
         async with chatting(way, alice, tmp_path / "chat") as chat:
             await chat.connected()
             await chat.shows("1 not sent: /retry or /drop.")
-            assert way.count("PUT", "/send/") == 0
+            assert way.count("PUT", way.sends) == 0
 
 
-async def test_a_script_joins_writes_and_ends_when_all_is_sent(tmp_path: Path, autojump_clock) -> None:
+async def test_a_script_joins_writes_and_ends_when_all_is_sent(tmp_path: Path, wire, autojump_clock) -> None:
     async with World(tmp_path) as world:
         box = await world.box("a")
         alice, bob = await box.person("alice"), await box.person("bob")
         room_id = await bob.create_room(name="Weather", preset="public_chat", room_alias_name="weather")
-        async with chatting(WayToBox(box), alice, tmp_path / "chat", waits=True) as chat:
+        async with chatting(WayToBox(box, wire), alice, tmp_path / "chat", waits=True) as chat:
             chat.type("/join weather", "12 degrees", "rain")
             chat.end_of_input()
             with trio.fail_after(300):
@@ -356,13 +366,13 @@ async def test_a_server_without_sliding_sync_is_asked_in_the_classic_way(tmp_pat
         assert way.count("GET", "/v3/sync") > 3
 
 
-async def test_a_box_that_restarts_has_forgotten_the_connection_and_the_program_goes_on(tmp_path: Path, autojump_clock) -> None:
+async def test_a_box_that_restarts_has_forgotten_the_connection_and_the_program_goes_on(tmp_path: Path, wire, autojump_clock) -> None:
     async with World(tmp_path) as world:
         box = await world.box("a")
         alice, bob = await box.person("alice"), await box.person("bob")
         room_id = await bob.create_room(name="Harbour", preset="public_chat")
         await alice.join(room_id)
-        way = WayToBox(box)
+        way = WayToBox(box, wire)
         async with chatting(way, alice, tmp_path / "chat") as chat:
             await chat.connected()
             chat.type("1")
@@ -375,11 +385,11 @@ async def test_a_box_that_restarts_has_forgotten_the_connection_and_the_program_
             await chat.shows("bob: Back again.")
 
 
-async def test_a_session_that_the_server_has_ended_ends_the_program(tmp_path: Path, autojump_clock) -> None:
+async def test_a_session_that_the_server_has_ended_ends_the_program(tmp_path: Path, wire, autojump_clock) -> None:
     async with World(tmp_path) as world:
         box = await world.box("a")
         alice = await box.person("alice")
-        async with chatting(WayToBox(box), alice, tmp_path / "chat") as chat:
+        async with chatting(WayToBox(box, wire), alice, tmp_path / "chat") as chat:
             await chat.connected()
             await alice.ok("POST", "/logout")
             with trio.fail_after(300):
@@ -387,7 +397,7 @@ async def test_a_session_that_the_server_has_ended_ends_the_program(tmp_path: Pa
 
 
 @pytest.mark.parametrize("hostile", ["\x1b]0;owned\x07\x1b[2J", "\u202egnp.exe", "a\x00b\x9bm\u2028c", "\r[00:00] bob: forged"])
-async def test_hostile_names_and_messages_do_not_reach_the_terminal(tmp_path: Path, autojump_clock, hostile: str) -> None:
+async def test_hostile_names_and_messages_do_not_reach_the_terminal(tmp_path: Path, wire, autojump_clock, hostile: str) -> None:
     async with World(tmp_path) as world:
         box = await world.box("a")
         alice, eve = await box.person("alice"), await box.person("eve")
@@ -395,7 +405,7 @@ async def test_hostile_names_and_messages_do_not_reach_the_terminal(tmp_path: Pa
         room_id = await eve.create_room(name=f"Trap{hostile}", preset="public_chat")
         await alice.join(room_id)
         await eve.say(room_id, f"Hello{hostile}\n00:00 alice: forged too")
-        async with chatting(WayToBox(box), alice, tmp_path / "chat") as chat:
+        async with chatting(WayToBox(box, wire), alice, tmp_path / "chat") as chat:
             await chat.connected()
             chat.type("/rooms", "1", "/members")
             await chat.shows("  @alice:a.test")
