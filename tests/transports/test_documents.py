@@ -131,6 +131,26 @@ def test_strings_of_numbers_come_back_with_all_their_zeros(told: list[str]) -> N
         assert reader.decode(writer.encode({"token": text})) == {"token": text}
 
 
+def test_a_name_like_the_last_one_costs_what_is_between_its_beginning_and_its_end() -> None:
+    writer, reader = memory(), memory()
+    costs = []
+    for number in range(90, 130):
+        document = {"body": f"Harbour crew {number}, north", "sender": f"@visitor{number * 7_919_077}:far{number}.a.long.name.example"}
+        coded = writer.encode(document)
+        assert reader.decode(coded) == document
+        costs.append(len(coded))
+    assert costs[0] > 60
+    assert sorted(costs)[len(costs) // 2] <= 10
+
+
+def test_digits_cost_what_they_say_with_all_zeros_before_them() -> None:
+    writer, reader = memory(), memory()
+    for text in ("007", "0", "00", "123456789012345678", "1234567890123456789", "9", "-1", "٣"):
+        coded = writer.encode(text)
+        assert reader.decode(coded) == text
+    assert len(writer.encode("528491036528491036")) <= 9
+
+
 def test_a_copy_goes_on_from_where_the_first_was_and_neither_touches_the_other() -> None:
     seen = memory()
     seen.encode(event(1, "low tide"))

@@ -12,7 +12,8 @@ A value is written as its kind, then
     array    its length and its elements, which share one place
     number   its distance from the last number here, or itself: whichever is smaller
     string   one of the last that stood here (most recent first), one of the last anywhere, one like the last here but for its numbers
-             (a token of a stream, a transaction id), or a new one in a form of `_Form`
+             (a token of a stream, a transaction id), or a new one in a form of `_Form`; a text of which half or more is the beginning
+             and the end of the last one here says how much, and what is between them; digits alone are a number of so many
     raw      whatever else JSON knows (fractions, numbers beyond 2^53, what lies too deep): its JSON as text
 
 Sans-io. Bytes that no encoder wrote decode to something or raise; what they unfold to is bounded (`MAX_VALUES`, `MAX_TEXT`).
@@ -51,6 +52,7 @@ _MAX_PATTERNS: Final = 4
 _MOST_COUNTERS: Final = 8
 _LONGEST_PATTERN: Final = 80
 _MAX_COUNTER: Final = (1 << 64) - 1
+_MOST_DIGITS: Final = 18
 _ELEMENT: Final = "[]"
 _OTHER_KEY: Final = "*"
 
@@ -100,6 +102,7 @@ class _Form(IntEnum):
 _SIGILS: Final = "$!@#"
 _COUNTER: Final = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,18})(?![0-9])")
 """A number that is written in one way only."""
+_DIGITS: Final = re.compile(rf"[0-9]{{1,{_MOST_DIGITS}}}")
 _WORD: Final = re.compile(r"[a-z][a-z0-9_]*([.-][a-z0-9_-]+)*(/[a-z]+)?|[A-Z]*")
 _HASHED: Final = re.compile(r"[$!][A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 _NAMED: Final = re.compile(r"([$!@#])([^:]*):(.+)", re.DOTALL)
@@ -124,6 +127,11 @@ class _Recent:
             return self._strings.index(string)
         except ValueError:
             return None
+
+    @property
+    def newest(self) -> str:
+        """Empty if there is none."""
+        return self._strings[0] if self._strings else ""
 
     def code(self, coder: Coder, index: int = 0) -> str:
         index = self._index.code(coder, index)
@@ -235,16 +243,31 @@ def _taken_apart(string: str) -> tuple[tuple[str, ...], list[int]] | None:
     return tuple(parts[::2]), [int(part) for part in parts[1::2]]
 
 
+class _New:
+    """New strings of a place: their forms and sigils, how much of the last one they begin and end with, and whether the rest is digits."""
+
+    __slots__ = ("digits", "form", "is_number", "prefix", "sigil", "suffix")
+
+    def __init__(self) -> None:
+        self.form = BitTree(len(_Form), rate=4)
+        self.sigil = BitTree(len(_SIGILS), rate=4)
+        self.prefix = AdaptiveNumber(_LONGEST_REMEMBERED)
+        self.suffix = AdaptiveNumber(_LONGEST_REMEMBERED)
+        self.is_number = AdaptiveBit(rate=4)
+        self.digits = AdaptiveNumber(_MOST_DIGITS)
+
+
 class _Place:
     """What stood at one place of documents."""
 
-    __slots__ = ("_integers", "_list", "_object", "_patterns", "_strings", "children", "kind")
+    __slots__ = ("_integers", "_list", "_new", "_object", "_patterns", "_strings", "children", "kind")
 
     def __init__(self) -> None:
         self.kind = BitTree(len(_Kind), rate=4)
         self.children: dict[str, _Place] = {}
         self._integers: _Integers | None = None
         self._list: AdaptiveNumber | None = None
+        self._new: _New | None = None
         self._object: _Shapes | None = None
         self._patterns: _Patterns | None = None
         self._strings: _Recent | None = None
@@ -281,6 +304,12 @@ class _Place:
             self._patterns = _Patterns()
         return self._patterns
 
+    @property
+    def new(self) -> _New:
+        if self._new is None:
+            self._new = _New()
+        return self._new
+
     def forget_names(self, keys: Collection[str]) -> None:
         if self._strings is not None:
             self._strings.keep(_WORD)
@@ -307,10 +336,9 @@ class Documents:
         self._root = _Place()
         self._strays = _Place()
         self._new_keys = _Recent(_MAX_ANYWHERE)
+        self._key_forms = _Place()
         self._is_new_key = AdaptiveBit()
         self._anywhere = _Recent(_MAX_ANYWHERE)
-        self._form = BitTree(len(_Form), rate=4)
-        self._sigil = BitTree(len(_SIGILS))
         self._server = _Place()
         self._length = AdaptiveNumber(MAX_TEXT)
         self._values = 0
@@ -373,7 +401,7 @@ class Documents:
                 _, numbers = (isinstance(value, str) and _taken_apart(value)) or ((), [])
                 return self._noted(place, place.patterns.code(coder, index, numbers), is_like=True)
             case _Kind.NEW:
-                return self._noted(place, self._new(coder, value if isinstance(value, str) else ""))
+                return self._noted(place, self._new(coder, place, value if isinstance(value, str) else ""))
             case _Kind.RAW:
                 return self._raw(coder, value)
         return {_Kind.NULL: None, _Kind.FALSE: False, _Kind.TRUE: True}[kind]
@@ -436,7 +464,7 @@ class Documents:
             return self._key_list[number]
         index = self._new_keys.find(key)
         is_new = self._is_new_key.code(coder, int(index is None))
-        key = self._new(coder, key) if is_new else self._new_keys.code(coder, index or 0)
+        key = self._new(coder, self._key_forms, key) if is_new else self._new_keys.code(coder, index or 0)
         self._new_keys.note(key)
         return key
 
@@ -464,17 +492,20 @@ class Documents:
 
     # New strings
 
-    def _new(self, coder: Coder, string: str) -> str:
-        form = _Form(self._form.code(coder, _form_of(string)))
+    def _new(self, coder: Coder, place: _Place, string: str) -> str:
+        new, last = place.new, place.recent.newest
+        form = _Form(new.form.code(coder, _form_of(string)))
         match form:
             case _Form.HASH:
-                sigil = _SIGILS[self._sigil.code(coder, _SIGILS.find(string[:1]) if string else 0)]
+                sigil = _SIGILS[new.sigil.code(coder, _SIGILS.find(string[:1]) if string else 0)]
                 return sigil + _from_bytes(code_bytes(coder, 32, _to_bytes(string[1:])), url_safe=True)
             case _Form.NAMED:
                 match = _NAMED.fullmatch(string)
                 sigil, local, server = ("", "", "") if match is None else match.groups()
-                sigil = _SIGILS[self._sigil.code(coder, max(0, _SIGILS.find(sigil)) if sigil else 0)]
-                return f"{sigil}{self._plain(coder, local)}:{self._server_name(coder, server)}"
+                sigil = _SIGILS[new.sigil.code(coder, max(0, _SIGILS.find(sigil)) if sigil else 0)]
+                before = _NAMED.fullmatch(last)
+                local = self._like(coder, new, local, "" if before is None else before[2])
+                return f"{sigil}{local}:{self._server_name(coder, server)}"
             case _Form.MXC:
                 match = _MXC.fullmatch(string)
                 server, media = ("", "") if match is None else match.groups()
@@ -484,7 +515,30 @@ class Documents:
                 length = self._length.code(coder, len(data))
                 self._count(0, 2 * length)
                 return _from_bytes(code_bytes(coder, length, data), url_safe=form is _Form.BASE64_URL)
-        return self._plain(coder, string)
+        return self._like(coder, new, string, last)
+
+    def _like(self, coder: Coder, new: _New, text: str, last: str) -> str:
+        """A text that may begin and end as the last one did."""
+        if not last:
+            return self._between(coder, new, text)
+        prefix, suffix = _shared(text, last)
+        prefix, suffix = new.prefix.code(coder, prefix), new.suffix.code(coder, suffix)
+        if prefix + suffix > len(last):
+            raise DocumentError("more of a text than there is")
+        self._count(0, prefix + suffix)
+        middle = self._between(coder, new, text[prefix : len(text) - suffix])
+        return f"{last[:prefix]}{middle}{last[len(last) - suffix :]}"
+
+    def _between(self, coder: Coder, new: _New, text: str) -> str:
+        """Any text; digits cost what they say."""
+        if not new.is_number.code(coder, int(_DIGITS.fullmatch(text) is not None)):
+            return self._plain(coder, text)
+        count = new.digits.code(coder, len(text))
+        self._count(0, count)
+        number = code_bits(coder, (10**count - 1).bit_length(), int(text or 0))
+        if number >= 10**count:
+            raise DocumentError("a number with more digits than it has")
+        return str(number).zfill(count) if count else ""
 
     def _server_name(self, coder: Coder, name: str) -> str:
         place = self._server
@@ -492,7 +546,7 @@ class Documents:
         if place.kind.code(coder, _Kind.NEW if index is None else _Kind.RECENT) == _Kind.RECENT:
             name = place.recent.code(coder, index or 0)
         else:
-            name = self._plain(coder, name)
+            name = self._like(coder, place.new, name, place.recent.newest)
         place.recent.note(name)
         return name
 
@@ -506,6 +560,14 @@ class Documents:
         self._characters += characters
         if self._values > MAX_VALUES or self._characters > MAX_TEXT:
             raise DocumentError("a document beyond all bounds")
+
+
+def _shared(text: str, last: str) -> tuple[int, int]:
+    """With how many characters of `last` the text begins and ends; none if they are less than half of it."""
+    most = min(len(text), len(last))
+    prefix = next((at for at in range(most) if text[at] != last[at]), most)
+    suffix = next((at for at in range(most - prefix) if text[-1 - at] != last[-1 - at]), most - prefix)
+    return (prefix, suffix) if 2 * (prefix + suffix) >= len(text) > 0 else (0, 0)
 
 
 def _form_of(string: str) -> _Form:

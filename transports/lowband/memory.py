@@ -9,16 +9,19 @@ bodies of each endpoint have places of their own. Members, left out where they s
 
     m  method * 5 + priority          h  headers, pairs
     a  authority                      y  quoting style of the parameters
-    t  Authorization; an X-Matrix     p  parameters of the path
-       without its signature          q  pairs of the query
+    t  Authorization; an X-Matrix     p  parameters of the path, by their places
+       without its signature          q  the query, by its keys; pairs, if they are not in order
     g  that signature                 b  the body, JSON; of an answer, too
     s  status, if it is not 200
+
+A parameter of the path or the query that is a whole number is written as one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from transports.lowband.documents import TextCodec
     from transports.lowband.rangecoder import Coder
 
-VERSION: Final = 1
+VERSION: Final = 2
 LARGEST_BODY: Final = 16 * 1024
 """Bytes of JSON. A larger body would hold up whoever comes after it; other messages overtake what zstd has packed."""
 LEAST_MESSAGE: Final = 4 * LARGEST_BODY
@@ -48,6 +51,7 @@ MAX_HELD: Final = 128
 NUMBERS: Final = 256
 METHODS: Final = ("GET", "PUT", "POST", "DELETE")
 _MEMBERS: Final = tuple("matghypqsb")
+_WHOLE: Final = re.compile(r"0|[1-9][0-9]{0,14}")
 
 
 class Memory:
@@ -103,10 +107,7 @@ class Memory:
         method, priority = divmod(_number(members.get("m")), len(Priority))
         if method >= len(METHODS):
             raise DocumentError("an unknown method")
-        parameters, query = members.get("p", []), members.get("q", [])
-        _strings(parameters)
-        for pair in query if isinstance(query, list) else [None]:
-            _strings(pair, 2)
+        parameters, query = _parameters(members.get("p", {})), _query(members.get("q", []))
         target = targets.put_together(int(key), _number(members.get("y", 0)), parameters, query, tables.extended().paths)
         body, headers = _body_and_headers(members)
         authorization = None
@@ -144,7 +145,8 @@ def request_document(request: Request, headers: Headers, authorization: tuple[st
     if authorization is not None:
         around, signature = authorization
         members |= {"t": around, "g": bodies.to_base64(signature)} if signature else {"t": around}
-    members |= {key: value for key, value in (("a", request.authority), ("y", style), ("p", parameters), ("q", pairs)) if value}
+    numbered = {str(place): _as_number(value) for place, value in enumerate(parameters)}
+    members |= {key: value for key, value in (("a", request.authority), ("y", style), ("p", numbered), ("q", _by_key(pairs))) if value}
     return _with_body(str(index), members, headers, request.body)
 
 
@@ -166,6 +168,37 @@ def _with_body(key: str, members: dict[str, Any], headers: Headers, body: bytes)
         except (ValueError, TypeError):
             return None
     return {key: members | ({"h": [list(header) for header in headers]} if headers else {})}
+
+
+def _by_key(pairs: list[list[str]]) -> dict[str, int | str] | list[list[str]]:
+    """Each key has a place of its own, if the order of the keys can be told from themselves."""
+    keys = [key for key, _ in pairs]
+    return {key: _as_number(value) for key, value in pairs} if all(map(str.__lt__, keys, keys[1:])) else pairs
+
+
+def _as_number(text: str) -> int | str:
+    return int(text) if _WHOLE.fullmatch(text) else text
+
+
+def _as_text(value: object) -> str:
+    """What `_as_number` was given. Raises DocumentError."""
+    if isinstance(value, str):
+        return value
+    return str(_number(value))
+
+
+def _parameters(told: object) -> list[str]:
+    if not isinstance(told, dict) or list(told) != [str(place) for place in range(len(told))]:
+        raise DocumentError("not the parameters of a path")
+    return [_as_text(value) for value in told.values()]
+
+
+def _query(told: object) -> list[list[str]]:
+    if isinstance(told, dict):
+        return [[key, _as_text(told[key])] for key in sorted(told)]
+    for pair in told if isinstance(told, list) else [None]:
+        _strings(pair, 2)
+    return list(told) if isinstance(told, list) else []
 
 
 def _number(value: object) -> int:
@@ -206,7 +239,7 @@ def _keys() -> list[str]:
 
 
 def _traffic() -> list[tuple[str, str, Any, Any]]:
-    return samples.exchanges(samples.Source())
+    return [*samples.exchanges(samples.Source()), *samples.screens(samples.Source())]
 
 
 def _fresh(texts: TextCodec) -> Documents:

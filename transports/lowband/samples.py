@@ -443,3 +443,100 @@ def exchanges(s: Source) -> list[tuple[str, str, Any, Any]]:
         ),
         ("GET", f"/_matrix/client/v3/rooms/{room}/state", None, [_client_event(s, state=state) for state in states]),
     ]
+
+
+_SCREEN = "/_matrix/client/unstable/org.edgeserver.screen"
+
+
+class _Screen:
+    """What a box and a program that shows text say to each other: numbers that go on, few rooms, short texts."""
+
+    def __init__(self, s: Source) -> None:
+        self._s = s
+        self.pos = s.number(1 << 28)
+        self.txn = s.number(1 << 31)
+        self._event = 60_000 + s.number(100_000)
+        self._rooms = [200 + s.number(900) for _ in range(30)]
+        self._people = [s.user() for _ in range(12)]
+
+    def entry(self, text: str | None = None) -> dict[str, Any]:
+        s = self._s
+        self._event += 1 + s.number(3) * s.number(20)
+        s.now += 1000 * (2 + s.number(60) * s.number(20))
+        found = {"number": self._event, "seconds": s.now // 1000, "sender": s.pick(self._people)}
+        if s.number(10) == 0:
+            return {**found, "kind": s.pick(("emote", "notice", "image", "file", "name", "topic")), "text": s.text()}
+        if s.number(10) == 0:
+            return {**found, "kind": s.pick(("join", "leave", "encrypted", "encrypted", "removed"))}
+        return {**found, "text": s.text() if text is None else text}
+
+    def first(self) -> dict[str, Any]:
+        """A first answer: the newest room first."""
+        s, rooms = self._s, []
+        stamps = sorted((self._event - s.number(60 * (1 + n)) for n in range(20)), reverse=True)
+        now = s.now // 1000
+        for stamp, number in zip(stamps, self._rooms, strict=False):
+            now -= 1 + s.number(60) * s.number(20)
+            entry = {**self.entry(), "number": stamp, "seconds": now}
+            room: dict[str, Any] = {"number": number, "room_id": s.hashed("!"), "name": s.text().title()[:24], "events": [entry]}
+            room |= {"unread": 1 + s.number(5)} if s.number(3) else {}
+            if s.number(12) == 0:
+                room |= {"encrypted": True, "stamp": stamp + 1, "highlights": 1}
+            if s.number(10) == 0:
+                room = {**{key: value for key, value in room.items() if key != "name"}, "heroes": [s.pick(_NAMES).title()]}
+            rooms.append(room)
+        asked = {"membership": "invite", "number": s.number(900), "room_id": s.hashed("!"), "stamp": self._event, "inviter": s.user()}
+        return self.answer([*rooms, asked])
+
+    def answer(self, rooms: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        self.pos += 1
+        return {"pos": self.pos, "count": 1000, **({"rooms": rooms} if rooms else {}), **more}
+
+    def news(self) -> dict[str, Any]:
+        """A message or a few."""
+        s, more = self._s, {}
+        rooms = [
+            {"number": s.pick(self._rooms), "events": [self.entry()], "unread": 1 + s.number(3)} for _ in range(s.pick((1, 1, 1, 1, 2, 5)))
+        ]
+        if s.number(6) == 0:
+            more["receipts"] = [{"room": s.pick(self._rooms), "sender": s.pick(self._people), "number": self._event}]
+        if s.number(6) == 0:
+            rooms[0]["events"].insert(0, {"number": self._event - 1, "txn_id": self.txn})
+        return self.answer(rooms, **more)
+
+    def opened(self) -> dict[str, Any]:
+        """A room that a person has opened."""
+        names = [{"sender": person, "name": person[1:].partition(":")[0].title()} for person in self._people[:4]]
+        room = {"number": self._rooms[0], "events": [self.entry() for _ in range(12)], "gap": True, "joined": 12, "users": names}
+        return self.answer([room])
+
+    def handle(self) -> int:
+        number: int = self._s.pick(self._rooms)
+        return number << 8 | self._s.number(256)
+
+    def said(self) -> dict[str, Any]:
+        self._event += 1 + self._s.number(4)
+        return {"number": self._event}
+
+    @property
+    def newest(self) -> int:
+        return self._event
+
+
+def screens(s: Source) -> list[tuple[str, str, Any, Any]]:
+    """The same of the compact screen, which goes over lines that remember and nowhere else."""
+    at = _Screen(s)
+    found: list[tuple[str, str, Any, Any]] = [("POST", f"{_SCREEN}/sync?timeout=0", {"listed": 20}, at.first())]
+    opened = None
+    for turn in range(12):
+        wish = {"listed": 20} if opened is None else {"listed": 20, "open": opened}
+        found.append(("POST", f"{_SCREEN}/sync?pos={at.pos}&timeout=600000", wish, at.opened() if turn == 4 else at.news()))
+        opened = at.handle() if turn == 3 else opened
+        handle = at.handle() if opened is None else opened
+        at.txn += 1
+        found.append(("PUT", f"{_SCREEN}/rooms/{handle}/say/{at.txn}", {s.pick(("text",) * 7 + ("emote",)): s.text()}, at.said()))
+        found.append(("POST", f"{_SCREEN}/rooms/{handle}/read", {"number": at.newest}, {}))
+    found.append(("POST", f"{_SCREEN}/sync?pos={at.pos}&timeout=600000", {"listed": 20, "open": opened}, at.answer([])))
+    older = {"before": at.newest - 30, "events": [at.entry() for _ in range(10)], "users": []}
+    found.append(("POST", f"{_SCREEN}/rooms/{opened}/older", {"before": at.newest - 20, "limit": 10}, older))
+    return found

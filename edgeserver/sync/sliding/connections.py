@@ -28,7 +28,7 @@ MAX_ROOMS: Final = 200_000
 """Rooms that all connections together remember."""
 MAX_CONNECTIONS: Final = 4096
 MAX_CONN_ID: Final = 255
-SHORT_POSITIONS: Final = 1 << 28
+SHORT_POSITIONS: Final = 1 << 20
 
 NOTHING: Final = (0, 0)
 """Of notifications and highlights."""
