@@ -41,6 +41,8 @@ MAX_ENTRIES: Final = 100
 MAX_PEOPLE: Final = 500
 MAX_READERS: Final = 1000
 MAX_HEROES: Final = 5
+LISTED: Final = 20
+"""Rooms of the list that are asked for if nothing is said."""
 MAX_LISTED: Final = 500
 """Rooms of the list that are asked for."""
 MAX_WHOLE: Final = 50
@@ -153,7 +155,7 @@ class Wish:
     who has read what. A room is named by its handle, or by its id where the connection has not told its number yet.
     """
 
-    listed: int
+    listed: int = LISTED
     whole: tuple[int | str, ...] = ()
     open: int | str | None = None
 
@@ -237,7 +239,8 @@ def _write_person(person: Person) -> dict[str, Any]:
 
 
 def write_wish(wish: Wish) -> dict[str, Any]:
-    return {"listed": wish.listed, **_filled(whole=list(wish.whole)), **({} if wish.open is None else {"open": wish.open})}
+    listed = {} if wish.listed == LISTED else {"listed": wish.listed}
+    return {**listed, **_filled(whole=list(wish.whole)), **({} if wish.open is None else {"open": wish.open})}
 
 
 def write_older(older: Older) -> dict[str, Any]:
@@ -326,7 +329,8 @@ def read_wish(told: object) -> Wish:
     fields = _Fields(told)
     whole = _all(_name_of_room, fields.items("whole", MAX_WHOLE))
     opened = None if fields.told.get("open") is None else _name_of_room(fields.told["open"])
-    return Wish(min(fields.number("listed"), MAX_LISTED), whole, opened)
+    listed = fields.number_if_any("listed", least=0)
+    return Wish(LISTED if listed is None else min(listed, MAX_LISTED), whole, opened)
 
 
 def read_older(told: object) -> Older:

@@ -28,6 +28,7 @@ from edgeserver.cli.control_client import client_of
 from tests.bench.load import Connection, Refused
 from tests.bench.report import Report, options, say
 from tests.bench.rooms import furnish
+from tests.bench.screen import AtTheLine
 from tests.bench.servers import PASSWORD
 from tests.bench.thin import CLIENT, ON_SCREEN, SCREEN, SLIDING, text_message
 from tests.lab.box import Box
@@ -58,7 +59,6 @@ mdns = false
 uri = "serial:{port_file},{rate}"
 name = "line"
 """
-UNBUILT = ("line.push.text", "line.send.text")
 
 
 class Wire:
@@ -232,15 +232,94 @@ def screens(report: Report, folder: Path) -> None:
     """What a person sees first, with 20 and with 1,000 rooms, and when they come back."""
     folder.mkdir()
     for rooms in (20, 1000):
-        first, back = f"line.first_screen.rooms{rooms}", "line.return5" if rooms == 1000 else ""
-        if not report.wants(f"{first}.bytes", f"{first}.s", *([f"{back}.bytes", f"{back}.s"] if back else [])):
+        wants = _wanted_of_screens(report, rooms)
+        if not wants:
             continue
         say(f"first screen of {rooms} rooms")
         with ExitStack() as running:
             bench = Proxied(folder / str(rooms), running, report.texts(), furnished=rooms, chance=report.random)
-            token = _first_screens(report, first, bench)
-            if back:
+            if "stock" in wants:
+                token = _first_screens(report, "line.first_screen.stock.rooms1000", bench)
                 _return(report, bench, token)
+            if "screen" in wants:
+                _screens_of_chat(report, bench, folder / str(rooms), running, rooms)
+
+
+def _wanted_of_screens(report: Report, rooms: int) -> set[str]:
+    """Which kinds of screens are to be measured with so many rooms."""
+    screen = [f"line.first_screen.rooms{rooms}"]
+    screen += ["line.return5", "line.push.text", "line.send.text"] if rooms == 1000 else []
+    stock = ["line.first_screen.stock.rooms1000", "line.return5.stock"] if rooms == 1000 else []
+    wanted = {"screen": screen, "stock": stock}
+    return {kind for kind, names in wanted.items() if report.wants(*(f"{name}.{unit}" for name in names for unit in ("bytes", "s")))}
+
+
+def _screens_of_chat(report: Report, bench: Proxied, folder: Path, running: ExitStack, rooms: int) -> None:
+    """What a person sees of `edgeserver chat`: the compact screen."""
+    bench.hang_up()
+    chat = AtTheLine(f"serial:{bench.wire.line.a},{RATE}", folder / "chat")
+    chat.pair(bench.box.control("POST", "pairing", {"front": False})["code"])
+    bench.wire.settle(3)
+    running.callback(chat.hang_up)
+
+    def anew() -> None:
+        chat.hang_up()
+        bench.wire.settle(3)
+        chat.connect()
+
+    chat.connect()
+    note = "a new connection; the compact screen as chat asks for it; room ids included, event ids left out"
+    _each(report, f"line.first_screen.rooms{rooms}", bench.wire, [chat.look] * report.runs(5, 2), between=anew, note=note)
+    if rooms == 1000:
+        _return_of_chat(report, bench, chat)
+        _texts_of_chat(report, bench, chat)
+
+
+def _return_of_chat(report: Report, bench: Proxied, chat: AtTheLine) -> None:
+    steps: list[Callable[[], float]] = []
+    texts: dict[int, set[str]] = {}
+
+    def away(number: int) -> None:
+        chat.look_away()
+        said = [bench.text() for _ in bench.rooms]
+        texts[number] = set(said)
+        for room, text in zip(bench.rooms, said, strict=True):
+            bench.box.say(bench.bobs_token, room, text, f"away{number}")
+        bench.wire.settle()
+
+    def again(number: int) -> float:
+        return chat.look_again(texts[number])
+
+    runs = report.runs(5, 2)
+    away(0)
+    steps = [partial(again, number) for number in range(runs)]
+    following = iter(range(1, runs))
+    note = "the same chat on the same connection, one message in each of five rooms"
+    _each(report, "line.return5", bench.wire, steps, between=lambda: away(next(following)), note=note)
+
+
+def _texts_of_chat(report: Report, bench: Proxied, chat: AtTheLine) -> None:
+    """Messages that somebody reads and writes in an open room. `until`: what has passed when the person sees it; the rest comes after."""
+    room = bench.rooms[0]
+    chat.open(room)
+    for metric, seen in (("line.push.text", "readable"), ("line.send.text", "shown as accepted")):
+        texts = [bench.text() for _ in range(report.runs(20, 6))]
+        until: list[float] = []
+        seconds: list[float] = []
+        whole: list[float] = []
+        for number, text in enumerate(texts):
+            before = bench.wire.settle()
+            if metric == "line.push.text":
+                bench.box.say(bench.bobs_token, room, text, f"text{number}")
+                seconds.append(chat.reads(text))
+            else:
+                seconds.append(chat.say(room, text))
+            until.append(bench.wire.bytes - before)
+            whole.append(bench.wire.settle() - before)
+        length, quiet = statistics.mean(map(len, texts)), statistics.median(whole)
+        note = f"texts of {length:.0f} characters on average; until it is {seen}, after {statistics.median(seconds):.2f} s"
+        note += f"; {quiet:.0f} B until the line is quiet" + (", with the receipt" if metric == "line.push.text" else "")
+        report.median(f"{metric}.bytes", until, "B", note)
 
 
 def _first_screens(report: Report, metric: str, bench: Proxied) -> str:
@@ -278,7 +357,7 @@ def _return(report: Report, bench: Proxied, token: str) -> None:
                 bench.box.say(bench.bobs_token, room, bench.text(), f"back{number}")
 
         steps += [lambda change=change: (change(), look())[1]]  # type: ignore[misc]
-    _each(report, "line.return5", bench.wire, steps, note="the same client on the same connection, one message in each of five rooms")
+    _each(report, "line.return5.stock", bench.wire, steps, note="the same client on the same connection, one message in each of five rooms")
 
 
 def _send(report: Report, bench: Proxied) -> None:
@@ -487,11 +566,6 @@ def in_memory(report: Report, folder: Path) -> None:
     losses(report)
 
 
-def not_measured(report: Report) -> None:
-    """The names of what this benchmark does not measure, and why."""
-    report.missing("B", "there is no text client on lines yet", *(f"{name}.bytes" for name in UNBUILT))
-
-
 def main() -> None:
     report = Report(options((__doc__ or "").splitlines()[0]))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -501,7 +575,6 @@ def main() -> None:
         idle_hour(report, Path(folder) / "idle")
         low_bandwidth(report, Path(folder) / "msc3079")
         in_memory(report, Path(folder) / "radio")
-    not_measured(report)
 
 
 if __name__ == "__main__":

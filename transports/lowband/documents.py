@@ -12,8 +12,8 @@ A value is written as its kind, then
     array    its length and its elements, which share one place
     number   its distance from the last number here, or itself: whichever is smaller
     string   one of the last that stood here (most recent first), one of the last anywhere, one like the last here but for its numbers
-             (a token of a stream, a transaction id), or a new one in a form of `_Form`; a text of which half or more is the beginning
-             and the end of the last one here says how much, and what is between them; digits alone are a number of so many
+             (a token of a stream, a transaction id), or a new one in a form of `_Form`; a text that begins and ends as one of the last
+             here says how much of which, and what is between them; digits alone are a number of so many
     raw      whatever else JSON knows (fractions, numbers beyond 2^53, what lies too deep): its JSON as text
 
 Sans-io. Bytes that no encoder wrote decode to something or raise; what they unfold to is bounded (`MAX_VALUES`, `MAX_TEXT`).
@@ -52,7 +52,11 @@ _MAX_PATTERNS: Final = 4
 _MOST_COUNTERS: Final = 8
 _LONGEST_PATTERN: Final = 80
 _MAX_COUNTER: Final = (1 << 64) - 1
+_BITS_OF_NEAR_DIGIT: Final = 2.5
 _MOST_DIGITS: Final = 18
+_MAX_ALIKE: Final = 8
+_LEAST_ALIKE: Final = 3
+"""Characters of a name that are worth saying where they are from."""
 _ELEMENT: Final = "[]"
 _OTHER_KEY: Final = "*"
 
@@ -128,10 +132,8 @@ class _Recent:
         except ValueError:
             return None
 
-    @property
-    def newest(self) -> str:
-        """Empty if there is none."""
-        return self._strings[0] if self._strings else ""
+    def newest(self, most: int) -> list[str]:
+        return self._strings[:most]
 
     def code(self, coder: Coder, index: int = 0) -> str:
         index = self._index.code(coder, index)
@@ -206,6 +208,12 @@ class _Patterns:
     def find(self, pattern: tuple[str, ...]) -> int | None:
         return next((index for index, (known, _) in enumerate(self._known) if known == pattern), None)
 
+    def is_near(self, index: int, numbers: Sequence[int]) -> bool:
+        """Whether the numbers are so near the last ones that saying how far costs less than saying them."""
+        pairs = zip(self._known[index][1], numbers, strict=True)
+        bits = sum(min(abs(number - counter.last), number).bit_length() for counter, number in pairs)
+        return bits <= _BITS_OF_NEAR_DIGIT * sum(len(str(number)) for number in numbers)
+
     def code(self, coder: Coder, index: int, numbers: Sequence[int]) -> str:
         index = self._index.code(coder, index)
         if index >= len(self._known):
@@ -244,15 +252,16 @@ def _taken_apart(string: str) -> tuple[tuple[str, ...], list[int]] | None:
 
 
 class _New:
-    """New strings of a place: their forms and sigils, how much of the last one they begin and end with, and whether the rest is digits."""
+    """New strings of a place: their forms and sigils, with how much of which one they begin and end, and whether the rest is digits."""
 
-    __slots__ = ("digits", "form", "is_number", "prefix", "sigil", "suffix")
+    __slots__ = ("digits", "form", "is_number", "prefix", "sigil", "suffix", "which")
 
     def __init__(self) -> None:
         self.form = BitTree(len(_Form), rate=4)
         self.sigil = BitTree(len(_SIGILS), rate=4)
         self.prefix = AdaptiveNumber(_LONGEST_REMEMBERED)
         self.suffix = AdaptiveNumber(_LONGEST_REMEMBERED)
+        self.which = AdaptiveNumber(_MAX_ALIKE - 1)
         self.is_number = AdaptiveBit(rate=4)
         self.digits = AdaptiveNumber(_MOST_DIGITS)
 
@@ -419,7 +428,9 @@ class Documents:
                     return kind, index
             parts = _taken_apart(value)
             index = None if parts is None else place.patterns.find(parts[0])
-            return (_Kind.NEW, 0) if index is None else (_Kind.LIKE, index)
+            if parts is None or index is None or not place.patterns.is_near(index, parts[1]):
+                return _Kind.NEW, 0
+            return _Kind.LIKE, index
         if isinstance(value, int) and -MAX_NUMBER <= value <= MAX_NUMBER:
             return _Kind.NUMBER, 0
         if isinstance(value, dict) and depth < MAX_DEPTH:
@@ -493,7 +504,7 @@ class Documents:
     # New strings
 
     def _new(self, coder: Coder, place: _Place, string: str) -> str:
-        new, last = place.new, place.recent.newest
+        new, last = place.new, place.recent.newest(_MAX_ALIKE)
         form = _Form(new.form.code(coder, _form_of(string)))
         match form:
             case _Form.HASH:
@@ -503,8 +514,8 @@ class Documents:
                 match = _NAMED.fullmatch(string)
                 sigil, local, server = ("", "", "") if match is None else match.groups()
                 sigil = _SIGILS[new.sigil.code(coder, max(0, _SIGILS.find(sigil)) if sigil else 0)]
-                before = _NAMED.fullmatch(last)
-                local = self._like(coder, new, local, "" if before is None else before[2])
+                before = [match[2] for one in last if (match := _NAMED.fullmatch(one)) is not None]
+                local = self._like(coder, new, local, before)
                 return f"{sigil}{local}:{self._server_name(coder, server)}"
             case _Form.MXC:
                 match = _MXC.fullmatch(string)
@@ -515,19 +526,24 @@ class Documents:
                 length = self._length.code(coder, len(data))
                 self._count(0, 2 * length)
                 return _from_bytes(code_bytes(coder, length, data), url_safe=form is _Form.BASE64_URL)
-        return self._like(coder, new, string, last)
+        return self._like(coder, new, string, last, least=len(string) // 2)
 
-    def _like(self, coder: Coder, new: _New, text: str, last: str) -> str:
-        """A text that may begin and end as the last one did."""
+    def _like(self, coder: Coder, new: _New, text: str, last: Sequence[str], least: int = 0) -> str:
+        """A text that may begin and end as one of the last, with at least so many characters if it does."""
         if not last:
             return self._between(coder, new, text)
-        prefix, suffix = _shared(text, last)
+        shared = [_shared(text, one) for one in last]
+        at = max(range(len(last)), key=lambda one: sum(shared[one]))
+        prefix, suffix = shared[at] if sum(shared[at]) >= max(least, _LEAST_ALIKE) else (0, 0)
         prefix, suffix = new.prefix.code(coder, prefix), new.suffix.code(coder, suffix)
-        if prefix + suffix > len(last):
+        if not prefix + suffix:
+            return self._between(coder, new, text)
+        at = new.which.code(coder, at)
+        if at >= len(last) or prefix + suffix > len(last[at]):
             raise DocumentError("more of a text than there is")
         self._count(0, prefix + suffix)
         middle = self._between(coder, new, text[prefix : len(text) - suffix])
-        return f"{last[:prefix]}{middle}{last[len(last) - suffix :]}"
+        return f"{last[at][:prefix]}{middle}{last[at][len(last[at]) - suffix :]}"
 
     def _between(self, coder: Coder, new: _New, text: str) -> str:
         """Any text; digits cost what they say."""
@@ -546,7 +562,7 @@ class Documents:
         if place.kind.code(coder, _Kind.NEW if index is None else _Kind.RECENT) == _Kind.RECENT:
             name = place.recent.code(coder, index or 0)
         else:
-            name = self._like(coder, place.new, name, place.recent.newest)
+            name = self._like(coder, place.new, name, place.recent.newest(_MAX_ALIKE))
         place.recent.note(name)
         return name
 
@@ -563,11 +579,11 @@ class Documents:
 
 
 def _shared(text: str, last: str) -> tuple[int, int]:
-    """With how many characters of `last` the text begins and ends; none if they are less than half of it."""
+    """With how many characters of `last` the text begins and ends."""
     most = min(len(text), len(last))
     prefix = next((at for at in range(most) if text[at] != last[at]), most)
     suffix = next((at for at in range(most - prefix) if text[-1 - at] != last[-1 - at]), most - prefix)
-    return (prefix, suffix) if 2 * (prefix + suffix) >= len(text) > 0 else (0, 0)
+    return prefix, suffix
 
 
 def _form_of(string: str) -> _Form:

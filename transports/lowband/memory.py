@@ -238,8 +238,10 @@ def _keys() -> list[str]:
     return list(dict.fromkeys([*_MEMBERS, *templates, *(f"{one}r" for one in templates), *table.vocabulary.keys]))
 
 
-def _traffic() -> list[tuple[str, str, Any, Any]]:
-    return [*samples.exchanges(samples.Source()), *samples.screens(samples.Source())]
+def _traffic() -> list[list[tuple[str, str, Any, Any]]]:
+    """Several connections, each of which begins with what the ones before were like, and without their names."""
+    source = samples.Source()
+    return [samples.exchanges(source), *(samples.screens(source) for _ in range(3))]
 
 
 def _fresh(texts: TextCodec) -> Documents:
@@ -250,13 +252,14 @@ def _fresh(texts: TextCodec) -> Documents:
 def _primed() -> bytes:
     """Has seen the made-up traffic; its names, hashes and texts are forgotten."""
     made = Documents(_Untold(), _keys())
-    for method, target, asked, answered in _traffic():
-        request = Request(method, target, body=b"" if asked is None else bodies.from_value(asked), priority=Priority.MESSAGE)
-        response = Response(200, body=bodies.from_value(answered))
-        for document in (request_document(request, (), ("Bearer ?", b"")), response_document(response, (), target)):
-            if document is not None:
-                made.encode(document)
-    made.forget_names()
+    for exchanges in _traffic():
+        for method, target, asked, answered in exchanges:
+            request = Request(method, target, body=b"" if asked is None else bodies.from_value(asked), priority=Priority.MESSAGE)
+            response = Response(200, body=bodies.from_value(answered))
+            for document in (request_document(request, (), ("Bearer ?", b"")), response_document(response, (), target)):
+                if document is not None:
+                    made.encode(document)
+        made.forget_names()
     return made.snapshot()
 
 

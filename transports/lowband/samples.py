@@ -453,11 +453,11 @@ class _Screen:
 
     def __init__(self, s: Source) -> None:
         self._s = s
-        self.pos = s.number(1 << 28)
+        self.pos = s.number(1 << 20)
         self.txn = s.number(1 << 31)
         self._event = 60_000 + s.number(100_000)
         self._rooms = [200 + s.number(900) for _ in range(30)]
-        self._people = [s.user() for _ in range(12)]
+        self._people = [s.user() if s.number(3) else f"@guest{s.number(10**7)}:box{s.number(40)}.example" for _ in range(12)]
 
     def entry(self, text: str | None = None) -> dict[str, Any]:
         s = self._s
@@ -478,7 +478,8 @@ class _Screen:
         for stamp, number in zip(stamps, self._rooms, strict=False):
             now -= 1 + s.number(60) * s.number(20)
             entry = {**self.entry(), "number": stamp, "seconds": now}
-            room: dict[str, Any] = {"number": number, "room_id": s.hashed("!"), "name": s.text().title()[:24], "events": [entry]}
+            name = s.text().title()[:24] if s.number(3) else f"Harbour {s.number(90)}"
+            room: dict[str, Any] = {"number": number, "room_id": s.hashed("!"), "name": name, "events": [entry]}
             room |= {"unread": 1 + s.number(5)} if s.number(3) else {}
             if s.number(12) == 0:
                 room |= {"encrypted": True, "stamp": stamp + 1, "highlights": 1}
@@ -526,17 +527,17 @@ class _Screen:
 def screens(s: Source) -> list[tuple[str, str, Any, Any]]:
     """The same of the compact screen, which goes over lines that remember and nowhere else."""
     at = _Screen(s)
-    found: list[tuple[str, str, Any, Any]] = [("POST", f"{_SCREEN}/sync?timeout=0", {"listed": 20}, at.first())]
+    found: list[tuple[str, str, Any, Any]] = [("POST", f"{_SCREEN}/sync?timeout=0", {}, at.first())]
     opened = None
     for turn in range(12):
-        wish = {"listed": 20} if opened is None else {"listed": 20, "open": opened}
+        wish: dict[str, Any] = {} if opened is None else {"open": opened}
         found.append(("POST", f"{_SCREEN}/sync?pos={at.pos}&timeout=600000", wish, at.opened() if turn == 4 else at.news()))
         opened = at.handle() if turn == 3 else opened
         handle = at.handle() if opened is None else opened
         at.txn += 1
         found.append(("PUT", f"{_SCREEN}/rooms/{handle}/say/{at.txn}", {s.pick(("text",) * 7 + ("emote",)): s.text()}, at.said()))
         found.append(("POST", f"{_SCREEN}/rooms/{handle}/read", {"number": at.newest}, {}))
-    found.append(("POST", f"{_SCREEN}/sync?pos={at.pos}&timeout=600000", {"listed": 20, "open": opened}, at.answer([])))
+    found.append(("POST", f"{_SCREEN}/sync?pos={at.pos}&timeout=600000", {"listed": 40, "open": opened}, at.answer([])))
     older = {"before": at.newest - 30, "events": [at.entry() for _ in range(10)], "users": []}
     found.append(("POST", f"{_SCREEN}/rooms/{opened}/older", {"before": at.newest - 20, "limit": 10}, older))
     return found

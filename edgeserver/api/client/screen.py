@@ -108,18 +108,24 @@ class ScreenSection:
             raise errors.BadJson("number is an event's number, and private true or false.")
         kind = PRIVATE if private else READ
 
-        def put(tx: Transaction) -> int | None:
+        def put(tx: Transaction) -> None:
             room = rooms.get(tx, room_id)
             stored = None if room is None else events.at_stream(tx, room.number, number)
-            event_id = "" if stored is None else stored.event.event_id
-            self._receipts.put(tx, call.user_id, room_id, kind, event_id)
-            return room.number if room is not None and not unread.of_user(tx, room.number, call.user_id) else None
+            read: list[int] = []
+            tx.on_commit(lambda: self._note_read(call, read))  # before those who wait are woken
+            self._receipts.put(tx, call.user_id, room_id, kind, "" if stored is None else stored.event.event_id)
+            if room is not None and not unread.of_user(tx, room.number, call.user_id):
+                read.append(room.number)
 
-        all_read = await self._db.write(put)
-        connection = self._sync.connections.known(call.user_id, _device(call), dialect.CONNECTION)
-        if connection is not None and all_read is not None:
-            connection.is_read(all_read)
+        await self._db.write(put)
         return {}
+
+    def _note_read(self, call: Call, read: Sequence[int]) -> None:
+        """In these rooms nothing is unread any more, which the device knows that has said so."""
+        connection = self._sync.connections.known(call.user_id, _device(call), dialect.CONNECTION)
+        if connection is not None:
+            for room in read:
+                connection.is_read(room)
 
     async def older(self, call: Call) -> dict[str, Any]:
         """POST /rooms/{room}/older"""
