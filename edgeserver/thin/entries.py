@@ -118,7 +118,12 @@ def _membership(entry: Entry, membership: str, was: str, whom: str) -> Entry | N
 
 
 def _with_text(entry: Entry, text: str) -> Entry:
-    return replace(entry, text=text[:MAX_TEXT], is_cut=len(text) > MAX_TEXT)
+    return cut(replace(entry, text=text), MAX_TEXT)
+
+
+def cut(entry: Entry, most: int) -> Entry:
+    """With at most so many characters of its text."""
+    return entry if len(entry.text) <= most else replace(entry, text=entry.text[:most], is_cut=True)
 
 
 def people(state: Iterable[Mapping[str, Any]]) -> Iterator[Person]:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 import trio
 
+from edgeserver.sync.sliding.screen import PREVIEW
 from edgeserver.thin import screen
 from edgeserver.thin.screen import Answer, Entry, Room, Wish
 from tests.asgi import AsgiClient
@@ -220,6 +221,28 @@ async def test_an_open_room_tells_twenty_entries_and_who_speaks_and_older_ones_a
         heard = [entry.text for entry in older.entries if entry.kind == "text"] + heard
         before = older.before
     assert heard == [f"Word {number}" for number in range(45)]
+
+
+async def test_a_list_begins_with_beginnings_of_texts_and_an_opened_room_has_all_of_them(box) -> None:
+    alice, bob, room_id = await couple(box)
+    at = Screen(alice)
+    long = "Storm from noon: everybody in before eleven, please, and tie up what floats."
+    await bob.say(room_id, f"1 {long}")
+    [entry] = only(await at.look()).entries
+    assert (entry.text, entry.is_cut) == (f"1 {long}"[:PREVIEW], True)
+    opened = only(await at.look(Wish(20, open=room_id))).entries[-1]
+    assert (opened.text, opened.is_cut) == (f"1 {long}", False)
+    await at.look()
+    await bob.say(room_id, f"2 {long}")
+    assert only(await at.look()).entries[-1].text == f"2 {long}"
+    assert (await at.look(Wish(20, open=room_id))).rooms == ()
+    await at.look()
+    for number in range(3, 6):
+        await bob.say(room_id, f"{number} {long}")
+    [cut] = only(await at.look()).entries
+    assert (cut.text, cut.is_cut) == (f"5 {long}"[:PREVIEW], True)
+    entries = only(await at.look(Wish(20, open=room_id))).entries
+    assert [entry.text for entry in entries[-5:]] == [f"{number} {long}" for number in range(1, 6)]
 
 
 async def test_edits_removals_and_happenings_come_as_what_a_person_reads(box) -> None:

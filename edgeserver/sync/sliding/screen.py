@@ -24,6 +24,10 @@ CONNECTION: Final = "org.edgeserver.screen"
 WHOLE_EVENTS: Final = 20
 LIST: Final = "rooms"
 ENCRYPTION, NAME = ("m.room.encryption", ""), ("m.room.name", "")
+PREVIEW: Final = 40
+"""Characters of the last words of a room whose timeline begins anew in a list: what a line of 80 columns holds beside the room's name and
+who says it. Whoever opens the room is told of them once more, for an open room has more events than a listed one.
+"""
 _LISTED: Final = RoomWish(1, frozenset([RequiredState(frozenset([ENCRYPTION]))]))
 _WHOLE: Final = RoomWish(WHOLE_EVENTS, frozenset([RequiredState(frozenset([ENCRYPTION]), lazy_members=True)]))
 _ALL_BUT_SPACES: Final = ListFilter(not_room_types=frozenset(["m.space"]))
@@ -59,7 +63,8 @@ def read(
 
 def weight(result: RoomResult) -> int:
     """About how many bytes a room's result takes on a line that remembers what went over it."""
-    texts = sum(len(entries.text_of(event["content"], "body")) for event in result.timeline)
+    most = PREVIEW if result.initial and len(result.timeline) == 1 else screen.MAX_TEXT
+    texts = sum(min(most, len(entries.text_of(event["content"], "body"))) for event in result.timeline)
     named = len(result.name or "") + 8 * len(result.heroes or ()) + 8 * len(result.state)
     return _ROOM + _ROOM_ID * result.initial + _EVENT * len(result.timeline) + (texts + named) // _PER_BYTE
 
@@ -128,6 +133,8 @@ def _room(room_id: str, result: RoomResult, places: Mapping[str, int], *, is_who
         for event, stream in zip(result.timeline, result.streams, strict=True)
         if (entry := entries.read(event, stream, places, knows_own=not is_end)) is not None
     ]
+    if is_end and not is_whole:
+        shown = [entries.cut(entry, PREVIEW) for entry in shown]
     newest = max((entry.number for entry in shown if entry.bumps), default=None)
     first = result.streams[0] if result.streams else None
     return replace(
