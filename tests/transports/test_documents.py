@@ -38,7 +38,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 identifiers = st.sampled_from(
     [HASHED, HASHED.replace("$", "!"), "@alice:hill.example", "#harbour:hill.example", "!old:hill.example", "mxc://hill.example/AbC1",
      "$:", "@a", "mxc://", "mxc:///", "@:\n:x", "abcDEF0123456789", "abcDEF012345678",
-     "Zm9vYmFyYmF6cXV4MQ", "Zm9vYmFyYmF6cXV4-_", "", "null"]
+     "Zm9vYmFyYmF6cXV4MQ", "Zm9vYmFyYmF6cXV4-_", "", "null", "Bearer esa_d4tfXb7JrDSasBkn64CufZKk", "A b4", " b4", "crew 7", "crew 123456"]
 )  # fmt: skip
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | texts | identifiers,

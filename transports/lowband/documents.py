@@ -55,6 +55,9 @@ _MAX_COUNTER: Final = (1 << 64) - 1
 _BITS_OF_NEAR_DIGIT: Final = 2.5
 _MOST_DIGITS: Final = 18
 _MAX_ALIKE: Final = 8
+_OLDER: Final = 2
+"""Characters by which an older one must be more alike than the last."""
+_NUMERALS: Final = "0123456789"
 _LEAST_ALIKE: Final = 3
 """Characters of a name that are worth saying where they are from."""
 _ELEMENT: Final = "[]"
@@ -107,6 +110,7 @@ _SIGILS: Final = "$!@#"
 _COUNTER: Final = re.compile(r"(?<![0-9])(0|[1-9][0-9]{0,18})(?![0-9])")
 """A number that is written in one way only."""
 _DIGITS: Final = re.compile(rf"[0-9]{{1,{_MOST_DIGITS}}}")
+_LONG_NUMBER: Final = re.compile(r"[0-9]{5}")
 _WORD: Final = re.compile(r"[a-z][a-z0-9_]*([.-][a-z0-9_-]+)*(/[a-z]+)?|[A-Z]*")
 _HASHED: Final = re.compile(r"[$!][A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 _NAMED: Final = re.compile(r"([$!@#])([^:]*):(.+)", re.DOTALL)
@@ -259,11 +263,11 @@ class _New:
     def __init__(self) -> None:
         self.form = BitTree(len(_Form), rate=4)
         self.sigil = BitTree(len(_SIGILS), rate=4)
-        self.prefix = AdaptiveNumber(_LONGEST_REMEMBERED)
-        self.suffix = AdaptiveNumber(_LONGEST_REMEMBERED)
-        self.which = AdaptiveNumber(_MAX_ALIKE - 1)
-        self.is_number = AdaptiveBit(rate=4)
-        self.digits = AdaptiveNumber(_MOST_DIGITS)
+        self.prefix = AdaptiveNumber(_LONGEST_REMEMBERED, rate=3)
+        self.suffix = AdaptiveNumber(_LONGEST_REMEMBERED, rate=3)
+        self.which = AdaptiveNumber(_MAX_ALIKE - 1, rate=3)
+        self.is_number = AdaptiveBit(rate=3)
+        self.digits = AdaptiveNumber(_MOST_DIGITS, rate=3)
 
 
 class _Place:
@@ -533,7 +537,7 @@ class Documents:
         if not last:
             return self._between(coder, new, text)
         shared = [_shared(text, one) for one in last]
-        at = max(range(len(last)), key=lambda one: sum(shared[one]))
+        at = max(range(len(last)), key=lambda one: sum(shared[one]) - _OLDER * (one > 0))
         prefix, suffix = shared[at] if sum(shared[at]) >= max(least, _LEAST_ALIKE) else (0, 0)
         prefix, suffix = new.prefix.code(coder, prefix), new.suffix.code(coder, suffix)
         if not prefix + suffix:
@@ -579,10 +583,13 @@ class Documents:
 
 
 def _shared(text: str, last: str) -> tuple[int, int]:
-    """With how many characters of `last` the text begins and ends."""
+    """With how many characters of `last` the text begins and ends. A long number is not parted: names that differ in one are alike."""
     most = min(len(text), len(last))
     prefix = next((at for at in range(most) if text[at] != last[at]), most)
     suffix = next((at for at in range(most - prefix) if text[-1 - at] != last[-1 - at]), most - prefix)
+    whole = len(text[:prefix].rstrip(_NUMERALS))
+    if _LONG_NUMBER.match(text, whole):
+        prefix = whole
     return prefix, suffix
 
 

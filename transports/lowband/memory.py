@@ -9,6 +9,7 @@ bodies of each endpoint have places of their own. Members, left out where they s
 
     m  method * 5 + priority          h  headers, pairs
     a  authority                      y  quoting style of the parameters
+    k  the token of a Bearer
     t  Authorization; an X-Matrix     p  parameters of the path, by their places
        without its signature          q  the query, by its keys; pairs, if they are not in order
     g  that signature                 b  the body, JSON; of an answer, too
@@ -50,7 +51,9 @@ MAX_HELD: Final = 128
 """Messages that may wait for one that they have overtaken."""
 NUMBERS: Final = 256
 METHODS: Final = ("GET", "PUT", "POST", "DELETE")
-_MEMBERS: Final = tuple("matghypqsb")
+_BEARER: Final = "Bearer "
+_TOKEN: Final = "esa_Made0up0for0who0has0none"
+_MEMBERS: Final = tuple("makgthypqsb")
 _WHOLE: Final = re.compile(r"0|[1-9][0-9]{0,14}")
 
 
@@ -111,7 +114,10 @@ class Memory:
         target = targets.put_together(int(key), _number(members.get("y", 0)), parameters, query, tables.extended().paths)
         body, headers = _body_and_headers(members)
         authorization = None
-        if "t" in members:
+        if "k" in members:
+            _strings([members["k"]])
+            authorization = (_BEARER + members["k"], "")
+        elif "t" in members:
             _strings(around := [members["t"], members.get("g", "")])
             authorization = (around[0], around[1])
         _strings([members.get("a", "")])
@@ -144,7 +150,9 @@ def request_document(request: Request, headers: Headers, authorization: tuple[st
     members: dict[str, Any] = {"m": METHODS.index(request.method) * len(Priority) + request.priority}
     if authorization is not None:
         around, signature = authorization
-        members |= {"t": around, "g": bodies.to_base64(signature)} if signature else {"t": around}
+        token = around.removeprefix(_BEARER)
+        members |= {"k": token} if token != around and not signature else {"t": around}
+        members |= {"g": bodies.to_base64(signature)} if signature else {}
     numbered = {str(place): _as_number(value) for place, value in enumerate(parameters)}
     members |= {key: value for key, value in (("a", request.authority), ("y", style), ("p", numbered), ("q", _by_key(pairs))) if value}
     return _with_body(str(index), members, headers, request.body)
@@ -228,7 +236,7 @@ def _body_and_headers(members: dict[str, Any]) -> tuple[bytes, Headers]:
 @cache
 def name() -> bytes:
     """What HELLO calls this memory: the start of the SHA-256 over everything in it."""
-    parts = json.dumps([VERSION, _keys(), _traffic()]).encode()
+    parts = json.dumps([VERSION, _keys(), _TOKEN, _traffic()]).encode()
     return hashlib.sha256(parts + tables.extended().hash + text_model_hash()).digest()[:WIRE_HASH]
 
 
@@ -256,7 +264,7 @@ def _primed() -> bytes:
         for method, target, asked, answered in exchanges:
             request = Request(method, target, body=b"" if asked is None else bodies.from_value(asked), priority=Priority.MESSAGE)
             response = Response(200, body=bodies.from_value(answered))
-            for document in (request_document(request, (), ("Bearer ?", b"")), response_document(response, (), target)):
+            for document in (request_document(request, (), (_BEARER + _TOKEN, b"")), response_document(response, (), target)):
                 if document is not None:
                     made.encode(document)
         made.forget_names()
