@@ -178,7 +178,7 @@ class _Integers:
         self._most = most
         self._is_near = AdaptiveBit(rate=4)
         self._sign = AdaptiveBit(rate=4)
-        self._offset = AdaptiveNumber(2 * most)
+        self._offset = AdaptiveNumber(2 * most, rate=4)
         self._number = AdaptiveNumber(most)
 
     def code(self, coder: Coder, value: int) -> int:

@@ -478,6 +478,8 @@ class _Screen:
         for stamp, number in zip(stamps, self._rooms, strict=False):
             now -= 1 + s.number(60) * s.number(20)
             entry = {**self.entry(), "number": stamp, "seconds": now}
+            if len(entry.get("text", "")) > 32:
+                entry |= {"cut": True, "text": entry["text"][:32]}
             name = s.text().title()[:24] if s.number(3) else f"Harbour {s.number(90)}"
             room: dict[str, Any] = {"number": number, "room_id": s.hashed("!"), "name": name, "events": [entry]}
             room |= {"unread": 1 + s.number(5)} if s.number(3) else {}

@@ -24,7 +24,7 @@ CONNECTION: Final = "org.edgeserver.screen"
 WHOLE_EVENTS: Final = 20
 LIST: Final = "rooms"
 ENCRYPTION, NAME = ("m.room.encryption", ""), ("m.room.name", "")
-PREVIEW: Final = 40
+PREVIEW: Final = 32
 """Characters of the last words of a room whose timeline begins anew in a list: what a line of 80 columns holds beside the room's name and
 who says it. Whoever opens the room is told of them once more, for an open room has more events than a listed one.
 """
