@@ -97,15 +97,21 @@ class ObservedSync:
         """See `Observation.receive`."""
         while not self._unread and self._outcome is None:
             await self._change.wait()
-        if self._unread:
-            response = self._unread.popleft()
-            self._size -= len(response.body)
+        if (response := self.arrived()) is not None:
             return response
         self.is_over = True
         if isinstance(self._outcome, Response):
             return self._outcome
         assert self._outcome is not None
         raise self._outcome
+
+    def arrived(self) -> Response | None:
+        """See `Observation.arrived`."""
+        if not self._unread:
+            return None
+        response = self._unread.popleft()
+        self._size -= len(response.body)
+        return response
 
     def put(self, response: Response) -> bool:
         """Takes an answer that is not the last. False: there are too many unread ones."""

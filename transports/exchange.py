@@ -18,7 +18,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -141,6 +144,10 @@ class Observation(Protocol):
         what comes is interrupted."""
         ...
 
+    def arrived(self) -> Response | None:
+        """The next answer if it is here already. Who leaves takes these first: the other end knows that they have arrived."""
+        ...
+
 
 class Exchange(Protocol):
     """Anything that takes a request somewhere and brings the response back."""
@@ -150,4 +157,13 @@ class Exchange(Protocol):
 
     async def exchange(self, request: Request) -> Response:
         """Carries one request. Raises `ExchangeError`; any status, 5xx included, is a response and not an error."""
+        ...
+
+
+@runtime_checkable
+class Observable(Exchange, Protocol):
+    """An exchange over a wire on which syncs can be observed."""
+
+    def observe(self, request: Request) -> AbstractAsyncContextManager[Observation]:
+        """A sync that is answered again whenever there is news, as a context. Raises `ExchangeError`."""
         ...

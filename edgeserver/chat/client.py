@@ -5,6 +5,7 @@ Each raises `Refused` where the server says no, and `ExchangeError` where there 
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -12,13 +13,13 @@ import orjson
 
 from edgeserver.chat import classic, events, sliding, visible
 from edgeserver.thin import screen
-from transports.exchange import Priority, Request, Response, TooLarge
+from transports.exchange import Observable, Priority, Request, Response, TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
     from edgeserver.thin.screen import Answer, Older, Wish
-    from transports.exchange import Exchange, LinkProfile
+    from transports.exchange import Exchange, LinkProfile, Observation
 
 T = TypeVar("T")
 
@@ -103,6 +104,19 @@ class Client:
         told = await self._call("POST", f"{screen.BASE}/sync", screen.write_wish(wish), query=query, hold=hold)
         return _read(screen.read_answer, told)
 
+    @property
+    def observes(self) -> bool:
+        """Whether the wire brings the screen's news without being asked each time."""
+        return isinstance(self._exchange, Observable)
+
+    @asynccontextmanager
+    async def observe_screen(self, pos: int, wish: Wish) -> AsyncIterator[ScreenNews]:
+        """The answers that follow, one for each news."""
+        request = self._request("POST", f"{screen.BASE}/sync?pos={pos}", screen.write_wish(wish), Priority.MESSAGE, float("inf"))
+        assert isinstance(self._exchange, Observable)
+        async with self._exchange.observe(request) as observation:
+            yield ScreenNews(observation)
+
     async def screen_older(self, room: int | str, before: int) -> Older:
         asked = {"before": before, "limit": OLDER_EVENTS}
         told = await self._call("POST", f"{_on_screen(room)}/older", asked, priority=Priority.HISTORY)
@@ -178,13 +192,16 @@ class Client:
         hold: float | None = None,
     ) -> dict[str, Any]:
         target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
+        patience = (PATIENCE if hold is None else hold + GRACE) * (5 if self.profile.is_thin else 1)
+        return _answer(await self._exchange.exchange(self._request(method, target, content, priority, patience)))
+
+    def _request(self, method: str, target: str, content: Mapping[str, Any] | None, priority: Priority, patience: float) -> Request:
         if len(target) > MAX_TARGET:
             raise TooLarge("this address is too long")
         headers = [] if self.token is None else [("authorization", f"Bearer {self.token}")]
         if content is not None:
             headers.append(("content-type", "application/json"))
-        patience = (PATIENCE if hold is None else hold + GRACE) * (5 if self.profile.is_thin else 1)
-        request = Request(
+        return Request(
             method,
             target,
             headers=tuple(headers),
@@ -193,7 +210,29 @@ class Client:
             timeout=patience,
             max_response=MAX_ANSWER,
         )
-        return _answer(await self._exchange.exchange(request))
+
+
+class ScreenNews:
+    """The screen as the box tells of it by itself. `is_over`: what follows has to be asked for."""
+
+    def __init__(self, observation: Observation) -> None:
+        self._observation = observation
+
+    @property
+    def is_over(self) -> bool:
+        return self._observation.is_over
+
+    async def next(self) -> Answer:
+        """Waits for news. Raises `Refused` and `ExchangeError`."""
+        return _read(screen.read_answer, _answer(await self._observation.receive()))
+
+    def arrived(self) -> Answer | None:
+        """The next answer if it is here already; None also of what is no answer."""
+        response = self._observation.arrived()
+        try:
+            return None if response is None else _read(screen.read_answer, _answer(response))
+        except Refused:
+            return None
 
 
 def _room(room_id: str) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgeserver.chat.events import Entry
     from edgeserver.chat.model import Model, Room, RoomUpdate
     from edgeserver.chat.outbox import Message, Outbox
+    from edgeserver.thin.screen import Answer, Wish
 
 HOLD: Final = 50.0
 """Seconds for which a server holds a poll without news: less than proxies on the way wait."""
@@ -261,6 +262,9 @@ class Session:
         if self._dialect is None:
             self._dialect = offered(await self.client.versions(), is_thin=self.client.profile.is_thin)
         was_in_trouble = bool(self.trouble)
+        if self._dialect is Dialect.COMPACT and self.client.observes and not was_in_trouble and self._screen.pos is not None:
+            await self._watch(self._screen.pos)
+            return True
         if self._dialect is Dialect.COMPACT:
             updates = await self._look(hold)
             self._take_in(updates)
@@ -282,11 +286,27 @@ class Session:
         return bool(updates) or was_in_trouble
 
     async def _look(self, hold: float) -> list[RoomUpdate]:
-        """The next answer of the screen: one poll. Of what is encrypted there is nothing to be shown."""
+        """The next answer of the screen: one poll."""
         rooms = self._rooms_in_full(is_first=self._screen.pos is None)
+        return self._seen(await self.client.screen(self._screen.pos, hold, self._wish(rooms)), rooms)
+
+    async def _watch(self, pos: int) -> None:
+        """The screen as the box tells of it by itself, until that ends or something else is to be asked."""
+        rooms = self._rooms_in_full(is_first=False)
+        async with self.client.observe_screen(pos, self._wish(rooms)) as news:
+            try:
+                while not news.is_over:
+                    self._take_in(self._seen(await news.next(), rooms))
+            finally:
+                while (answer := news.arrived()) is not None:
+                    self._take_in(self._seen(answer, rooms))
+
+    def _wish(self, rooms: set[str]) -> Wish:
+        """Of what is encrypted there is nothing to be shown."""
         sealed = {room_id for room_id in rooms if (room := self.model.rooms.get(room_id)) is not None and room.is_encrypted}
-        opened = None if self._open in sealed else self._open
-        answer = await self.client.screen(self._screen.pos, hold, self._screen.wish(self._listed, rooms - sealed, opened))
+        return self._screen.wish(self._listed, rooms - sealed, None if self._open in sealed else self._open)
+
+    def _seen(self, answer: Answer, rooms: set[str]) -> list[RoomUpdate]:
         self.model.counts_are_told = True
         self.model.count = answer.count
         self._told_of = frozenset(rooms)

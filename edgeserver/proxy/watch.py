@@ -113,9 +113,13 @@ class Watch:
     def close(self) -> None:
         self._scope.cancel()
 
+    def holds(self, position: str | None) -> bool:
+        """Whether what follows that position is here."""
+        return any(told.start == position for told in self._told)
+
     def goes_on_from(self, position: str | None) -> bool:
         """Whether a poll from there is one of this sync."""
-        return any(told.start == position for told in self._told) or (not self._is_over and position == self._end)
+        return self.holds(position) or (not self._is_over and position == self._end)
 
     async def answer(self, position: str | None, wait: float) -> Response | None:
         """What follows that position; None if nothing does within `wait` seconds, or another sync has taken this one's place."""
