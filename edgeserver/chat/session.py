@@ -308,7 +308,7 @@ class Session:
 
     def _seen(self, answer: Answer, rooms: set[str]) -> list[RoomUpdate]:
         self.model.counts_are_told = True
-        self.model.count = answer.count
+        self.model.count = self.model.count if answer.count is None else answer.count
         self._told_of = frozenset(rooms)
         return self._screen.updates(answer)
 

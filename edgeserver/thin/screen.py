@@ -141,10 +141,12 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`pos` is the place in the connection, to be sent with the next request; `count` how many rooms the whole list has."""
+    """`pos` is the place in the connection, to be sent with the next request; `count` how many rooms the whole list has, None where no list
+    was asked for or a newer request has ended this one.
+    """
 
     pos: int
-    count: int
+    count: int | None = None
     rooms: tuple[Room, ...] = ()
     readers: tuple[Reader, ...] = ()
 
@@ -201,7 +203,8 @@ def _check(room_id: str) -> int:
 
 def write_answer(answer: Answer) -> dict[str, Any]:
     readers = [{"room": reader.room, "sender": reader.user_id, "number": reader.number} for reader in answer.readers]
-    return {"pos": answer.pos, "count": answer.count, **_filled(rooms=list(map(write_room, answer.rooms)), receipts=readers)}
+    told: dict[str, Any] = {"pos": answer.pos} if answer.count is None else {"pos": answer.pos, "count": answer.count}
+    return told | _filled(rooms=list(map(write_room, answer.rooms)), receipts=readers)
 
 
 def write_room(room: Room) -> dict[str, Any]:
@@ -264,7 +267,7 @@ def _short(text: str) -> int | str:
 def read_answer(told: object) -> Answer:
     fields = _Fields(told)
     rooms, readers = _all(read_room, fields.items("rooms", MAX_ROOMS)), _all(_read_reader, fields.items("receipts", MAX_READERS))
-    return Answer(fields.number("pos"), fields.number("count"), rooms, readers)
+    return Answer(fields.number("pos"), fields.number_if_any("count", least=0), rooms, readers)
 
 
 def read_room(told: object) -> Room:

@@ -106,7 +106,7 @@ def write(answer: SlidingAnswer, known: Cited, whole: Collection[str]) -> Answer
     """`whole`: the rooms that were asked for in full."""
     told = tuple(_room(room_id, result, known.places, is_whole=room_id in whole) for room_id, result in answer.rooms.items())
     readers = tuple(_readers(answer, known))[: screen.MAX_READERS]
-    return Answer(int(answer.pos or 0), answer.lists.get(LIST, 0), told[: screen.MAX_ROOMS], readers)
+    return Answer(int(answer.pos or 0), answer.lists.get(LIST), told[: screen.MAX_ROOMS], readers)
 
 
 def _readers(answer: SlidingAnswer, known: Cited) -> Iterator[Reader]:

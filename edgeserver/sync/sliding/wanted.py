@@ -214,7 +214,7 @@ class RoomResult:
         """Whether it tells of nothing but events that the asking device has sent (counts aside)."""
         told = (self.name, self.avatar, self.heroes, self.is_dm, self.joined_count, self.stripped)
         is_more = self.initial or self.expanded or self.limited or self.state or self.gone or any(one is not None for one in told)
-        return not is_more and bool(self.timeline) and all("transaction_id" in event["unsigned"] for event in self.timeline)
+        return not is_more and bool(self.timeline) and all("transaction_id" in event.get("unsigned", {}) for event in self.timeline)
 
 
 @dataclass(slots=True)
