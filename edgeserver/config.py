@@ -220,12 +220,18 @@ class Discovery:
 
 @dataclass(frozen=True, slots=True)
 class LowBandwidth:
-    """The client API in few bytes, as CoAP and CBOR over DTLS (MSC3079), for apps that speak it. It is off while there is no address."""
+    """The client API in few bytes, as CoAP and CBOR over DTLS (MSC3079), for apps that speak it. Off while nothing is named here."""
 
     listen: list[str] = option(
         [],
         "host:port (UDP) to listen on. Open it to whom you open HTTPS to: people log in over it as they do there.",
         example=["0.0.0.0:8448"],
+    )
+    lines: list[str] = option(
+        [],
+        "Serial lines on which one app each speaks the same; its DTLS records are frames (HDLC, CRC-16)."
+        " A port is either such a line or one of [[links]].",
+        example=["serial:/dev/ttyUSB1,9600"],
     )
     port: int = option(0, "The UDP port that clients are told of in /versions. 0: that of the first address.")
     certificate: bool = option(True, "Let clients in that check a certificate: the one of [http], or one that the box makes itself.")
@@ -426,7 +432,7 @@ def _check(config: Config) -> None:
     for key in ("client", "tls", "federation"):
         for address in getattr(config.http, key):
             host_and_port(address, f"[http] {key}")
-    _check_low_bandwidth(config.low_bandwidth)
+    _check_low_bandwidth(config.low_bandwidth, config.links)
     if bool(config.http.certificate) != bool(config.http.certificate_key):
         raise ConfigError("[http] certificate and certificate_key go together: give both or neither.")
     for key in ("unifiedpush_urls", "private_gateways"):
@@ -442,15 +448,31 @@ def _check(config: Config) -> None:
             raise ConfigError("[[links]] needs a uri, such as serial:/dev/ttyUSB0,2400.")
 
 
-def _check_low_bandwidth(section: LowBandwidth) -> None:
+def _check_low_bandwidth(section: LowBandwidth, links: list[Link]) -> None:
     for address in section.listen:
         host_and_port(address, "[low_bandwidth] listen")
+    ports = [_serial_port(uri) for uri in section.lines]
+    for uri, port in zip(section.lines, ports, strict=True):
+        if not port:
+            raise ConfigError(f"[low_bandwidth] lines: {uri!r} is not serial:PATH,BAUD, such as serial:/dev/ttyUSB1,9600.")
+        if ports.count(port) > 1:
+            raise ConfigError(f"[low_bandwidth] lines names the port {port} more than once.")
+        if any(_serial_port(link.uri) == port for link in links):
+            raise ConfigError(f"The port {port} cannot be one of [[links]] and of [low_bandwidth] lines at once.")
     for given in section.pre_shared_keys:
         pre_shared_key(given)
     if section.port > 65535:
         raise ConfigError(f"[low_bandwidth] port = {section.port} is not a port, which is below 65536.")
-    if section.listen and not (section.certificate or section.pre_shared_keys):
-        raise ConfigError("[low_bandwidth] listen needs certificate = true or pre_shared_keys: a line has to be encrypted by something.")
+    if (section.listen or section.lines) and not (section.certificate or section.pre_shared_keys):
+        key = "listen" if section.listen else "lines"
+        raise ConfigError(f"[low_bandwidth] {key} needs certificate = true or pre_shared_keys: a line has to be encrypted by something.")
+
+
+def _serial_port(uri: str) -> str:
+    """The path in serial:PATH,BAUD; empty if it is anything else."""
+    kind, _, rest = uri.partition(":")
+    path, _, baud = rest.rpartition(",")
+    return path if kind == "serial" and baud.isascii() and baud.isdecimal() and int(baud) >= 50 else ""
 
 
 def _check_services(config: Config) -> None:

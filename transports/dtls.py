@@ -1,4 +1,4 @@
-"""DTLS 1.2 on one UDP socket for many clients (RFC 6347), with a certificate, with pre-shared keys (RFC 4279), or both.
+"""DTLS 1.2 on one socket for many clients (RFC 6347), with a certificate, with pre-shared keys (RFC 4279), or both.
 
 trio proves an address by a cookie before anything is kept for it (HelloVerifyRequest). A handshake that fails, or that is not through in
 time, ends without a word in the log: anybody can cause one. There are at most MAX_SESSIONS, of which one address may have a part and
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
@@ -68,9 +69,9 @@ class DtlsChannel:
         self.address: tuple[str, int] = channel.peer_address[:2]
         self.scope = trio.CancelScope()
 
-    async def handshake(self) -> None:
-        """Raises BrokenResourceError if it fails."""
-        await self._call(self._channel.do_handshake)
+    async def handshake(self, first_wait: float = 1.0) -> None:
+        """Raises BrokenResourceError if it fails. What is not answered within `first_wait` seconds is sent again."""
+        await self._call(partial(self._channel.do_handshake, initial_retransmit_timeout=first_wait))
         self.heard_at = trio.current_time()
 
     async def send(self, data: bytes) -> None:
@@ -90,17 +91,14 @@ class DtlsChannel:
             raise trio.BrokenResourceError("the session is over") from error
 
 
-class DtlsListener:
-    """Serves clients with `serve(channel)`, which returns when it has done with one. `run` until cancelled.
+class DtlsServer:
+    """Serves the clients of one socket with `serve(channel)`, which returns when it has done with one.
 
-    `port` 0 takes a free one; `address` says which. `silent` and `check_certificate` are in seconds. Raises DtlsError from `run` where
-    address or certificate cannot be used.
+    `silent` and `check_certificate` are in seconds.
     """
 
     def __init__(
         self,
-        host: str,
-        port: int,
         credentials: Credentials,
         serve: Callable[[DtlsChannel], Awaitable[None]],
         *,
@@ -109,13 +107,15 @@ class DtlsListener:
         silent: float = SILENT_SECONDS,
         check_certificate: float = CHECK_CERTIFICATE_SECONDS,
     ) -> None:
-        self.address: tuple[str, int] = (host, port)
         self._credentials = credentials
         self._serve = serve
         self._max_sessions = max_sessions
         self._max_of_address = max_of_address
         self._silent = silent
         self._check_certificate = check_certificate
+        self._mtu = MTU
+        self._handshake_seconds = HANDSHAKE_SECONDS
+        self._first_wait = 1.0
         self._sessions: set[DtlsChannel] = set()
         self._handshakes = 0
         self._addresses: Counter[str] = Counter()
@@ -125,18 +125,11 @@ class DtlsListener:
         """How many there are, handshakes included."""
         return len(self._sessions)
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        context = _Context(self._credentials)
-        host, port = self.address
-        family = trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET
-        socket = trio.socket.socket(family, trio.socket.SOCK_DGRAM)
-        try:
-            await socket.bind((host, port))
-        except OSError as error:
-            socket.close()
-            raise DtlsError(f"cannot listen on {host}:{port}/udp: {error.strerror or error}") from error
-        self.address = socket.getsockname()[:2]
-        with trio.DTLSEndpoint(cast("Any", _Socket(socket)), incoming_packets_buffer=INBOX) as endpoint:
+    async def _serve_socket(
+        self, context: DtlsContext, socket: Any, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Until cancelled; closes the socket."""
+        with trio.DTLSEndpoint(cast("Any", socket), incoming_packets_buffer=INBOX) as endpoint:
             async with trio.open_nursery() as nursery:
                 if self._credentials.certificate is not None:
                     nursery.start_soon(context.keep_fresh, self._check_certificate)
@@ -144,7 +137,7 @@ class DtlsListener:
                 task_status.started()
 
     async def _attend(self, channel: trio.DTLSChannel) -> None:
-        channel.set_ciphertext_mtu(MTU)
+        channel.set_ciphertext_mtu(self._mtu)
         session = DtlsChannel(channel)
         host = session.address[0]
         if self._addresses[host] >= self._max_of_address or self._handshakes >= MAX_HANDSHAKES or not self._make_room():
@@ -164,8 +157,8 @@ class DtlsListener:
     async def _shakes_hands(self, session: DtlsChannel) -> bool:
         self._handshakes += 1
         try:
-            with trio.move_on_after(HANDSHAKE_SECONDS):
-                await session.handshake()
+            with trio.move_on_after(self._handshake_seconds):
+                await session.handshake(self._first_wait)
                 return True
         except trio.BrokenResourceError:
             log.debug("a DTLS handshake with %s failed", session.address[0])
@@ -182,6 +175,33 @@ class DtlsListener:
         self._sessions.discard(silent)
         silent.scope.cancel()
         return True
+
+
+class DtlsListener(DtlsServer):
+    """A UDP port. `run` until cancelled.
+
+    `port` 0 takes a free one; `address` says which. Raises DtlsError from `run` where address or certificate cannot be used.
+    """
+
+    def __init__(
+        self, host: str, port: int, credentials: Credentials, serve: Callable[[DtlsChannel], Awaitable[None]], **limits: Any
+    ) -> None:
+        """`limits` are those of `DtlsServer`."""
+        super().__init__(credentials, serve, **limits)
+        self.address: tuple[str, int] = (host, port)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        context = DtlsContext(self._credentials)
+        host, port = self.address
+        family = trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET
+        socket = trio.socket.socket(family, trio.socket.SOCK_DGRAM)
+        try:
+            await socket.bind((host, port))
+        except OSError as error:
+            socket.close()
+            raise DtlsError(f"cannot listen on {host}:{port}/udp: {error.strerror or error}") from error
+        self.address = socket.getsockname()[:2]
+        await self._serve_socket(context, _Socket(socket), task_status=task_status)
 
 
 class _Socket:
@@ -209,9 +229,9 @@ class _Socket:
                 continue  # an ICMP message about some earlier datagram
 
 
-class _Context:
-    """The OpenSSL context of a listener. What pyOpenSSL does not offer (pre-shared keys, another certificate later on) goes through the
-    library that it is built on.
+class DtlsContext:
+    """The OpenSSL context of a server. What pyOpenSSL does not offer (pre-shared keys, another certificate later on) goes through the
+    library that it is built on. Raises DtlsError.
     """
 
     def __init__(self, credentials: Credentials) -> None:

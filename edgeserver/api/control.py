@@ -124,6 +124,11 @@ class Operations(Protocol):
         """The lines of the box: its `LinkService`."""
         ...
 
+    @property
+    def client_lines(self) -> Sequence[LineStanding]:
+        """How the lines stand on which apps speak the low-bandwidth API; `peers` are those whose session is up."""
+        ...
+
     async def status(self) -> BoxStatus:
         """How the box is at this moment; `waiting` are the server names of `outbox.waiting`, in their order."""
         ...
@@ -172,7 +177,8 @@ def _box_routes(operations: Operations) -> list[Route]:
 
     async def links(call: Call) -> dict[str, Any]:
         now = trio.current_time()
-        return {"links": [_line(one, now) for one in operations.lines.standing()]}
+        found = {"links": operations.lines.standing(), "client_lines": operations.client_lines}
+        return {name: [_line(one, now) for one in lines] for name, lines in found.items()}
 
     async def test(call: Call) -> dict[str, Any]:
         name = call.path["name"]

@@ -43,11 +43,12 @@ from edgeserver.wakeups import Wakeups
 from transports.identity import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
     from edgeserver.app.bridging import Bridging
     from edgeserver.app.identity import BoxIdentity
+    from edgeserver.app.low_bandwidth import ClientLine
     from edgeserver.app.neighbours import Neighbours
     from edgeserver.app.push import Post, Push
     from edgeserver.bridges.registration import Registration
@@ -357,24 +358,30 @@ async def serve(config: Config, *, on_ready: Callable[[Ready], None]) -> None:
         tls_addresses = [*config.http.tls, *config.http.federation]
         if tls_addresses:
             federation_urls = await nursery.start(serve_http, box.app, tls_addresses, _certificate(config, box.identity))
-        if config.low_bandwidth.listen:
+        client_lines: Sequence[ClientLine] = ()
+        if config.low_bandwidth.listen or config.low_bandwidth.lines:
             from edgeserver.app.low_bandwidth import serve_low_bandwidth
 
             tls = _dtls_certificate(config, box.identity) if config.low_bandwidth.certificate else None
-            await nursery.start(serve_low_bandwidth, box.app, config.low_bandwidth, tls)
+            client_lines = (await nursery.start(serve_low_bandwidth, box.app, config.low_bandwidth, tls)).lines
         neighbours = _start_discovery(nursery, box) if config.discovery.mdns else None
-        await serve_control(nursery, box, client_urls, federation_urls, neighbours)
+        await serve_control(nursery, box, client_urls, federation_urls, neighbours, client_lines)
         on_ready(Ready(box.identity.server_name, client_urls, federation_urls, box.identity.is_new, await _owner(box)))
 
 
 async def serve_control(
-    nursery: trio.Nursery, box: Box, client_urls: list[str], federation_urls: list[str], neighbours: Neighbours | None
+    nursery: trio.Nursery,
+    box: Box,
+    client_urls: list[str],
+    federation_urls: list[str],
+    neighbours: Neighbours | None,
+    client_lines: Sequence[ClientLine] = (),
 ) -> None:
     """The control API, on a Unix socket that its owner alone may open. Imported when clients are being served already."""
     from edgeserver.api import control, control_operators
     from edgeserver.app.operations import BoxOperations
 
-    operations = BoxOperations(box, client_urls, federation_urls, neighbours)
+    operations = BoxOperations(box, client_urls, federation_urls, neighbours, client_lines)
     path = box.config.data / control_socket.SOCKET
     path.unlink(missing_ok=True)
     words = control_operators.routes(box.users.accounts, box.users.registration_tokens, box.rooms.notices)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from edgeserver.app.box import Box
     from edgeserver.app.links import LinkService
+    from edgeserver.app.low_bandwidth import ClientLine
     from edgeserver.app.neighbours import Neighbours
     from edgeserver.users.accounts import Accounts
     from transports.exchange import Exchange
@@ -22,11 +23,19 @@ if TYPE_CHECKING:
 class BoxOperations:
     """`api.control.Operations` over a box and its listeners."""
 
-    def __init__(self, box: Box, client_urls: Sequence[str], federation_urls: Sequence[str], neighbours: Neighbours | None) -> None:
+    def __init__(
+        self,
+        box: Box,
+        client_urls: Sequence[str],
+        federation_urls: Sequence[str],
+        neighbours: Neighbours | None,
+        client_lines: Sequence[ClientLine],
+    ) -> None:
         self._box = box
         self._client_urls = list(client_urls)
         self._federation_urls = list(federation_urls)
         self._neighbours = neighbours
+        self.client_lines = client_lines
         self._started_at = box.ground.now_ms()
 
     @property

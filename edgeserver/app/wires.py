@@ -21,8 +21,10 @@ class Listen:
     port: int
 
 
-def driver_of(uri: str) -> Driver:
-    """The driver of one line: `serial:PATH,BAUD`, `rs485:PATH,BAUD` or `udp:HOST:PORT`. Raises `WireError`."""
+def driver_of(uri: str, *, mtu: int | None = None) -> Driver:
+    """The driver of one line: `serial:PATH,BAUD`, `rs485:PATH,BAUD` or `udp:HOST:PORT`. `mtu` is that of a serial line (None: as fits its
+    rate). Raises `WireError`.
+    """
     kind, _, rest = uri.partition(":")
     if kind in ("serial", "rs485"):
         path, _, baud = rest.rpartition(",")
@@ -30,7 +32,7 @@ def driver_of(uri: str) -> Driver:
             raise WireError(f"{uri!r} is not {kind}:PATH,BAUD, such as {kind}:/dev/ttyUSB0,{2400 if kind == 'serial' else 9600}")
         from transports.serial import SerialDriver
 
-        port = SerialDriver(path, int(baud))
+        port = SerialDriver(path, int(baud), mtu=mtu)
         if kind == "serial":
             return port
         from transports.multidrop import Bus

@@ -122,10 +122,14 @@ def _roles(peer: dict[str, Any]) -> str:
 
 
 def show_links(arguments: argparse.Namespace) -> int:
-    links = _box(arguments).call("GET", "links")["links"]
+    found = _box(arguments).call("GET", "links")
+    links, for_apps = found["links"], found["client_lines"]
     if arguments.json:
-        say_json({"links": links})
+        say_json(found)
         return 0
+    if for_apps:
+        rows = [(one["name"], _line_state(one), *_counters(one["stats"])) for one in for_apps]
+        say(table(("line for apps", "", "in", "out", "round trip", "sent again", "bad frames"), rows))
     if not links:
         say("This box has no line. Add one under [[links]] in the configuration and start it again.")
         return 0

@@ -536,7 +536,7 @@ async def _low_bandwidth(folder: Path, cipher: str, texts: list[str]) -> tuple[l
         alice = await box.person("alice")
         room_id = await alice.create_room()
         async with trio.open_nursery() as nursery:
-            (port,) = await nursery.start(serve_low_bandwidth, box.box.app, parse(text).low_bandwidth, None)
+            (port,) = (await nursery.start(serve_low_bandwidth, box.box.app, parse(text).low_bandwidth, None)).ports
             async with dtls_client(("127.0.0.1", port), psk=(b"bench", key), cipher=cipher) as channel:
                 await channel.channel.do_handshake()
                 client = CoapClient(channel)

@@ -78,6 +78,7 @@ class PlayedBox:
     def __init__(self, accounts: Accounts) -> None:
         self.accounts = accounts
         self.lines = PlayedLines()
+        self.client_lines = [Line("serial:/dev/ttyUSB1,9600", peers=["an app"])]
         self.exchange: Any = None
 
     async def status(self) -> BoxStatus:
@@ -129,6 +130,8 @@ async def test_lines_are_told_with_their_counters(client: AsgiClient) -> None:
     assert serial["stats"]["bytes_in"] == 7
     assert serial["stats"]["bytes_by_priority"]["interactive"] == 0
     assert serial["stats"]["up_for"] > 0
+    (for_apps,) = (await client.get(PREFIX + "links")).json["client_lines"]
+    assert (for_apps["name"], for_apps["peers"]) == ("serial:/dev/ttyUSB1,9600", ["an app"])
     assert other == {"name": "a/b", "uri": "serial:/dev/ttyUSB0,2400", "peers": [], "trouble": "no port", "stats": None}
 
 

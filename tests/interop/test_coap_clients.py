@@ -155,8 +155,8 @@ async def test_aiocoap_talks_and_observes_over_plain_udp(tmp_path):
 @asynccontextmanager
 async def listener(box: Any, text: str = DTLS):
     async with trio.open_nursery() as nursery:
-        ports = await nursery.start(serve_low_bandwidth, box.box.app, parse(text).low_bandwidth, None)
-        yield ports[0]
+        listening = await nursery.start(serve_low_bandwidth, box.box.app, parse(text).low_bandwidth, None)
+        yield listening.ports[0]
         nursery.cancel_scope.cancel()
 
 

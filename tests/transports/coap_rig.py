@@ -11,6 +11,7 @@ from transports.coap.blockwise import Allowance
 from transports.coap.client import Answered, ClientSession, Failed
 from transports.coap.message import Code, Message, Option, decode
 from transports.coap.server import Asked, Forgotten, ServerSession, Taken
+from transports.msc3079.session import Pace
 
 Answer = tuple[int, tuple[tuple[int, bytes], ...], bytes]
 
@@ -27,12 +28,14 @@ class World:
     exponent: int = 6
     allowance: Allowance = field(default_factory=lambda: Allowance(1 << 22))
     loses: Callable[[str, Message], bool] | None = None
+    pace: Pace | None = None
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.now = 0.0
         self.client = ClientSession(self.random.random, quick=self.quick, exponent=self.exponent)
-        self.server = ServerSession(self.random.random, self.allowance)
+        how = {} if self.pace is None else {"parameters": self.pace.parameters, "largest": self.pace.largest_block, "quick": False}
+        self.server = ServerSession(self.random.random, self.allowance, **how)
         self.asked: list[Asked] = []
         self.heard: list[Asked | Taken | Forgotten] = []
         self.answers: list[Answered | Failed] = []

@@ -49,9 +49,15 @@ class _Tap:
 
 @asynccontextmanager
 async def dtls_client(
-    address: tuple[str, int], *, trusted: Path | None = None, psk: tuple[bytes, bytes] | None = None, cipher: str
+    address: tuple[str, int],
+    *,
+    trusted: Path | None = None,
+    psk: tuple[bytes, bytes] | None = None,
+    cipher: str,
+    socket: Any = None,
+    mtu: int = 1232,
 ) -> AsyncIterator[DtlsClient]:
-    """A client whose handshake is not done yet."""
+    """A client whose handshake is not done yet; `socket` is what it speaks over (None: UDP)."""
     context = SSL.Context(SSL.DTLS_CLIENT_METHOD)
     context.set_cipher_list(f"{cipher}:@SECLEVEL=0".encode())
     if trusted is not None:
@@ -69,9 +75,9 @@ async def dtls_client(
         callback = ffi.callback("unsigned int (SSL *, const char *, char *, unsigned int, unsigned char *, unsigned int)", give)
         lib.SSL_CTX_set_psk_client_callback(context._context, callback)
     wire: list[tuple[str, bytes]] = []
-    with trio.DTLSEndpoint(_Tap(trio.socket.socket(type=trio.socket.SOCK_DGRAM), wire)) as endpoint:
+    with trio.DTLSEndpoint(_Tap(socket or trio.socket.socket(type=trio.socket.SOCK_DGRAM), wire)) as endpoint:
         client = DtlsClient(endpoint.connect(address, context), wire, context)
-        client.channel.set_ciphertext_mtu(1232)
+        client.channel.set_ciphertext_mtu(mtu)
         try:
             yield client
         finally:

@@ -143,3 +143,13 @@ def test_go_coaps_request_in_an_acknowledgement_is_both():
     assert delivered == Delivered(message_id)
     assert isinstance(received, Received)
     assert (received.message.type, received.message.token) == (Type.NON, b"u")
+
+
+def test_a_reply_that_is_still_on_its_way_over_a_slow_wire_is_not_sent_again():
+    one = messenger(travel=5.0)
+    (event,) = one.receive(request(1), 10.0)
+    one.respond(event.message, Code.CONTENT, (), b"here", 10.0)
+    assert len(sent(one)) == 1
+    for at, repeated in ((12.0, 0), (14.9, 0), (16.0, 1), (20.0, 0), (22.0, 1)):
+        assert one.receive(request(1), at) == []
+        assert [message.payload for message in sent(one)] == [b"here"] * repeated

@@ -9,6 +9,7 @@ from transports.coap.blockwise import Allowance
 from transports.coap.client import Answered, Failed
 from transports.coap.message import Code, Option, Type
 from transports.coap.server import MAX_BODY, Forgotten, Taken
+from transports.msc3079.session import pace_of
 
 BODY = bytes(range(256)) * 200  # 51,200 bytes: fifty blocks
 
@@ -41,6 +42,17 @@ def test_the_acknowledgement_of_a_long_poll_is_not_held():
     assert (response[2].type, response[2].token) == (Type.CON, world.sent[0][2].token)
     assert (end[1], end[2].type) == ("server", Type.ACK)
     assert len(world.asked) == 1
+
+
+@pytest.mark.parametrize("quick", [False, True], ids=["blocks", "sets, which a slow wire does not know"])
+def test_on_a_slow_wire_blocks_are_no_larger_than_it_likes_both_ways(quick):
+    """A client that begins with larger ones is asked for smaller ones (RFC 7959 §2.3), and may go on asking for them."""
+    world = World(echo, quick=quick, pace=pace_of(1200, 576))
+    world.ask(Code.PUT, payload=BODY)
+    world.run(200)
+    assert [answer.payload for answer in world.answers] == [BODY]
+    assert max(len(message.payload) for _, to, message in world.sent if to == "client") == 256
+    assert sum(len(message.payload) > 256 for _, to, message in world.sent if to == "server") == 1
 
 
 @pytest.mark.parametrize("quick", [False, True])

@@ -161,6 +161,9 @@ class ClientSession:
     def _end(self, exchange: int) -> None:
         self._asking.pop(exchange, None)
         self._tokens = {token: each for token, each in self._tokens.items() if each != exchange}
+        self._forget_messages(exchange)
+
+    def _forget_messages(self, exchange: int) -> None:
         for message_id in [message_id for message_id, each in self._messages.items() if each == exchange]:
             del self._messages[message_id]
             self._messenger.withdraw(message_id)
@@ -207,6 +210,9 @@ class ClientSession:
             asking = None if exchange is None else self._asking.get(exchange)
             if asking is not None and not isinstance(event, Delivered):
                 silent = isinstance(event, Undelivered)
+                if not silent and asking.sender is not None:
+                    self._begin_in_blocks(asking, now)  # a NON with an option that is not known is answered so (RFC 7252 §5.4.1)
+                    continue
                 found += self._fail(asking, "the other end is silent" if silent else "the other end does not know of it")
         return found
 
@@ -224,9 +230,7 @@ class ClientSession:
 
     def _response(self, asking: _Asking, message: Message, now: float) -> list[Event]:
         if message.code == Code.BAD_OPTION and self._quick:
-            self._quick = False
-            asking.sender = asking.receiver = None
-            self._begin(asking, now)
+            self._begin_in_blocks(asking, now)
             return []
         if asking.sender is not None and self._went_on(asking, asking.sender, message, now):
             return []
@@ -306,6 +310,13 @@ class ClientSession:
         if receiver is not None and receiver.deadline <= now:
             return self._ask_for_missing(asking, receiver, now)
         return []
+
+    def _begin_in_blocks(self, asking: _Asking, now: float) -> None:
+        """The other end knows no sets; what it says of the blocks of one that is under way is no news."""
+        self._quick = False
+        self._forget_messages(asking.exchange)
+        asking.sender = asking.receiver = None
+        self._begin(asking, now)
 
     def _went_on(self, asking: _Asking, sender: BlockSender, message: Message, now: float) -> bool:
         """Whether a response is about the blocks of our request alone."""

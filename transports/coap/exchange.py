@@ -38,7 +38,11 @@ FIRST_BURST = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """RFC 7252 §4.8, in seconds and bytes a second."""
+    """RFC 7252 §4.8, in seconds and bytes a second.
+
+    `travel` is not in it: for so long after a reply its message may come again because the reply is still on its way over a slow wire, and
+    another one would only be in the way of the first. A peer that has lost it repeats later once more.
+    """
 
     ack_timeout: float = 2.0
     ack_random_factor: float = 1.5
@@ -46,6 +50,7 @@ class Parameters:
     nstart: int = 1
     probing_rate: float = 1.0
     max_latency: float = 100.0
+    travel: float = 0.0
 
     @property
     def exchange_lifetime(self) -> float:
@@ -111,6 +116,7 @@ class _Earlier:
 
     expires: float
     reply: bytes = b""
+    again_at: float = 0.0
 
 
 class Messenger:
@@ -128,6 +134,7 @@ class Messenger:
         self._to_acknowledge: dict[int, float] = {}
         self._unheard = 0
         self._heard_at = 0.0
+        self._now = 0.0
 
     # — in
 
@@ -139,7 +146,7 @@ class Messenger:
             if error.rejected is not None:
                 self._out.append(_empty(Type.RST, error.rejected))
             return []
-        self._unheard, self._heard_at = 0, now
+        self._unheard, self._heard_at, self._now = 0, now, now
         events = self._receive(message, now)
         self._send_queued(now)
         return events
@@ -149,7 +156,8 @@ class Messenger:
             return self._concluded(message)
         earlier = self._earlier.get(message.message_id)
         if earlier is not None and earlier.expires > now:
-            if earlier.reply:
+            if earlier.reply and earlier.again_at <= now:
+                earlier.again_at = now + self.parameters.travel
                 self._out.append(earlier.reply)
             return []
         self._remember(message.message_id, now)
@@ -198,6 +206,7 @@ class Messenger:
         if earlier is not None:
             self._kept += len(data) - len(earlier.reply)
             earlier.reply = data
+            earlier.again_at = self._now + self.parameters.travel
         self._out.append(data)
 
     # — out
@@ -220,6 +229,7 @@ class Messenger:
 
         Returns the message id of a response that goes out by itself. Raises Congested.
         """
+        self._now = now
         if request.message_id in self._to_acknowledge:
             response = Message(Type.ACK, code, request.message_id, request.token, options, payload)
             self._reply(request.message_id, encode(response))
@@ -299,6 +309,7 @@ class Messenger:
 
     def advance(self, now: float) -> list[Event]:
         """Sends what is due again, and empty ACKs for what has not been answered in time."""
+        self._now = now
         for message_id, at in list(self._to_acknowledge.items()):
             if at <= now:
                 self._reply(message_id, _empty(Type.ACK, message_id))

@@ -49,6 +49,7 @@ MAX_OPEN = 16
 MAX_BODY = 1024 * 1024
 _BUSY_SECONDS = 5
 _UNSUPPORTED = frozenset((Option.IF_MATCH, Option.IF_NONE_MATCH, Option.PROXY_URI, Option.PROXY_SCHEME))
+_QUICK = frozenset((Option.Q_BLOCK1, Option.Q_BLOCK2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,8 @@ class _QuickDownload:
 
 class ServerSession:
     """`chance` gives random numbers of 0 … 1. `extra` are further options that are understood: number → shortest and longest value;
-    they do not tell the parts of a transfer apart.
+    they do not tell the parts of a transfer apart. `largest` is the size exponent of the largest block that the wire likes: answers have
+    none larger, and a peer that sends larger ones is asked for such. Without `quick` RFC 9177 is unknown: its timers know no slow wires.
     """
 
     def __init__(
@@ -119,12 +121,16 @@ class ServerSession:
         extra: Mapping[int, tuple[int, int]] | None = None,
         max_body: int = MAX_BODY,
         parameters: Parameters = DEFAULTS,
+        largest: int = LARGEST,
+        quick: bool = True,
     ) -> None:
+        self._largest = largest
         self._chance = chance
         self._allowance = allowance
         self._max_body = max_body
         self._lifetime = parameters.exchange_lifetime
-        self._known = {number: bounds for number, bounds in LENGTHS.items() if number not in _UNSUPPORTED} | dict(extra or {})
+        unsupported = _UNSUPPORTED if quick else _UNSUPPORTED | _QUICK
+        self._known = {number: bounds for number, bounds in LENGTHS.items() if number not in unsupported} | dict(extra or {})
         self._without = frozenset(extra or ())
         self._messenger = Messenger(chance, int(chance() * 0xFFFF), parameters)
         self._uploads = Uploads(allowance, max_body, self._lifetime)
@@ -228,7 +234,7 @@ class ServerSession:
         if upload is None:
             return self._begin(message, key, now)
         outcome = self._uploads.add(key, upload, message.payload, now, self._extras(message))
-        taken = ((Option.BLOCK1, upload.encode()),)
+        taken = ((Option.BLOCK1, replace(upload, exponent=min(upload.exponent, self._largest)).encode()),)
         if isinstance(outcome, Whole):
             return self._begin(self._completed(message, outcome.body, outcome.options), key, now)
         if isinstance(outcome, Part):
@@ -279,7 +285,8 @@ class ServerSession:
         if download is None:
             self._respond(message, Code.REQUEST_ENTITY_INCOMPLETE, now, payload=b"this answer is not kept any longer")
             return []
-        at, part = piece(download.body, wanted.number, wanted.exponent)
+        exponent = min(wanted.exponent, self._largest)
+        at, part = piece(download.body, wanted.start >> exponent + 4, exponent)
         options = (*download.options, (Option.BLOCK2, at.encode()))
         self._respond(message, download.code, now, options, part)
         if at.more:
@@ -360,7 +367,7 @@ class ServerSession:
     ) -> tuple[Options, bytes, bool]:
         """The options and payload of the message that an answer begins with, and whether the peer has to fetch more."""
         wanted = block_option(request, Option.BLOCK2)
-        exponent = LARGEST if wanted is None else wanted.exponent
+        exponent = self._largest if wanted is None else min(wanted.exponent, self._largest)
         at, part = piece(body, 0, exponent)
         if not at.more:
             return ((*options, (Option.BLOCK2, at.encode())) if wanted is not None else options), part, False

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from transports import syncing
+from transports.coap.blockwise import LARGEST
+from transports.coap.exchange import DEFAULTS, Parameters
 from transports.coap.server import Asked, Forgotten, ServerSession, Taken
 from transports.exchange import Response, TooLarge
 from transports.msc3079 import mapping
@@ -34,8 +36,34 @@ log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 3600.0
 """A client of whom nothing has come for so long has gone; those that there are ping once a minute."""
+DTLS_OVERHEAD = 37
+"""Bytes of a DTLS record besides its content: header, and nonce and tag of AES-GCM (RFC 6347 §4.1, RFC 5288)."""
+COAP_OVERHEAD = 64
+"""Bytes of a message with a block besides the block, at most: header, token and options of an answer."""
 LARGE = 128 * 1024
 """Bytes of a body from which it is rewritten on another thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What CoAP has to know of a wire on which a datagram takes a while: its times, and the size exponent of the largest block.
+
+    RFC 7252 §4.8 lets an application choose other times than the defaults, which are made for the internet; block sizes are RFC 7959's.
+    """
+
+    parameters: Parameters
+    largest_block: int
+
+
+def pace_of(bit_rate: int, mtu: int) -> Pace:
+    """For a wire of `bit_rate` bits a second (ten of them to a byte) and `mtu` bytes in each datagram, DTLS included.
+
+    A confirmable message and its acknowledgement each may have to wait for the datagram that is on the wire already.
+    """
+    datagram = mtu * 10 / bit_rate
+    parameters = Parameters(ack_timeout=DEFAULTS.ack_timeout + 2 * datagram, travel=datagram)
+    room = mtu - DTLS_OVERHEAD - COAP_OVERHEAD
+    return Pace(parameters, min(LARGEST, max(0, room.bit_length() - 5)))
 
 
 class Channel(Protocol):
@@ -52,10 +80,18 @@ async def serve(
     allowance: Allowance,
     *,
     idle: float = IDLE_SECONDS,
+    pace: Pace | None = None,
     chance: Callable[[], float] = random.random,
 ) -> None:
-    """Answers one client until it or the channel has gone. `allowance` bounds what all clients together have in transfers."""
-    await _Session(channel, handler, ServerSession(chance, allowance, extra=mapping.UNDERSTOOD), idle).run()
+    """Answers one client until it or the channel has gone. `allowance` bounds what all clients together have in transfers; `pace` is
+    that of a slow wire.
+    """
+    server = ServerSession(chance, allowance, extra=mapping.UNDERSTOOD)
+    if pace is not None:
+        server = ServerSession(
+            chance, allowance, extra=mapping.UNDERSTOOD, parameters=pace.parameters, largest=pace.largest_block, quick=False
+        )
+    await _Session(channel, handler, server, idle).run()
 
 
 @dataclass(eq=False, slots=True)
