@@ -28,7 +28,16 @@ def add(verbs: Verbs) -> None:
     proxy.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:8008", help="where apps find it (default: 127.0.0.1:8008)")
     proxy.add_argument("--pair", metavar="CODE", help="pair with the box first, by the code or QR text that it shows")
     proxy.add_argument(
-        "--state", metavar="DIR", default="proxy-state", help="where it keeps its key, pairing and held messages (default: proxy-state)"
+        "--state",
+        metavar="DIR",
+        default="proxy-state",
+        help="where it keeps its key, pairing, held messages and media (default: proxy-state)",
+    )
+    proxy.add_argument(
+        "--media",
+        choices=("none", "small", "all"),
+        default="none",
+        help="pictures and files that apps fetch by themselves over a thin line: none, small (what it carries in half a minute) or all",
     )
     chat = verbs.verb(
         "chat",
@@ -68,9 +77,10 @@ def run_proxy(arguments: argparse.Namespace) -> int:
     from edgeserver.cli.running import run_until_stopped
     from edgeserver.paired.joining import JoinError
     from edgeserver.paired.state import StateError
+    from edgeserver.proxy.media import Policy
     from edgeserver.proxy.program import ProxyOptions, run
 
-    options = ProxyOptions(arguments.link, arguments.listen, arguments.pair, Path(arguments.state))
+    options = ProxyOptions(arguments.link, arguments.listen, arguments.pair, Path(arguments.state), media=Policy(arguments.media))
     with suppress(OSError):  # else the lock says what is wrong
         options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with sole_user_of(options.state, "--state"):

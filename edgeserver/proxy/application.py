@@ -1,12 +1,14 @@
 """The homeserver on localhost: an ASGI application that answers ordinary clients from the other end of a line.
 
 What only takes long is no error: a request waits for the line, and is repeated where that is harmless, until the client
-goes away. See `paths` for what is done with each endpoint, `outbox` for messages, `polls` for /sync.
+goes away. See `paths` for what is done with each endpoint, `outbox` for messages, `polls` for /sync, `media` for pictures,
+`front_page` for what people see.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
@@ -16,11 +18,16 @@ import trio
 
 from edgeserver.matrix import errors
 from edgeserver.matrix.signatures import encode_base64
+from edgeserver.proxy import front_page
 from edgeserver.proxy.call import Call
 from edgeserver.proxy.copies import Copies
 from edgeserver.proxy.errands import Errands, Terms
 from edgeserver.proxy.filters import DefinedFilters, thinned
+from edgeserver.proxy.front_page import FrontPage
 from edgeserver.proxy.held import HeldFolder
+from edgeserver.proxy.kept_media import MediaFolder
+from edgeserver.proxy.media import Media, Policy
+from edgeserver.proxy.meter import Meter
 from edgeserver.proxy.outbox import Outbox
 from edgeserver.proxy.paths import Kind, treatment_of
 from edgeserver.proxy.polls import Polls
@@ -43,6 +50,8 @@ MAX_UPLOAD: Final = 16_000_000
 _MESSAGE_HEAD: Final = 4096
 _TERMS: Final = Terms(linger=120.0, keep_untaken=120.0)
 _TERMS_UNREPEATABLE: Final = Terms(linger=120.0, keep_untaken=120.0, shared=False)
+_TOLD_TO_PEOPLE: Final = frozenset((Kind.SYNC, Kind.SLIDING_SYNC))
+"""What the box answers only to its own people."""
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 
 Scope = MutableMapping[str, Any]
@@ -57,7 +66,8 @@ class _Left(Exception):
 class ProxyApplication:
     """`line` must be running, and `run` of this application, too."""
 
-    def __init__(self, line: Line, state: State) -> None:
+    def __init__(self, line: Line, state: State, policy: Policy = Policy.NONE) -> None:
+        """`policy` says which media clients get over a thin line without a person's wish."""
         self._line = line
         self._errands = Errands()
         self._filters = DefinedFilters(self._carry_own)
@@ -66,6 +76,9 @@ class ProxyApplication:
         self._polls = Polls(line, self._errands, self._filters)
         box = "" if state.box is None else encode_base64(state.box.public_key)
         self.outbox = Outbox(line, self._errands, HeldFolder(state.file.parent / "outbox", box))
+        self.media = Media(line, self._transfers, MediaFolder(state.file.parent / "media", box), policy)
+        self._meter = Meter(state.file.parent / "meter.json", line.stats, time.time)
+        self._page = FrontPage(line, self.outbox, self.media, self._meter)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carries requests until cancelled, first of all those that an earlier run held. Raises `StateError` in a group."""
@@ -73,6 +86,8 @@ class ProxyApplication:
             await nursery.start(self._errands.run)
             await nursery.start(self._polls.run)
             await nursery.start(self.outbox.run)
+            await nursery.start(self.media.run)
+            await nursery.start(self._meter.run)
             task_status.started()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +101,9 @@ class ProxyApplication:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         response: Response | None = None
         try:
-            if scope["method"] == "OPTIONS":
+            if (path := _path(scope)) in front_page.PATHS:
+                response = await self._own(scope, path, receive)
+            elif scope["method"] == "OPTIONS":
                 response = json_response({})
             else:
                 bound = MAX_UPLOAD if treatment_of(scope["method"], _path(scope)).kind is Kind.UPLOAD else MAX_BODY
@@ -100,12 +117,19 @@ class ProxyApplication:
         except errors.MatrixError as error:
             response = error_response(error)
         if response is not None:
-            await send({"type": "http.response.start", "status": response.status, "headers": response_headers(response)})
-            await send({"type": "http.response.body", "body": response.body})
+            headers = response_headers(response, cors=_path(scope) not in front_page.PATHS)
+            await send({"type": "http.response.start", "status": response.status, "headers": headers})
+            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
+
+    async def _own(self, scope: Scope, path: str, receive: Receive) -> Response:
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        body = await _body(scope, receive, front_page.MAX_FORM)
+        client = scope.get("client")
+        return self._page.respond(scope["method"], path, headers, client[0] if client else None, body)
 
     async def _respond(self, call: Call) -> Response:
         try:
-            return self._local(call) or await self._over_the_line(call)
+            return self._local(call) or await self._noted(call, await self._over_the_line(call))
         except errors.MatrixError as error:
             return error_response(error)
 
@@ -116,30 +140,24 @@ class ProxyApplication:
         kind, thin = call.treatment.kind, self._line.is_thin
         if call.path == "/.well-known/matrix/client":
             return json_response({"m.homeserver": {"base_url": f"http://{call.host}"}})
-        if call.path == "/":
-            return json_response(self._standing())
         if kind is Kind.FOREIGN:
             return error_response(errors.Unrecognized())
         if kind is Kind.HUSHED and (thin or not self._line.is_up):
             return json_response({})
-        if kind is Kind.AUTOMATIC and thin:
-            return error_response(errors.NotFound("Thumbnails are not fetched over a thin line; download the file itself."))
         if kind is Kind.PREVIEW and thin:
             return json_response({})
         return None
 
-    def _standing(self) -> dict[str, Any]:
-        """GET /: how the line stands, for people and scripts."""
-        stats = self._line.stats
-        return {
-            "line": self._line.sentence(),
-            "up": self._line.is_up,
-            "held_messages": self.outbox.held,
-            "bytes_in": stats.bytes_in,
-            "bytes_out": stats.bytes_out,
-        }
-
     # ---- answered by the box
+
+    async def _noted(self, call: Call, response: Response) -> Response:
+        """What an answer tells about media and about whose token it is."""
+        kind = call.treatment.kind
+        if response.status == 200 and (kind in _TOLD_TO_PEOPLE or call.treatment.priority is Priority.HISTORY):
+            self.media.learn(response)
+            if kind in _TOLD_TO_PEOPLE:
+                await self.media.accept(call.authorization)
+        return response
 
     async def _over_the_line(self, call: Call) -> Response:
         self._check_size(call)
@@ -159,6 +177,8 @@ class ProxyApplication:
             case Kind.UPLOAD if self._transfers.comes_in_parts(call):
                 upload = self._transfers.upload
                 return await self._errands.ask(call.identity(), lambda: upload(call), _TERMS_UNREPEATABLE)
+            case Kind.DOWNLOAD | Kind.AUTOMATIC if self._line.is_thin:
+                return await self.media.answer(call)
             case Kind.DOWNLOAD:
                 download = self._transfers.download
                 return await self._errands.ask(call.identity(), lambda: download(call), _TERMS)

@@ -36,9 +36,9 @@ class Kind(Enum):
     UPLOAD = auto()
     """Refuse what the line would carry for too long; carry the rest in parts."""
     DOWNLOAD = auto()
-    """Fetch it in parts."""
+    """On a thin line give what is kept, fetch it in parts or refuse it (`proxy.media`); else fetch it in parts."""
     AUTOMATIC = auto()
-    """Refuse on a thin line: clients fetch it without being asked to (thumbnails)."""
+    """A thumbnail: on a thin line as a download, which clients make without being asked to as well; else nothing."""
     PREVIEW = auto()
     """Answer with an empty preview on a thin line."""
     FOREIGN = auto()
@@ -115,7 +115,7 @@ def treatment_of(method: str, path: str) -> Treatment:
 def _media(method: str, rest: str, repeatable: bool) -> Treatment:
     if rest == "config" and method == "GET":
         return Treatment(Kind.CACHED, Priority.INTERACTIVE, True)
-    if rest.startswith("thumbnail/"):
+    if rest.startswith("thumbnail/") and method == "GET":
         return Treatment(Kind.AUTOMATIC, Priority.MEDIA, repeatable)
     if rest == "preview_url":
         return Treatment(Kind.PREVIEW, Priority.MEDIA, repeatable)

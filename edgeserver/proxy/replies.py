@@ -52,12 +52,12 @@ def request_headers(raw: Iterable[tuple[bytes, bytes]], *, has_body: bool) -> He
     return tuple((name, value) for name, value in named if name in _CARRIED and (has_body or name != "content-type"))
 
 
-def response_headers(response: Response) -> list[tuple[bytes, bytes]]:
-    """What the HTTP client gets: the box's headers and CORS."""
+def response_headers(response: Response, *, cors: bool = True) -> list[tuple[bytes, bytes]]:
+    """What the HTTP client gets: the box's headers and, but for the proxy's own page, CORS."""
     kept = [
         (name, value)
         for name, value in response.headers
         if name.lower() not in _OF_THE_CONNECTION and not name.lower().startswith("access-control-")
     ]
-    kept += [("content-length", str(len(response.body))), *CORS]
+    kept += [("content-length", str(len(response.body))), *(CORS if cors else ())]
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in kept]

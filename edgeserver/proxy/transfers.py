@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -22,6 +22,7 @@ from transports.exchange import Interrupted, Priority, Request, Response
 if TYPE_CHECKING:
     from edgeserver.paired.line import Line
     from edgeserver.proxy.call import Call
+    from transports.exchange import Headers
 
 PART_SECONDS: Final = 20.0
 """So long a part keeps the line: what is lost when it is cut, at most."""
@@ -31,6 +32,8 @@ MAX_DOWNLOAD: Final = 16 * 1024 * 1024
 """Bytes of a file that is put together here; it lies in memory."""
 MAX_UNFINISHED: Final = 16
 _MAX_MISTAKES: Final = 5
+_TASTE: Final = 512
+"""Bytes of a file that may turn out to be too large."""
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
 _OF_A_PART: Final = frozenset({"content-range", "content-length", "accept-ranges"})
 
@@ -43,6 +46,33 @@ class _Answered(Exception):
         self.response = response
 
 
+class OverLimit(Exception):
+    """The file is larger than was wanted; `total` bytes."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__()
+        self.total = total
+
+
+class Landing(Protocol):
+    """Where the parts of a file go. `size` bytes are there of `total` (None: not known yet)."""
+
+    size: int
+    total: int | None
+
+    def is_other(self, total: int, etag: str) -> bool:
+        """Whether what is there is not of the file that has this size and this ETag."""
+        ...
+
+    async def begin(self) -> None:
+        """What is there is void."""
+        ...
+
+    async def add(self, part: bytes, total: int, etag: str, headers: Headers) -> None:
+        """The next part; `headers` are those of the whole file."""
+        ...
+
+
 class Transfers:
     """Uploads and downloads. `patience` in seconds covers a whole file."""
 
@@ -53,10 +83,10 @@ class Transfers:
 
     def comes_in_parts(self, call: Call) -> bool:
         """Whether an upload is so large that parts pay for themselves."""
-        return len(call.request.body) > 2 * self._part_size
+        return len(call.request.body) > 2 * self.part_size
 
     @property
-    def _part_size(self) -> int:
+    def part_size(self) -> int:
         profile = self._line.profile
         rate = profile.bit_rate if profile is not None else None
         size = LARGEST_PART if rate is None else int(rate / 10 * PART_SECONDS)
@@ -100,7 +130,7 @@ class Transfers:
     async def _send_part(self, call: Call, location: str, offset: int) -> int:
         """Where the next part begins. Raises `_Answered` after the last."""
         body = call.request.body
-        part = body[offset : offset + self._part_size]
+        part = body[offset : offset + self.part_size]
         is_last = offset + len(part) >= len(body)
         headers = (
             ("content-type", "application/partial-upload"),
@@ -153,29 +183,63 @@ class Transfers:
         raise OutOfPatience("The line to the box did not bring the file in time.")
 
     async def _download(self, call: Call) -> Response:
-        parts: list[bytes] = []
-        size, mistakes = 0, 0
-        while True:
-            asked = ("range", f"bytes={size}-{size + self._part_size - 1}")
-            request = replace(call.request, headers=(*call.request.headers, asked))
-            response = await self._carry(request, repeatable=True)
-            if response.status == 416 and not parts:  # the file is empty
-                return await self._carry(call.request, repeatable=True)
-            if response.status != 206:
+        parts = _Parts()
+        response = await self.fetch(call.request, parts)
+        return response or Response(200, parts.headers, b"".join(parts.bodies))
+
+    async def fetch(self, request: Request, landing: Landing, *, limit: int | None = None) -> Response | None:
+        """Fetches what is missing of a file, part by part; None when it is whole, else what the box says instead.
+
+        Of a file of more than `limit` bytes only the first few come: raises `OverLimit`. Raises ExchangeError, and what the landing does.
+        """
+        mistakes = 0
+        while landing.total is None or landing.size < landing.total:
+            most = _TASTE if limit is not None and landing.total is None else self.part_size
+            asked = ("range", f"bytes={landing.size}-{landing.size + most - 1}")
+            response = await self._carry(replace(request, headers=(*request.headers, asked)), repeatable=True)
+            if response.status == 416 and not landing.size:  # the file is empty
+                return await self._carry(request, repeatable=True)
+            if response.status not in (206, 416):
                 return response
             match = _CONTENT_RANGE.fullmatch(response.header("content-range") or "")
-            if match is None or int(match[1]) != size or not response.body:
+            is_next = match is not None and int(match[1]) == landing.size and response.status == 206 and bool(response.body)
+            total, etag = int(match[3]) if match is not None else 0, response.header("etag") or ""
+            if not is_next or landing.size + len(response.body) > total or (landing.size and landing.is_other(total, etag)):
                 mistakes += 1
                 if mistakes > _MAX_MISTAKES:
                     return error_response(errors.Unknown("The box gives other parts than it was asked for.", status=502))
+                if landing.size and (response.status == 416 or is_next):
+                    await landing.begin()  # it is not the file any more of which the beginning is there
                 continue
-            if int(match[3]) > MAX_DOWNLOAD:
-                return error_response(errors.TooLarge(f"The file has {int(match[3]):,} bytes; the line brings {MAX_DOWNLOAD:,}."))
-            parts.append(response.body)
-            size += len(response.body)
-            if size >= int(match[3]):
-                headers = tuple((name, value) for name, value in response.headers if name.lower() not in _OF_A_PART)
-                return Response(200, headers, b"".join(parts))
+            if total > MAX_DOWNLOAD:
+                return error_response(errors.TooLarge(f"The file has {total:,} bytes; the line brings {MAX_DOWNLOAD:,}."))
+            headers = tuple((name, value) for name, value in response.headers if name.lower() not in _OF_A_PART)
+            await landing.add(response.body, total, etag, headers)
+            if limit is not None and total > limit:
+                raise OverLimit(total)
+        return None
+
+
+@dataclass
+class _Parts:
+    """A file that is put together in memory."""
+
+    size: int = 0
+    total: int | None = None
+    etag: str = ""
+    headers: Headers = ()
+    bodies: list[bytes] = field(default_factory=list)
+
+    def is_other(self, total: int, etag: str) -> bool:
+        return (total, etag) != (self.total, self.etag)
+
+    async def begin(self) -> None:
+        self.size, self.total = 0, None
+        self.bodies.clear()
+
+    async def add(self, part: bytes, total: int, etag: str, headers: Headers) -> None:
+        self.bodies.append(part)
+        self.size, self.total, self.etag, self.headers = self.size + len(part), total, etag, headers
 
 
 def _plain(response: Response) -> Response:

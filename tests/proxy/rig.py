@@ -14,6 +14,7 @@ import trio
 from edgeserver.paired.line import Line
 from edgeserver.paired.state import State
 from edgeserver.proxy.application import ProxyApplication
+from edgeserver.proxy.media import Policy
 from transports.client import Multiplexer
 from transports.exchange import Request, Response
 from transports.identity import Identity, client_identity
@@ -247,12 +248,12 @@ class Rig:
 
 
 @asynccontextmanager
-async def proxied(tmp_path: Any, near: Any, far: Any, handler: Any = None):
+async def proxied(tmp_path: Any, near: Any, far: Any, handler: Any = None, policy: Policy = Policy.NONE):
     """A running proxy on the driver `near`; the far end on the driver `far` is there but not started."""
     box = handler or StandIn()
     link = Link(near, PROXY, lambda key: "box.example" if key == BOX.public_key else None, peer_key=BOX.public_key, redial_cap=60)
     line = Line(link, "box.example")
-    app = ProxyApplication(line, State(tmp_path / "proxy.json", PROXY, Paired("box.example", BOX.public_key)))
+    app = ProxyApplication(line, State(tmp_path / "proxy.json", PROXY, Paired("box.example", BOX.public_key)), policy)
     async with trio.open_nursery() as nursery:
         await nursery.start(app.run)
         nursery.start_soon(line.run)
@@ -261,12 +262,14 @@ async def proxied(tmp_path: Any, near: Any, far: Any, handler: Any = None):
 
 
 @asynccontextmanager
-async def rig_in_memory(tmp_path: Any, medium: Medium | None = None, *, box: StandIn | None = None, plugged: bool = True):
+async def rig_in_memory(
+    tmp_path: Any, medium: Medium | None = None, *, box: StandIn | None = None, plugged: bool = True, policy: Policy = Policy.NONE
+):
     """The same over a cable in memory, with the far end running; `rig.cable` may be unplugged. `box`: one that has lived before."""
     cable = MemoryCable(medium or Medium(9600), seed=1)
     if not plugged:
         cable.unplug()
-    async with proxied(tmp_path, cable.a, cable.b, box) as rig:
+    async with proxied(tmp_path, cable.a, cable.b, box, policy) as rig:
         rig.cable = cable
         rig.far.start()
         yield rig

@@ -213,10 +213,12 @@ async def test_uploads_that_would_block_the_line_are_refused_with_the_reason(tmp
 async def test_what_clients_fetch_unasked_is_not_fetched_over_a_thin_line(tmp_path, autojump_clock) -> None:
     async with rig_in_memory(tmp_path) as rig:
         await rig.up()
-        assert (await rig.client("GET", "/_matrix/client/v1/media/thumbnail/box/a")).status == 404
+        for what in ("thumbnail/box/a?width=32&height=32", "download/box/a"):
+            refused = await rig.client("GET", f"/_matrix/client/v1/media/{what}")
+            assert (refused.status, refused.json["errcode"]) == (504, "M_NOT_YET_UPLOADED")
+            assert refused.header("cache-control") == ["no-store"]
         assert (await rig.client("GET", "/_matrix/client/v1/media/preview_url?url=x")).json == {}
         assert rig.box.asked == []
-        assert (await rig.client("GET", "/_matrix/client/v1/media/download/box/a")).status == 200
 
 
 async def test_a_token_in_the_query_travels_as_a_header(tmp_path, autojump_clock) -> None:

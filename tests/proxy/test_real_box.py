@@ -12,6 +12,7 @@ from edgeserver.paired.line import Line
 from edgeserver.paired.pairing import pair
 from edgeserver.paired.state import open_state
 from edgeserver.proxy.application import ProxyApplication
+from edgeserver.proxy.media import Policy
 from tests.flows.world import World
 from tests.proxy.rig import V3, HttpClient, until
 from transports.link.connection import Link
@@ -58,8 +59,8 @@ async def paired_box(tmp_path, cable):
 
 
 @asynccontextmanager
-async def proxy_on(line, state):
-    app = ProxyApplication(line, state)
+async def proxy_on(line, state, policy=Policy.NONE):
+    app = ProxyApplication(line, state, policy)
     async with trio.open_nursery() as nursery:
         await nursery.start(app.run)
         yield app
@@ -67,11 +68,11 @@ async def proxy_on(line, state):
 
 
 @asynccontextmanager
-async def behind_the_proxy(tmp_path, cable=None):
+async def behind_the_proxy(tmp_path, cable=None, policy=Policy.NONE):
     """A box, a client of the proxy that has paired with it by code, and the meter of the line between."""
     async with (
         paired_box(tmp_path, cable or MemoryCable(Medium(2400), seed=3)) as (box, state, line, link),
-        proxy_on(line, state) as app,
+        proxy_on(line, state, policy) as app,
     ):
         yield box, HttpClient(app, ""), Meter(link)
 

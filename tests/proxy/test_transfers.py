@@ -8,6 +8,7 @@ import orjson
 import trio
 
 from edgeserver.proxy.application import MAX_UPLOAD
+from edgeserver.proxy.media import Policy
 from edgeserver.proxy.transfers import MAX_UNFINISHED
 from tests.proxy.rig import HttpClient, StandIn, proxied
 from tests.proxy.test_real_box import behind_the_proxy
@@ -34,7 +35,7 @@ async def logged_in(box, client: HttpClient) -> None:
 async def test_a_file_goes_on_from_where_it_was_after_each_cut(tmp_path, autojump_clock) -> None:
     """At 9600 baud the file takes some 110 s each way; it is cut three times, and little of it is sent twice."""
     cable = MemoryCable(Medium(9600), seed=5)
-    async with behind_the_proxy(tmp_path, cable) as (box, client, meter):
+    async with behind_the_proxy(tmp_path, cable, Policy.ALL) as (box, client, meter):
         await logged_in(box, client)
         await meter.read("connect")
         answers = []
@@ -70,7 +71,7 @@ async def test_a_file_goes_on_from_where_it_was_after_each_cut(tmp_path, autojum
 
 
 async def test_an_empty_file_and_one_that_is_not_there_come_as_they_are(tmp_path, autojump_clock) -> None:
-    async with behind_the_proxy(tmp_path, MemoryCable(Medium(9600), seed=5)) as (box, client, _):
+    async with behind_the_proxy(tmp_path, MemoryCable(Medium(9600), seed=5), Policy.ALL) as (box, client, _):
         await logged_in(box, client)
         uri = (await client("POST", UPLOAD, b"", headers=IMAGE)).json["content_uri"].removeprefix("mxc://")
         found = await client("GET", f"{DOWNLOAD}/{uri}")
@@ -80,7 +81,7 @@ async def test_an_empty_file_and_one_that_is_not_there_come_as_they_are(tmp_path
 
 async def test_an_upload_survives_a_power_cut_of_the_box(tmp_path, autojump_clock) -> None:
     cable = MemoryCable(Medium(9600), seed=5)
-    async with behind_the_proxy(tmp_path, cable) as (box, client, _):
+    async with behind_the_proxy(tmp_path, cable, Policy.ALL) as (box, client, _):
         await logged_in(box, client)
         answers = []
 
@@ -100,7 +101,7 @@ async def test_an_upload_survives_a_power_cut_of_the_box(tmp_path, autojump_cloc
 
 async def test_a_client_that_gave_up_and_tries_again_goes_on(tmp_path, autojump_clock) -> None:
     cable = MemoryCable(Medium(9600), seed=5)
-    async with behind_the_proxy(tmp_path, cable) as (box, client, meter):
+    async with behind_the_proxy(tmp_path, cable, Policy.ALL) as (box, client, meter):
         await logged_in(box, client)
         await meter.read("connect")
         async with trio.open_nursery() as nursery:
@@ -182,7 +183,7 @@ async def test_so_many_unfinished_uploads_are_remembered(tmp_path, autojump_cloc
 
 async def test_parts_cost_little_on_a_line_that_holds(tmp_path, autojump_clock) -> None:
     cable = MemoryCable(Medium(9600), seed=5)
-    async with behind_the_proxy(tmp_path, cable) as (box, client, meter):
+    async with behind_the_proxy(tmp_path, cable, Policy.ALL) as (box, client, meter):
         await logged_in(box, client)
         await meter.read("connect")
         uri = (await client("POST", UPLOAD, FILE, headers=IMAGE)).json["content_uri"].removeprefix("mxc://")
@@ -195,7 +196,7 @@ async def test_parts_cost_little_on_a_line_that_holds(tmp_path, autojump_clock) 
 async def test_a_file_larger_than_any_message_goes_over_a_quick_line_both_ways(tmp_path, autojump_clock) -> None:
     cable = MemoryCable(Medium(460_800), seed=5)
     large = random.Random(9).randbytes(1_300_000)
-    async with behind_the_proxy(tmp_path, cable) as (box, client, _):
+    async with behind_the_proxy(tmp_path, cable, Policy.ALL) as (box, client, _):
         await logged_in(box, client)
         assert (await client("GET", "/_matrix/client/v1/media/config")).json["m.upload.size"] == MAX_UPLOAD
         sent = await client("POST", UPLOAD, large, headers=IMAGE)
