@@ -66,8 +66,10 @@ class _Left(Exception):
 class ProxyApplication:
     """`line` must be running, and `run` of this application, too."""
 
-    def __init__(self, line: Line, state: State, policy: Policy = Policy.NONE) -> None:
-        """`policy` says which media clients get over a thin line without a person's wish."""
+    def __init__(self, line: Line, state: State, policy: Policy = Policy.NONE, *, inline: bool = False) -> None:
+        """`policy` says which media clients get over a thin line without a person's wish; `inline` is for tests of media with a virtual
+        clock.
+        """
         self._line = line
         self._errands = Errands()
         self._filters = DefinedFilters(self._carry_own)
@@ -76,7 +78,7 @@ class ProxyApplication:
         self._polls = Polls(line, self._errands, self._filters)
         box = "" if state.box is None else encode_base64(state.box.public_key)
         self.outbox = Outbox(line, self._errands, HeldFolder(state.file.parent / "outbox", box))
-        self.media = Media(line, self._transfers, MediaFolder(state.file.parent / "media", box), policy)
+        self.media = Media(line, self._transfers, MediaFolder(state.file.parent / "media", box), policy, inline=inline)
         self._meter = Meter(state.file.parent / "meter.json", line.stats, time.time)
         self._page = FrontPage(line, self.outbox, self.media, self._meter)
 

@@ -6,8 +6,8 @@
 
 What it does costs the line, so no other web page may make it do anything, nor read what it shows. It is given on a loopback address
 and to a Host of that kind only (against DNS rebinding), without CORS; a form counts if Origin and Sec-Fetch-Site (Fetch Metadata) do not
-say that it comes from elsewhere, and if it has the token that this run has put onto its page. What others have written is escaped, and a policy
-allows neither scripts nor anything from elsewhere.
+say that it comes from elsewhere, and if it has the token that this run has put onto its page. What others have written is escaped, and
+a policy allows neither scripts nor anything from elsewhere.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ class FrontPage:
     def _progress(self, item: Item) -> str:
         left = self._media.seconds_left(item)
         done = f"{_bytes(item.received)} of {'?' if item.size is None else _bytes(item.size)}"
-        return f"<tr><td>{_title(item)}<td>{done}<td>{'' if left is None else _duration(left) + ' left'}<td>{self._button(item, 'stop')}"
+        stop = "stops" if item.is_stopping else self._button(item, "stop")
+        return f"<tr><td>{_title(item)}<td>{done}<td>{'' if left is None else _duration(left) + ' left'}<td>{stop}"
 
     def _offer(self, item: Item) -> str:
         left = self._media.seconds_left(item)

@@ -173,7 +173,7 @@ class MediaFolder:
         self._kept.pop(digest, None)  # so that room is made without it
         self._make_room(0)
         try:
-            (self._path / f"{digest}.body").write_bytes(b"")
+            os.close(os.open(self._path / f"{digest}.body", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
         except OSError as error:
             raise StateError(f"{self._path} cannot be written: {error.strerror}.") from error
         media.used_at = time.time()

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
 
 import trio
 
@@ -32,7 +32,7 @@ from edgeserver.proxy.transfers import MAX_DOWNLOAD, OverLimit
 from transports.exchange import ExchangeError, Priority, Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from edgeserver.paired.line import Line
     from edgeserver.proxy.call import Call
@@ -53,6 +53,10 @@ _AT_ONCE: Final = 3
 _WHOAMI: Final = "/_matrix/client/v3/account/whoami"
 _AUTHENTICATED: Final = "/_matrix/client/v1/media/"
 _LEARN_FROM: Final = 1_000_000
+
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
 
 
 class Policy(Enum):
@@ -79,6 +83,8 @@ class Item:
     done: trio.Event = field(default_factory=trio.Event)
     response: Response | None = None
     askers: int = 0
+    is_stopping: bool = False
+    """It ends when the part that is on the line has come."""
 
     @property
     def is_under_way(self) -> bool:
@@ -89,10 +95,27 @@ class Item:
         return 0 if self.kept is None else self.kept.size
 
 
+class _Stopped(Exception):
+    """Nobody wishes for it any longer."""
+
+
+class Disk:
+    """Blocking calls, one at a time and on a thread (`inline`: here)."""
+
+    def __init__(self, *, inline: bool) -> None:
+        self._inline = inline
+        self._lock = trio.Lock()
+
+    async def __call__(self, call: Callable[[Unpack[Arguments]], Result], *arguments: *Arguments) -> Result:
+        async with self._lock:
+            return call(*arguments) if self._inline else await trio.to_thread.run_sync(call, *arguments)
+
+
 class Media:
     """`listed` maps digests to what was refused or is under way, the newest last. `run` is one task for the life of the proxy."""
 
-    def __init__(self, line: Line, transfers: Transfers, folder: MediaFolder, policy: Policy) -> None:
+    def __init__(self, line: Line, transfers: Transfers, folder: MediaFolder, policy: Policy, *, inline: bool = False) -> None:
+        """`inline` is for tests with a virtual clock: nothing runs on another thread."""
         self.policy = policy
         self.listed: OrderedDict[str, Item] = OrderedDict()
         self._line = line
@@ -100,12 +123,12 @@ class Media:
         self._folder = folder
         self._names: OrderedDict[tuple[str, str], tuple[str, int | None]] = OrderedDict()
         self._limiter = trio.CapacityLimiter(_AT_ONCE)
-        self._disk = trio.Lock()
+        self._disk = Disk(inline=inline)
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Fetches until cancelled, first of all what an earlier run has not finished. Raises `StateError` before it is started."""
-        await trio.to_thread.run_sync(self._folder.load)
+        await self._disk(self._folder.load)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for kept in self._folder.all():
@@ -210,8 +233,7 @@ class Media:
     async def _read(self, kept: KeptMedia) -> Response | None:
         """None if it is damaged, and then not there any longer."""
         try:
-            async with self._disk:
-                body = await trio.to_thread.run_sync(self._folder.read, kept)
+            body = await self._disk(self._folder.read, kept)
         except StateError as error:
             log.warning("%s", error)
             await self._remove(kept)
@@ -220,8 +242,7 @@ class Media:
 
     async def _remove(self, kept: KeptMedia) -> None:
         try:
-            async with self._disk:
-                await trio.to_thread.run_sync(self._folder.remove, kept)
+            await self._disk(self._folder.remove, kept)
         except StateError as error:
             log.warning("%s", error)
 
@@ -236,8 +257,7 @@ class Media:
         if not authorization or fingerprint in self._folder.tokens:
             return
         try:
-            async with self._disk:
-                await trio.to_thread.run_sync(self._folder.accept, fingerprint)
+            await self._disk(self._folder.accept, fingerprint)
         except StateError as error:
             log.warning("%s", error)
 
@@ -265,19 +285,20 @@ class Media:
             return False
         if item.scope is None:
             return self._begin(item, is_wish=True, limit=None)
-        item.is_wish = True
+        item.is_wish, item.is_stopping = True, False
         item.scope.deadline = math.inf
         if item.kept is not None and self._nursery is not None:
             self._nursery.start_soon(partial(self._note_wish, item.kept, wanted=True))
         return True
 
     def stop(self, digest: str) -> bool:
-        """Ends a fetch; what has come stays for the next. False if it is not under way."""
+        """Ends a fetch, once the part that the box is sending has come; what has come stays for the next. False if it is not under way."""
         item = self.listed.get(digest)
         if item is None or item.scope is None:
             return False
-        item.is_wish = False
-        item.scope.cancel()
+        item.is_wish, item.is_stopping = False, True
+        if item.kept is None or not self._line.is_up:
+            item.scope.cancel()
         return True
 
     @property
@@ -302,7 +323,7 @@ class Media:
     def _begin(self, item: Item, *, is_wish: bool, limit: int | None) -> bool:
         if self._nursery is None or len(self.under_way) >= MAX_UNDER_WAY:
             return False
-        item.is_wish, item.limit, item.trouble, item.response = is_wish, limit, "", None
+        item.is_wish, item.limit, item.trouble, item.response, item.is_stopping = is_wish, limit, "", None, False
         item.scope, item.done = trio.CancelScope(), trio.Event()
         self.listed[item.key.digest] = item
         self._nursery.start_soon(self._fetch, item, item.scope)
@@ -315,6 +336,8 @@ class Media:
                 async with self._limiter:
                     await self._bring(item)
                 ended = True
+        except _Stopped:
+            pass
         except OverLimit as error:
             item.size = error.total
             goes_on = item.is_wish  # somebody has wished for it meanwhile
@@ -325,7 +348,7 @@ class Media:
             item.trouble = "Internal error."
         finally:
             item.scope = None
-            if item.kept is not None and not ended and scope.cancelled_caught:
+            if item.kept is not None and not ended and (scope.cancelled_caught or item.is_stopping):
                 await self._note_wish(item.kept, wanted=False)
             if (item.kept is not None and item.kept.is_whole) or (item.response is not None and not item.is_wish):
                 self.listed.pop(item.key.digest, None)
@@ -339,8 +362,7 @@ class Media:
             return
         kept.wanted = wanted
         try:
-            async with self._disk:
-                await trio.to_thread.run_sync(self._folder.say, kept)
+            await self._disk(self._folder.say, kept)
         except StateError as error:
             log.warning("%s", error)
 
@@ -373,7 +395,7 @@ class Media:
             kept = KeptMedia(item.key, item.request.target, authorization, item.name)
         kept.target, kept.authorization, kept.wanted = item.request.target, authorization, item.is_wish
         item.kept = kept
-        landing = _Landing(self._folder, kept, self._disk)
+        landing = _Landing(self._folder, kept, self._disk, item)
         if is_new:
             await landing.begin()
         else:
@@ -397,7 +419,8 @@ class Media:
 class _Landing:
     """The file on disk."""
 
-    def __init__(self, folder: MediaFolder, kept: KeptMedia, disk: trio.Lock) -> None:
+    def __init__(self, folder: MediaFolder, kept: KeptMedia, disk: Disk, item: Item) -> None:
+        self._item = item
         self._folder = folder
         self._kept = kept
         self._disk = disk
@@ -407,8 +430,7 @@ class _Landing:
         return (total, etag) != (self._kept.total, self._kept.etag)
 
     async def begin(self) -> None:
-        async with self._disk:
-            await trio.to_thread.run_sync(self._folder.begin, self._kept)
+        await self._disk(self._folder.begin, self._kept)
         self.size, self.total = 0, None
 
     async def add(self, part: bytes, total: int, etag: str, headers: Headers) -> None:
@@ -416,15 +438,15 @@ class _Landing:
         is_first = kept.total is None
         kept.total, kept.etag = total, etag
         kept.headers = headers
-        async with self._disk:
-            await trio.to_thread.run_sync(self._folder.add, kept, part)
+        await self._disk(self._folder.add, kept, part)
         self.size, self.total = kept.size, total
         if is_first and not kept.is_whole:
             await self.say()
+        if self._item.is_stopping and not kept.is_whole:
+            raise _Stopped
 
     async def say(self) -> None:
-        async with self._disk:
-            await trio.to_thread.run_sync(self._folder.say, self._kept)
+        await self._disk(self._folder.say, self._kept)
 
     async def finish(self) -> None:
         await self.say()

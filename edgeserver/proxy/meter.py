@@ -41,7 +41,7 @@ class Meter:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Counts until cancelled. A file that cannot be read or written is said in the log and no more."""
-        self._slots = await trio.to_thread.run_sync(self._load)
+        self._slots = await trio.to_thread.run_sync(self._load, self._slot())
         task_status.started()
         due = trio.current_time() + SAVE_SECONDS
         try:
@@ -79,7 +79,7 @@ class Meter:
         for old in [each for each in self._slots if not slot - DAY // SLOT_SECONDS < each <= slot]:
             del self._slots[old]  # of a clock that was wrong, too
 
-    def _load(self) -> dict[int, list[int]]:
+    def _load(self, newest: int) -> dict[int, list[int]]:
         try:
             told = orjson.loads(self._path.read_bytes())["slots"]
             found = {int(slot): [int(counts[0]), int(counts[1])] for slot, counts in told.items()}
@@ -88,7 +88,6 @@ class Meter:
         except (OSError, LookupError, AttributeError, TypeError, ValueError) as error:
             log.warning("%s cannot be read (%r); the line's count begins anew.", self._path, error)
             return {}
-        newest = self._slot()
         return {slot: counts for slot, counts in found.items() if newest - DAY // SLOT_SECONDS < slot <= newest}
 
     def _save(self) -> None:

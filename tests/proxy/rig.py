@@ -253,7 +253,7 @@ async def proxied(tmp_path: Any, near: Any, far: Any, handler: Any = None, polic
     box = handler or StandIn()
     link = Link(near, PROXY, lambda key: "box.example" if key == BOX.public_key else None, peer_key=BOX.public_key, redial_cap=60)
     line = Line(link, "box.example")
-    app = ProxyApplication(line, State(tmp_path / "proxy.json", PROXY, Paired("box.example", BOX.public_key)), policy)
+    app = ProxyApplication(line, State(tmp_path / "proxy.json", PROXY, Paired("box.example", BOX.public_key)), policy, inline=True)
     async with trio.open_nursery() as nursery:
         await nursery.start(app.run)
         nursery.start_soon(line.run)

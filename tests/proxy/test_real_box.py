@@ -60,7 +60,7 @@ async def paired_box(tmp_path, cable):
 
 @asynccontextmanager
 async def proxy_on(line, state, policy=Policy.NONE):
-    app = ProxyApplication(line, state, policy)
+    app = ProxyApplication(line, state, policy, inline=True)
     async with trio.open_nursery() as nursery:
         await nursery.start(app.run)
         yield app
