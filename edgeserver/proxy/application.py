@@ -67,8 +67,8 @@ class ProxyApplication:
     """`line` must be running, and `run` of this application, too."""
 
     def __init__(self, line: Line, state: State, policy: Policy = Policy.NONE, *, inline: bool = False) -> None:
-        """`policy` says which media clients get over a thin line without a person's wish; `inline` is for tests of media with a virtual
-        clock.
+        """`policy` says which media clients get over a thin line without a person's wish. `inline` is for tests with a virtual clock: what
+        media and meter do on disk does not run on another thread.
         """
         self._line = line
         self._errands = Errands()
@@ -79,7 +79,7 @@ class ProxyApplication:
         box = "" if state.box is None else encode_base64(state.box.public_key)
         self.outbox = Outbox(line, self._errands, HeldFolder(state.file.parent / "outbox", box))
         self.media = Media(line, self._transfers, MediaFolder(state.file.parent / "media", box), policy, inline=inline)
-        self._meter = Meter(state.file.parent / "meter.json", line.stats, time.time)
+        self._meter = Meter(state.file.parent / "meter.json", line.stats, time.time, inline=inline)
         self._page = FrontPage(line, self.outbox, self.media, self._meter)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -87,9 +87,9 @@ class ProxyApplication:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._errands.run)
             await nursery.start(self._polls.run)
-            await nursery.start(self.outbox.run)
-            await nursery.start(self.media.run)
             await nursery.start(self._meter.run)
+            await nursery.start(self.media.run)
+            await nursery.start(self.outbox.run)
             task_status.started()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

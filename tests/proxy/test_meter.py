@@ -23,7 +23,7 @@ async def test_hours_and_days_are_told_apart_and_outlive_a_restart(tmp_path, aut
     for _ in range(2):
         stats = LinkStats()
         async with trio.open_nursery() as nursery:
-            meter = Meter(path, stats, clock)
+            meter = Meter(path, stats, clock, inline=True)
             await nursery.start(meter.run)
             stats.bytes_in, stats.bytes_out = 100, 10
             await trio.sleep(7200)
@@ -31,7 +31,7 @@ async def test_hours_and_days_are_told_apart_and_outlive_a_restart(tmp_path, aut
             nursery.cancel_scope.cancel()
     stats = LinkStats(7, 8)
     async with trio.open_nursery() as nursery:
-        meter = Meter(path, stats, clock)
+        meter = Meter(path, stats, clock, inline=True)
         await nursery.start(meter.run)
         assert meter.last(HOUR) == (5, 0)
         assert meter.last(DAY) == (210, 20)
@@ -43,7 +43,7 @@ async def test_hours_and_days_are_told_apart_and_outlive_a_restart(tmp_path, aut
 async def test_a_quiet_line_costs_no_write_and_a_wrong_clock_no_count_for_ever(tmp_path, autojump_clock):
     clock, path, stats = Clock(), tmp_path / "meter.json", LinkStats()
     async with trio.open_nursery() as nursery:
-        meter = Meter(path, stats, clock)
+        meter = Meter(path, stats, clock, inline=True)
         await nursery.start(meter.run)
         await trio.sleep(DAY)
         assert not path.exists()
@@ -62,7 +62,7 @@ async def test_a_damaged_file_is_said_and_begun_anew(tmp_path, autojump_clock, c
         path.write_bytes(damaged)
         caplog.clear()
         async with trio.open_nursery() as nursery:
-            meter = Meter(path, LinkStats(), Clock())
+            meter = Meter(path, LinkStats(), Clock(), inline=True)
             await nursery.start(meter.run)
             assert meter.last(DAY) == (0, 0)
             nursery.cancel_scope.cancel()
