@@ -199,14 +199,14 @@ class MediaFolder:
         media.used_at = time.time()
 
     def say(self, media: KeptMedia) -> None:
-        """Writes down what it is and how it stands. The token goes once it is not needed."""
+        """Writes down what it is and how it stands. A token is kept only where it is needed to go on without the client."""
         if media.is_whole:
             media.authorization, media.wanted = "", False
         told = {
             "box": self._box,
             "key": [media.key.server, media.key.media_id, media.key.variant],
             "target": media.target,
-            "authorization": media.authorization,
+            "authorization": media.authorization if media.wanted else "",
             "name": media.name,
             "total": media.total,
             "etag": media.etag,

@@ -132,19 +132,15 @@ class Media:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for kept in self._folder.all():
-                if not kept.is_whole:
-                    self._list_unfinished(kept)
+                if kept.wanted and not kept.is_whole:
+                    self._go_on(kept)
             task_status.started()
             await trio.sleep_forever()
 
-    def _list_unfinished(self, kept: KeptMedia) -> None:
+    def _go_on(self, kept: KeptMedia) -> None:
         headers = (("authorization", kept.authorization),) if kept.authorization else ()
         request = Request("GET", kept.target, headers=headers, priority=Priority.MEDIA, timeout=math.inf)
-        item = Item(kept.key, request, kept.name, kept.total, kept=kept)
-        if len(self.listed) < MAX_LISTED:
-            self.listed[kept.key.digest] = item
-            if kept.wanted:
-                self._begin(item, is_wish=True, limit=None)
+        self._begin(Item(kept.key, request, kept.name, kept.total, kept=kept), is_wish=True, limit=None)
 
     # ---- clients
 
@@ -159,8 +155,9 @@ class Media:
             if response is not None:
                 return response
         item = self._item(key, call)
-        item.request = call.request
         if not item.is_under_way:
+            if self._is_accepted(call) or item.key.digest not in self.listed:
+                item.request = call.request  # with a newer token, but not with a stranger's
             reason = self._refuses(item)
             if reason:
                 self._list(item, call)
@@ -209,6 +206,7 @@ class Media:
 
     def _shorten_list(self) -> None:
         idle = [digest for digest, each in self.listed.items() if not each.is_under_way]
+        idle.sort(key=lambda digest: not self.listed[digest].key.variant)  # everybody's avatar must not push out the one file
         for digest in idle[: max(0, len(self.listed) - MAX_LISTED)]:
             del self.listed[digest]
 
@@ -228,7 +226,9 @@ class Media:
             response = await self._read(kept)
             if response is not None:
                 return response
-        return item.response or _refusal(item.trouble or self._why_not(item))
+        if item.response is not None and item.request.header("authorization") == call.request.header("authorization"):
+            return item.response  # what the box says to one of them (that a token is not valid any more) is not for the other
+        return _refusal(item.trouble or self._why_not(item))
 
     async def _read(self, kept: KeptMedia) -> Response | None:
         """None if it is damaged, and then not there any longer."""
@@ -307,8 +307,9 @@ class Media:
 
     @property
     def refused(self) -> list[Item]:
-        """The newest first."""
-        return [item for item in reversed(self.listed.values()) if not item.is_under_way]
+        """The newest first, files before thumbnails."""
+        found = [item for item in reversed(self.listed.values()) if not item.is_under_way]
+        return sorted(found, key=lambda item: bool(item.key.variant))
 
     def seconds_left(self, item: Item) -> float | None:
         """Until it is there, if nothing else is said and the line stays up; None where that is not known."""
@@ -382,6 +383,8 @@ class Media:
         if response is not None:
             item.response = response
             item.trouble = str((json_object(response.body) or {}).get("error", "The box does not give it."))[:200]
+            if item.kept is not None:
+                await self._note_wish(item.kept, wanted=False)
             return
         await landing.finish()
         if item.request.target.startswith(_AUTHENTICATED):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import re
+import shutil
 from contextlib import asynccontextmanager
 from html import unescape
 from urllib.parse import quote, urlencode
@@ -294,6 +295,64 @@ async def test_names_lead_nowhere_but_into_the_folder(tmp_path, autojump_clock, 
     names = {file.name for file in (tmp_path / "media").iterdir()}
     assert all(re.fullmatch(r"[0-9a-f]{64}\.(json|body)|tokens\.json", name) for name in names)
     assert {file.name for file in tmp_path.iterdir()} <= {"media", "outbox", "meter.json", "proxy.json"}
+
+
+async def test_the_box_s_no_to_one_client_is_not_told_to_another(tmp_path, autojump_clock):
+    """An app that is told 401 logs out."""
+
+    class Strict(Shelf):
+        async def __call__(self, request: Request, gone: trio.Event) -> Response:
+            if request.header("authorization") == "Bearer stranger":
+                await trio.sleep(5)
+                return Response(401, (("content-type", "application/json"),), b'{"errcode":"M_UNKNOWN_TOKEN","error":"No."}')
+            return await super().__call__(request, gone)
+
+    async with rig_in_memory(tmp_path, Medium(9600), box=Strict(), policy=Policy.ALL) as rig:
+        await rig.up()
+        rig.box.files["a"] = FILE
+        await rig.client("GET", f"{V3}/sync?timeout=0")
+        answers = {}
+
+        async def ask(token: str) -> None:
+            answers[token] = await HttpClient(rig.app, token)("GET", f"{MEDIA}/download/box/a")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "stranger")
+            await trio.sleep(1)
+            nursery.start_soon(ask, "T")
+        assert [answers[token].status for token in ("stranger", "T")] == [401, 504]
+        assert (await rig.client("GET", f"{MEDIA}/download/box/a")).body == FILE
+        assert (await HttpClient(rig.app, "stranger")("GET", f"{MEDIA}/download/box/a")).status == 504
+
+
+async def test_a_stranger_does_not_put_a_token_of_theirs_into_what_somebody_has_asked_for(tmp_path, autojump_clock):
+    async with shelf(tmp_path) as (rig, browser):
+        rig.box.files["a"] = b"x" * 100
+        await rig.client("GET", f"{MEDIA}/download/box/a")
+        await HttpClient(rig.app, "stranger")("GET", f"{MEDIA}/download/box/a")
+        await browser.press("fetch")
+        assert (await rig.client("GET", f"{MEDIA}/download/box/a")).body == b"x" * 100
+        assert {each.header("authorization") for each in rig.box.asked if "/media/" in each.target} == {"Bearer T"}
+
+
+async def test_avatars_do_not_push_a_file_off_the_list(tmp_path, autojump_clock):
+    async with shelf(tmp_path) as (rig, browser):
+        await rig.client("GET", f"{MEDIA}/download/box/a")
+        for number in range(MAX_LISTED + 5):
+            await rig.client("GET", f"{MEDIA}/thumbnail/box/{number}?width=32&height=32")
+        refused = (await browser.told())["media"]["refused"]
+        assert (len(refused), refused[0]["thumbnail"], refused[0]["uri"]) == (MAX_LISTED, False, "mxc://box/a")
+
+
+async def test_a_disk_that_is_full_is_said_on_the_page(tmp_path, autojump_clock):
+    async with shelf(tmp_path) as (rig, browser):
+        rig.box.files["a"] = b"x" * 100
+        await rig.client("GET", f"{MEDIA}/download/box/a")
+        shutil.rmtree(tmp_path / "media")
+        (tmp_path / "media").write_bytes(b"")
+        await browser.press("fetch")
+        assert (await rig.client("GET", f"{MEDIA}/download/box/a")).status == 504
+        assert "cannot be written" in await browser.seen()
 
 
 # ---- the folder
