@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
+import re
+from urllib.parse import urlencode
 
 import pytest
 import trio
@@ -13,6 +16,7 @@ from edgeserver.proxy.program import ProxyOptions, run
 from tests.lab.ptyline import PtyLine
 from tests.lab.web import Answer, arequest
 from tests.proxy.rig import BOX, V3, StandIn, until
+from tests.proxy.test_media import Shelf
 from transports.client import Multiplexer
 from transports.identity import client_identity
 from transports.link.connection import Link, LinkDown
@@ -99,6 +103,42 @@ async def test_a_proxy_is_paired_by_code_and_its_client_outlives_power_cuts_and_
             await trio.to_thread.run_sync(cable.assert_honest)
             nursery.cancel_scope.cancel()
     assert "The line to box.example is up at 2400 bit/s." in said
+
+
+@pytest.mark.story
+async def test_a_person_has_a_picture_fetched_in_a_browser_and_it_is_there_after_a_restart_without_a_line(tmp_path) -> None:
+    file = random.Random(2).randbytes(5000)
+    picture = "/_matrix/client/v1/media/download/box/a"
+    with PtyLine(tmp_path, 9600) as cable, trio.fail_after(120):
+        async with trio.open_nursery() as nursery:
+            box = BoxEnd(str(cable.b), 9600)
+            box.stand_in = Shelf()
+            box.stand_in.files["a"] = file
+            nursery.start_soon(box.run)
+            code: str | None = box.offer.code
+            for is_cut in (False, True):
+                async with trio.open_nursery() as program:
+                    options = ProxyOptions(f"serial:{cable.a},9600", "127.0.0.1:0", code, tmp_path / "state", "proxy on a laptop")
+                    code = None
+                    url = await program.start(run, options, lambda sentence: None)
+
+                    async def ask(method: str, path: str, url: str = url, **options: object) -> Answer:
+                        return await arequest(method, url + path, **{"token": "T", "timeout": 100, **options})
+
+                    if not is_cut:
+                        assert (await ask("GET", f"{V3}/sync?timeout=0")).status == 200
+                        assert (await ask("GET", picture)).status == 504
+                        page = (await ask("GET", "/", headers={"Accept": "text/html"}, token=None)).body.decode()
+                        assert "The line to box.example is up at 9600 bit/s." in page
+                        form = urlencode(dict(re.findall(r"name=(\w+) value='([^']*)'", page))).encode()
+                        elsewhere = {"Origin": "https://evil.example", "Content-Type": "application/x-www-form-urlencoded"}
+                        assert (await ask("POST", "/fetch", body=form, headers=elsewhere)).status == 403
+                        assert (await ask("POST", "/fetch", body=form, headers=elsewhere | {"Origin": url})).status == 303
+                    assert (await ask("GET", picture)).body == file
+                    program.cancel_scope.cancel()
+                await trio.to_thread.run_sync(cable.cut)
+            nursery.cancel_scope.cancel()
+    assert (tmp_path / "state" / "meter.json").exists()
 
 
 async def test_a_wrong_code_ends_the_program_with_one_sentence(tmp_path) -> None:
