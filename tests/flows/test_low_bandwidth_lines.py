@@ -280,3 +280,38 @@ async def test_the_program_serves_an_app_on_a_serial_port_that_comes_late_and_wh
         line.assert_honest()
         assert box.stop() == 0
         assert box.troubles() == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_damaged_and_repeated_handshakes_stop_nobody(tmp_path, autojump_clock, caplog, seed):
+    """Records of real handshakes, cut, doubled, overwritten and out of their order, each a whole frame with a right CRC."""
+    async with World(tmp_path) as world:
+        box = await world.box("a")
+        await box.person("alice")
+        tls = certificate_of(box, tmp_path)
+        cable = cable_of(115_200)
+        frames: list[bytes] = []
+        async with line_of(box, cable, tls) as line:
+            cable.watch = lambda end, sent, arriving: frames.append(sent) if end == cable.b.name else None
+            for how in ({"tls": tls}, {}):
+                async with app_on(cable, **how) as client:
+                    assert await log_in(client)
+            cable.watch = lambda end, sent, arriving: None
+            decoder, chance = hdlc.Decoder(MTU), random.Random(seed)
+            records = [record for frame in frames for record in decoder.feed(frame)]
+            before = line.stats.frames_in
+            for _ in range(300):
+                spoilt = bytearray(chance.choice(records))
+                for _ in range(chance.randrange(3)):
+                    spoilt[chance.randrange(len(spoilt))] = chance.randrange(256)
+                if chance.random() < 0.3:
+                    del spoilt[chance.randrange(1, len(spoilt)) :]
+                if chance.random() < 0.2:
+                    spoilt += chance.choice(records)
+                cable.b.inject(hdlc.encode(bytes(spoilt[:MTU])))
+                await trio.sleep(chance.random())
+            assert line.stats.frames_in > before + 290
+            async with app_on(cable, tls=tls) as client:
+                assert await log_in(client)
+                assert line.peers == ["an app"]
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
