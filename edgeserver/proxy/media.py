@@ -5,8 +5,8 @@ and a person may have it fetched (`proxy.front_page`). What has come lies in `pr
 the line, a restart or a power cut has broken goes on where it was.
 
 The refusal is 504 with M_NOT_YET_UPLOADED, which the specification has for media that is not available yet, and is never stored. A 404
-would be final: matrix-rust-sdk (Element X) gives up at once on a 4xx, browsers may keep a 404 (RFC 9110 §15.1), and clients show that the
-file is gone. On a 5xx matrix-rust-sdk asks again for a quarter of an hour, on this machine only, so that a picture appears by itself when
+would be final: matrix-rust-sdk (Element X) gives up at once on a 4xx, browsers may keep a 404 (RFC 9110 §15.1), and it says that the file
+does not exist. On a 5xx matrix-rust-sdk asks again for a quarter of an hour, on this machine only, so that a picture appears by itself when
 it has come. 429 would do that as well, but says that the client has done too much.
 """
 
