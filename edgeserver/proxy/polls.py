@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 LEAST_WAIT: Final = 20.0
 """Seconds that the line has at least, before a client gets an empty answer to a poll that has only just left."""
+AT_LEAST: Final = 5.0
+"""Seconds for a sliding sync that goes on: clients ask without any timeout as long as their lists are not whole, and again at once."""
 PATIENCE: Final = 12 * 3600.0
 MAX_DEVICES: Final = 64
 _TERMS: Final = Terms(linger=600.0, keep=600.0)
@@ -120,7 +122,8 @@ class Polls:
             assert self._nursery is not None
             self._nursery.start_soon(watch.run)
         watch.template = template  # what it acknowledges is the client's newest word
-        return await watch.answer(position, timeout if joins else max(timeout, LEAST_WAIT)), watch
+        least = LEAST_WAIT if not joins else AT_LEAST if form is not syncing.Form.CLASSIC else 0.0
+        return await watch.answer(position, max(timeout, least)), watch
 
     async def _forwarded_sliding(self, call: Call, device: _Device) -> Response:
         """Held at the box for as long as the client says; every position is asked for until it has been answered."""

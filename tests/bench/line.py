@@ -196,7 +196,7 @@ class Proxied:
         with Connection(self.url) as connection:
             while True:
                 pos = self._seen.get(token)
-                answer = connection.call("POST", SLIDING + ("" if pos is None else f"?pos={pos}"), SCREEN, token)
+                answer = connection.call("POST", f"{SLIDING}?timeout=30000" + ("" if pos is None else f"&pos={pos}"), SCREEN, token)
                 self._seen[token] = answer["pos"]
                 told |= answer["rooms"].keys()
                 if len(told) >= rooms:

@@ -31,7 +31,7 @@ from transports.link.secure import Initiation, Refused, Terms
 from transports.link.secure import Response as FirstHeard
 from transports.link.wire import LinkStats
 from transports.lowband import body as bodies
-from transports.lowband import cbor, dictionary, documents, messages, pieces, samples, tables, targets
+from transports.lowband import cbor, dictionary, documents, messages, samples, tables, targets
 from transports.lowband.fields import FieldError, Reader
 from transports.lowband.rangecoder import AdaptiveBit, AdaptiveNumber, BitTree, Decoder, Encoder, RangeCodeError, code_bytes
 from transports.lowband.text import TextError, decode_text, encode_text
@@ -264,19 +264,12 @@ def message_seeds() -> list[bytes]:
             found.append(encoded)
         said += [
             one.encode_cancel(3),
-            one.encode_part(messages.Part(4, True, 1, b"piece")),
+            one.encode_response(4, Response(200, body=b'{"pos":"1"}'), is_last=False),
             one.encode_failure(messages.Failure(5, messages.FailureCode.FAILED, "why")),
             one.encode_response(6, Response(200, JSON, b'{"event_id":"$x"}'), target="/_matrix/client/v3/sync"),
         ]
         found += [in_rows(*said[at : at + 4]) for at in range(0, len(said), 4)]
     return found
-
-
-def part_pieces(data: bytes) -> None:
-    arrivals = pieces.Arrivals()
-    with suppress(pieces.PieceError):
-        for one in rows(data):
-            arrivals.take(one[0] if one else 0, one[1:])
 
 
 def target_paths(data: bytes) -> None:
@@ -517,7 +510,6 @@ TARGETS: dict[str, Target] = {
     "varint": Target(varints, lambda: [varint.encode(value) for value in (0, 127, 128, 2**40)]),
     "cbor": Target(cbor_values, cbor_seeds),
     "messages": Target(link_messages, message_seeds, memory=24_000_000, slow=True),
-    "pieces": Target(part_pieces, lambda: [in_rows(b"\0one", b"\2three", b"\1two")]),
     "targets": Target(target_paths, target_seeds),
     "documents": Target(link_documents, document_seeds, slow=True),
     "range coder": Target(range_coded, range_seeds),
