@@ -110,9 +110,10 @@ class Client:
         return isinstance(self._exchange, Observable)
 
     @asynccontextmanager
-    async def observe_screen(self, pos: int, wish: Wish) -> AsyncIterator[ScreenNews]:
-        """The answers that follow, one for each news."""
-        request = self._request("POST", f"{screen.BASE}/sync?pos={pos}", screen.write_wish(wish), Priority.MESSAGE, float("inf"))
+    async def observe_screen(self, pos: int | None, wish: Wish) -> AsyncIterator[ScreenNews]:
+        """The answers that follow, one for each news; without `pos` the first one at once."""
+        target = f"{screen.BASE}/sync" if pos is None else f"{screen.BASE}/sync?pos={pos}"
+        request = self._request("POST", target, screen.write_wish(wish), Priority.MESSAGE, float("inf"))
         assert isinstance(self._exchange, Observable)
         async with self._exchange.observe(request) as observation:
             yield ScreenNews(observation)

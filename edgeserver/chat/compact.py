@@ -142,7 +142,7 @@ def read(told: screen.Entry) -> Read:
         text = visible.one_line(told.text, _LENGTHS.get(told.kind, MAX_NAME))
         entry.text = (_HAPPENED[told.kind].format(text=text, whom=visible.one_line(told.whom, MAX_ID)),)
         return entry
-    if told.kind == "encrypted":
+    if told.kind == screen.ENCRYPTED:
         return None
     entry.kind = Kind.EMOTE if told.kind == "emote" else Kind.TEXT
     file = FILES.get(f"m.{told.kind}")

@@ -262,8 +262,8 @@ class Session:
         if self._dialect is None:
             self._dialect = offered(await self.client.versions(), is_thin=self.client.profile.is_thin)
         was_in_trouble = bool(self.trouble)
-        if self._dialect is Dialect.COMPACT and self.client.observes and not was_in_trouble and self._screen.pos is not None:
-            await self._watch(self._screen.pos)
+        if self._dialect is Dialect.COMPACT and self.client.observes and (not was_in_trouble or self._screen.pos is None):
+            await self._watch()
             return True
         if self._dialect is Dialect.COMPACT:
             updates = await self._look(hold)
@@ -290,10 +290,10 @@ class Session:
         rooms = self._rooms_in_full(is_first=self._screen.pos is None)
         return self._seen(await self.client.screen(self._screen.pos, hold, self._wish(rooms)), rooms)
 
-    async def _watch(self, pos: int) -> None:
+    async def _watch(self) -> None:
         """The screen as the box tells of it by itself, until that ends or something else is to be asked."""
-        rooms = self._rooms_in_full(is_first=False)
-        async with self.client.observe_screen(pos, self._wish(rooms)) as news:
+        rooms = self._rooms_in_full(is_first=self._screen.pos is None)
+        async with self.client.observe_screen(self._screen.pos, self._wish(rooms)) as news:
             try:
                 while not news.is_over:
                     self._take_in(self._seen(await news.next(), rooms))

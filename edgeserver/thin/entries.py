@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeserver.thin.screen import MAX_ID, MAX_NAME, MAX_TEXT, Entry, Person, is_user_id
+from edgeserver.thin.screen import ENCRYPTED, MAX_ID, MAX_NAME, MAX_TEXT, Entry, Person, is_user_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -48,7 +48,7 @@ def read(event: Mapping[str, Any], number: int, places: Mapping[str, int], *, kn
             place = places.get(target(event))
             return None if place is None else replace(entry, kind="removal", target=place)
         case "m.room.encrypted":
-            return replace(entry, kind="encrypted")
+            return replace(entry, kind=ENCRYPTED, sender="")
         case "m.sticker":
             return _with_text(replace(entry, kind="sticker"), text_of(content, "body"))
         case "m.room.message":

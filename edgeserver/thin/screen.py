@@ -57,10 +57,12 @@ CHANGES: Final = frozenset(("edit", "removal"))
 """Kinds of what is done to the entry `target`: `text` is its new text."""
 ABOUT_SOMEBODY: Final = frozenset(("invite", "kick", "ban", "unban"))
 """Kinds of membership changes of somebody else, whose user id is `whom`."""
-_HAPPENED: Final = frozenset(("removed", "encrypted", "join", "leave", "decline", "knock", "name", "topic", "encryption", "closed"))
+ENCRYPTED: Final = "encrypted"
+"""An event whose content the box cannot read: there is nothing to be shown, so of whom it is, is not told."""
+_HAPPENED: Final = frozenset(("removed", ENCRYPTED, "join", "leave", "decline", "knock", "name", "topic", "encryption", "closed"))
 KINDS: Final = SAID | CHANGES | ABOUT_SOMEBODY | _HAPPENED
-"""`removed` is what has been redacted, `encrypted` an event whose content the box cannot read, `closed` a tombstone."""
-_BUMPS: Final = SAID | {"edit", "removed", "encrypted"}
+"""`removed` is what has been redacted, `closed` a tombstone."""
+_BUMPS: Final = SAID | {"edit", "removed", ENCRYPTED}
 MEMBERSHIPS: Final = frozenset(("join", "invite", "knock", "leave", "ban"))
 _ROOM_ID: Final = re.compile(r"!.+", re.DOTALL)
 _USER_ID: Final = re.compile(r"@.+", re.DOTALL)
@@ -91,7 +93,7 @@ class Entry:
 
     @property
     def is_echo(self) -> bool:
-        return not self.sender
+        return not self.sender and self.kind != ENCRYPTED
 
     @property
     def bumps(self) -> bool:
@@ -231,7 +233,7 @@ def _write_entry(entry: Entry) -> dict[str, Any]:
         told["txn_id"] = _short(entry.transaction)
     if entry.is_echo:
         return told
-    told |= {"sender": entry.sender, "seconds": entry.seconds}
+    told |= {"seconds": entry.seconds, **_filled(sender=entry.sender)}
     told |= {"text": entry.text} if entry.kind == TEXT else _filled(kind=entry.kind, text=entry.text)
     told |= {} if entry.target is None else {"target": entry.target}
     return told | _filled(cut=entry.is_cut, whom=entry.whom)
@@ -302,7 +304,7 @@ def _read_entry(told: object) -> Entry:
     number, sender = fields.number("number", least=-MAX_NUMBER), fields.identifier("sender", _USER_ID)
     transaction = fields.told.get("txn_id", "")
     transaction = str(transaction) if type(transaction) is int and transaction >= 0 else _text(transaction, "txn_id", MAX_ID)
-    if not sender:
+    if not sender and kind != ENCRYPTED:
         return Entry(number, transaction=transaction)
     return Entry(
         number,

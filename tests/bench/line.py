@@ -30,7 +30,7 @@ from tests.bench.report import Report, options, say
 from tests.bench.rooms import furnish
 from tests.bench.screen import AtTheLine
 from tests.bench.servers import PASSWORD
-from tests.bench.thin import CLIENT, ON_SCREEN, SCREEN, SLIDING, text_message
+from tests.bench.thin import CLIENT, ENCRYPTED, ON_SCREEN, SCREEN, SLIDING, text_message
 from tests.lab.box import Box
 from tests.lab.programs import LabError, Program, python_module, wait_for
 from tests.lab.ptyline import PtyLine
@@ -137,7 +137,7 @@ class Proxied:
             with self.box:
                 self.alice, self._alices = self.box.register("alice")
             database, server_name = folder / "box" / "data" / "edgeserver.db", self.alice.partition(":")[2]
-            furnish(database, server_name, self.alice, furnished, chance or Random(1), text)
+            furnish(database, server_name, self.alice, furnished, chance or Random(1), text, ENCRYPTED)
         running.enter_context(self.box)
         if not furnished:
             self.alice, _ = self.box.register("alice")

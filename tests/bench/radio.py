@@ -25,7 +25,7 @@ from edgeserver.paired.state import State, open_state
 from edgeserver.proxy.application import ProxyApplication
 from tests.bench.report import Report, say
 from tests.bench.rooms import furnish
-from tests.bench.thin import CLIENT, ON_SCREEN, SCREEN, SLIDING, text_message
+from tests.bench.thin import CLIENT, ENCRYPTED, ON_SCREEN, SCREEN, SLIDING, text_message
 from tests.flows.world import BoxInWorld, Person, World, until
 from tests.lab.programs import LabError
 from tests.proxy.rig import HttpClient
@@ -287,7 +287,7 @@ def _screens(report: Report, radio: Radio, folder: Path) -> Samples:
 
     alice = trio.run(move_in, clock=MockClock(autojump_threshold=0))
     database = parse(CONFIG, folder / "box").data / "edgeserver.db"
-    furnish(database, alice.partition(":")[2], alice, 20, report.random, report.texts())
+    furnish(database, alice.partition(":")[2], alice, 20, report.random, report.texts(), ENCRYPTED)
     found: Samples = _run(_look, report, radio, folder, threads=True)
     return found
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 CLIENT = "/_matrix/client/v3"
 SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 ON_SCREEN = 20
+ENCRYPTED = 11 / 20
+"""Of the rooms of an account that is used: of those a box has no last words to tell."""
 SCREEN = {
     "lists": {
         "all": {

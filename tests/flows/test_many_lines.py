@@ -77,7 +77,7 @@ async def ask(multiplexer: Multiplexer, token: str, took: list[float], first: fl
         await trio.sleep(10)
 
 
-@pytest.mark.parametrize(("lay", "bit_rate", "wait"), [(cables, 9600, 1.5), (wires, 38_400, 1.5)])
+@pytest.mark.parametrize(("lay", "bit_rate", "wait"), [(cables, 9600, 1.5), (wires, 38_400, 4.0)])
 async def test_none_of_eight_waits_long_while_one_downloads_a_picture(tmp_path, autojump_clock, lay, bit_rate: int, wait: float) -> None:
     drivers, ends = lay(bit_rate)
     async with World(tmp_path) as world:
