@@ -37,6 +37,8 @@ from transports.exchange import (
     TooLarge,
     Unreachable,
 )
+from transports.lowband.body import from_value
+from transports.lowband.facts import FactError, FactsMissing
 from transports.lowband.memory import LEAST_MESSAGE
 from transports.lowband.messages import (
     MAX_ID,
@@ -59,6 +61,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from transports.link.connection import Connection
+    from transports.lowband.factlist import Standing
+    from transports.lowband.facts import CondensedBody
+    from transports.lowband.heard import FactMemory
+    from transports.lowband.told import Condensed, Told
 
 log = logging.getLogger(__name__)
 
@@ -171,15 +177,22 @@ class Multiplexer:
         connection: Connection,
         *,
         session: Session | None = None,
+        told: Told | None = None,
+        heard: FactMemory | None = None,
         max_concurrent: int = 32,
         max_observed: int = 32,
         linger: float = LINGER,
     ) -> None:
         """`max_concurrent` bounds the other end's requests that are being answered, until the answer is acknowledged;
         more are refused. Of its observations, which are not counted among them, no more than `max_observed` go on: others are
-        requests that are answered once."""
+        requests that are answered once. `told`: the facts that the other end was told over whatever connection; `heard`: those that this
+        end keeps (`lowband.facts`). Both count on thin lines alone."""
         self._connection = connection
-        self._session = session or Session(remembers=connection.profile.is_thin and connection.max_message >= LEAST_MESSAGE)
+        is_thin = connection.profile.is_thin and connection.max_message >= LEAST_MESSAGE
+        self._session = session or Session(remembers=is_thin, telling=told.open() if told is not None and is_thin else None)
+        self._heard = heard if is_thin else None
+        self._hearing = 0 if self._heard is None else self._heard.open()
+        self._facts_are_agreed = False
         self._max_concurrent = max_concurrent
         self._max_observed = max_observed
         self._linger = linger
@@ -293,6 +306,7 @@ class Multiplexer:
             with waiting.sending:
                 with trio.move_on_after(HELLO_PATIENCE):
                     await self._greeted.wait()
+                await self._agree_on_facts(request.priority)
                 message = self._session.encode_request(exchange_id, request)
                 if len(message) > self._connection.max_message:
                     raise TooLarge(f"a request of {len(message)} bytes is more than this link carries")
@@ -323,14 +337,19 @@ class Multiplexer:
             cancel = self._session.encode_cancel(exchange_id)
             self._nursery.start_soon(self._send_quietly, cancel, Priority.INTERACTIVE)
 
-    async def _send(self, message: bytes, priority: Priority) -> None:
+    async def _send(self, message: bytes, priority: Priority, condensed: Condensed | None = None) -> None:
         """Returns when it was acknowledged. Raises ExchangeError. What later messages build upon is not withdrawn."""
-        with trio.CancelScope(shield=self._session.is_final(message)):
+        tells = condensed is not None and condensed.body is not None
+        with trio.CancelScope(shield=tells or self._session.is_final(message)):
             await self._connection.send(message, priority=priority)
+        if condensed is not None:
+            condensed.acknowledge()
 
-    async def _send_quietly(self, message: bytes, priority: Priority) -> None:
+    async def _send_quietly(self, message: bytes, priority: Priority, condensed: Condensed | None = None) -> None:
         try:
             await self._connection.send(message, priority=priority)
+            if condensed is not None:
+                condensed.acknowledge()
         except ExchangeError as error:
             log.debug("not sent over %s: %s", self.profile.name, error)
 
@@ -340,11 +359,48 @@ class Multiplexer:
         """Raises MemoryLost."""
         try:
             for message in self._session.receive(data):
+                if isinstance(message, ResponseMessage) and message.condensed is not None:
+                    message = await self._restored(message, message.condensed, nursery)
                 self._dispatch(message, handler, nursery)
                 # Of tasks that are started at once trio runs any first; requests that waited for a lost one keep their order.
                 await trio.lowlevel.checkpoint()
         except MessageError as error:
             self._malformed(error, nursery)
+
+    async def _restored(self, message: ResponseMessage, body: CondensedBody, nursery: trio.Nursery) -> ResponseMessage | Failure:
+        """The answer as it was said. What refers to what is lost here counts as interrupted, and the other end hears that we begin anew."""
+        try:
+            if self._heard is None:
+                raise FactError("this end keeps no facts")
+            value = await self._heard.restored(self._hearing, body)
+            response = replace(message.response, body=from_value(value))
+        except (FactError, TypeError) as error:
+            log.warning("an answer over %s cannot be restored: %s", self.profile.name, error)
+            if isinstance(error, FactsMissing) and error.standing is not None:
+                nursery.start_soon(self._send_quietly, self._session.encode_standing(error.standing), Priority.INTERACTIVE)
+            return Failure(message.exchange_id, FailureCode.FAILED, "the answer was not understood")
+        return ResponseMessage(message.exchange_id, response, message.is_last)
+
+    async def _agree_on_facts(self, priority: Priority) -> None:
+        """With an end that tells facts, right before our first request, which has this priority."""
+        peer = self._session.peer
+        if self._heard is None or peer is None or peer.facts is None or self._facts_are_agreed or self._nursery is None:
+            return
+        self._facts_are_agreed = True
+        standing = await self._heard.standing(self._hearing, peer.facts)
+        if standing is not None and self._nursery is not None:
+            leaving = trio.Event()
+            self._nursery.start_soon(self._send_standing, standing, priority, leaving)
+            await leaving.wait()
+
+    async def _send_standing(self, standing: Standing, priority: Priority, leaving: trio.Event) -> None:
+        """Sets `leaving` when what is sent with this priority from then on comes later."""
+        try:
+            await self._connection.send(self._session.encode_standing(standing), priority=priority, on_submitted=leaving.set)
+        except ExchangeError as error:
+            log.debug("not sent over %s: %s", self.profile.name, error)
+        finally:
+            leaving.set()
 
     def _dispatch(self, message: Message, handler: RequestHandler | None, nursery: trio.Nursery) -> None:
         match message:
@@ -432,10 +488,15 @@ class Multiplexer:
                 response = await observer.next()
                 if observer.is_over:
                     return response
-                message = self._session.encode_response(exchange_id, response, target=request.target, is_last=False)
+                condensed = self._session.condense(response, request.target)
+                message = self._session.encode_response(
+                    exchange_id, response, target=request.target, is_last=False, condensed=condensed
+                )
                 if len(message) > self._connection.max_message:
+                    if condensed is not None:
+                        condensed.withdraw()
                     raise TooLarge(f"an answer of {len(message)} bytes")
-                await self._send(message, request.priority)
+                await self._send(message, request.priority, condensed)
 
         try:
             await self._serve(exchange_id, request, tell, serving)
@@ -454,19 +515,23 @@ class Multiplexer:
             del self._serving[exchange_id]
         if serving.gone.is_set():
             answer = Failure(exchange_id, FailureCode.CANCELLED, "")
-        await self._send_quietly(self._written(exchange_id, request, answer), request.priority)
+        message, condensed = self._written(exchange_id, request, answer)
+        await self._send_quietly(message, request.priority, condensed)
 
-    def _written(self, exchange_id: int, request: Request, answer: Response | Failure) -> bytes:
+    def _written(self, exchange_id: int, request: Request, answer: Response | Failure) -> tuple[bytes, Condensed | None]:
         if isinstance(answer, Response):
+            condensed = self._session.condense(answer, request.target)
             try:
-                message = self._session.encode_response(exchange_id, answer, target=request.target)
+                message = self._session.encode_response(exchange_id, answer, target=request.target, condensed=condensed)
             except ValueError as error:
                 answer = Failure(exchange_id, FailureCode.FAILED, f"the answer cannot be written: {error}")
             else:
                 if len(message) <= self._connection.max_message:
-                    return message
+                    return message, condensed
                 answer = Failure(exchange_id, FailureCode.TOO_LARGE, f"an answer of {len(message)} bytes")
-        return self._session.encode_failure(answer)
+            if condensed is not None:
+                condensed.withdraw()
+        return self._session.encode_failure(answer), None
 
 
 def _unobserved(request: Request) -> Request:

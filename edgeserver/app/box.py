@@ -22,6 +22,7 @@ from edgeserver.api.endpoint import Gate
 from edgeserver.api.ratelimit import RateLimiter
 from edgeserver.app import identity as identities
 from edgeserver.app import services
+from edgeserver.app.facts import ToldFolder
 from edgeserver.app.lasting import lasting
 from edgeserver.app.links import LinkService
 from edgeserver.app.listeners import Tls
@@ -295,6 +296,7 @@ async def _build(
         clock=ground.clock,
         app=app,
         paired=lambda pairing: _pin(out.keyring, pairing),
+        facts=ToldFolder(config.data / "facts", inline=wires.inline),
         drivers=dict(wires.drivers),
         random=ground.random_bytes,
     )

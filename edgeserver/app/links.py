@@ -31,6 +31,7 @@ from transports.server import serve as serve_link
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from edgeserver.app.facts import ToldFolder
     from edgeserver.clock import Clock
     from edgeserver.config import Link as LinkConfig
     from edgeserver.federation.peers import Peers
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from edgeserver.store.database import Database
     from transports.link.connection import Connection
     from transports.link.wire import Driver, LinkStats
+    from transports.lowband.told import Told
     from transports.udp import UdpListener
 
 log = logging.getLogger(__name__)
@@ -100,13 +102,15 @@ class LinkService:
         clock: Clock,
         app: Any,
         paired: Callable[[Pairing], Awaitable[None]],
+        facts: ToldFolder,
         drivers: dict[str, Driver] | None = None,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """`app` is the ASGI application; `paired` is told of each new pairing; `drivers` replace those of the URIs by line name;
-        `random` gives the keys of sessions and the codes of offers.
+        """`app` is the ASGI application; `paired` is told of each new pairing; `facts` has what devices have been told; `drivers`
+        replace those of the URIs by line name; `random` gives the keys of sessions and the codes of offers.
         """
         self._tell_paired = paired
+        self._facts = facts
         self._random = random
         self._db = db
         self._identity = identity
@@ -138,6 +142,7 @@ class LinkService:
         """Reads who is paired; to be called before `run`."""
         found = await self._db.read(pairings.all_pairings)
         self._known = {one.public_key: one for one in found}
+        await self._facts.keep_only(one.public_key for one in found if not one.is_box)
         await self._routes.load()
 
     def known(self, public_key: bytes) -> str | None:
@@ -217,8 +222,15 @@ class LinkService:
                 await connection.aclose()
 
     async def _serve_peer(self, line: Line, connection: Connection, peer: str, public_key: bytes) -> None:
+        if self._known[public_key].is_box or not connection.profile.is_thin:
+            await self._serve_peer_with(line, connection, peer, public_key, None)
+        else:
+            async with self._facts.of(public_key) as told:
+                await self._serve_peer_with(line, connection, peer, public_key, told)
+
+    async def _serve_peer_with(self, line: Line, connection: Connection, peer: str, public_key: bytes, told: Told | None) -> None:
         pairing = self._known[public_key]
-        multiplexer = Multiplexer(connection)
+        multiplexer = Multiplexer(connection, told=told)
         exchange = LinkExchange(multiplexer)
         line.connections[peer], line.exchanges[peer] = connection, exchange
         log.info("%s: %s is here", line.name, peer)

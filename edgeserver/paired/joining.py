@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from edgeserver.app.wires import driver_of
+from edgeserver.paired.facts import HeardFile
 from edgeserver.paired.line import Line
 from edgeserver.paired.pairing import device_name, pair, secret_of
 from transports.link.connection import Link
@@ -52,7 +53,8 @@ async def line_to_box(
     def known(key: bytes) -> str | None:
         return box.name if key == box.public_key else None
 
-    return Line(Link(driver, state.identity, known, peer_key=box.public_key, redial_cap=REDIAL_CAP), box.name)
+    facts = HeardFile(state.facts_file, state.identity.public_key)
+    return Line(Link(driver, state.identity, known, peer_key=box.public_key, redial_cap=REDIAL_CAP), box.name, facts)
 
 
 async def tell_of_line(line: Line, say: Callable[[str], None]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
+    from edgeserver.paired.facts import HeardFile
     from transports.exchange import Observation
     from transports.link.connection import Connection, Link
     from transports.link.wire import LinkStats
@@ -32,11 +33,12 @@ class OutOfPatience(Interrupted):
 
 
 class Line:
-    """`box` is what people call the other end."""
+    """`box` is what people call the other end; `facts` are those that it has told."""
 
-    def __init__(self, link: Link, box: str) -> None:
+    def __init__(self, link: Link, box: str, facts: HeardFile | None = None) -> None:
         self._link = link
         self._box = box
+        self._facts = facts
         self._profile: LinkProfile | None = None
         self._max_message = 0
         self._connection: Connection | None = None
@@ -50,8 +52,10 @@ class Line:
         """Runs until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._link.run)
+            if self._facts is not None:
+                nursery.start_soon(self._facts.run)
             async for connection in self._link.connections():
-                multiplexer = Multiplexer(connection)
+                multiplexer = Multiplexer(connection, heard=self._facts)
                 await nursery.start(multiplexer.run)
                 self._connection, self._multiplexer = connection, multiplexer
                 self._profile, self._max_message = connection.profile, connection.max_message

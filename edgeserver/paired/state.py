@@ -1,7 +1,8 @@
 """What such a program keeps on disk: its key, the box that it is paired with, and copies of answers that hardly change.
 
 `identity.key` holds the 32-byte ed25519 seed in unpadded base64, readable by its owner only; the rest is in a file named for the program,
-`proxy.json` or `chat.json`. Messages that wait are beside it, as `proxy.held` and `chat.outbox` describe.
+`proxy.json` or `chat.json`. Messages that wait are beside it, as `proxy.held` and `chat.outbox` describe, and what the box has told, as
+`paired.facts` does.
 """
 
 from __future__ import annotations
@@ -37,9 +38,18 @@ class State:
     answers: dict[str, Any] = field(default_factory=dict)
 
     def pair(self, box: Paired) -> None:
-        """Forgets what an earlier box has said."""
+        """Forgets what an earlier box has said. Raises `StateError`."""
         self.box, self.answers = box, {}
+        try:
+            self.facts_file.unlink(missing_ok=True)
+        except OSError as error:
+            raise StateError(f"{self.facts_file} cannot be removed: {error.strerror}.") from error
         self.save()
+
+    @property
+    def facts_file(self) -> Path:
+        """For `paired.facts`."""
+        return self.file.with_suffix(".facts")
 
     def save(self) -> None:
         """Writes the file. Raises `StateError`."""

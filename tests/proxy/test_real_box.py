@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import trio
 
+from edgeserver.paired.facts import HeardFile
 from edgeserver.paired.line import Line
 from edgeserver.paired.pairing import pair
 from edgeserver.paired.state import open_state
@@ -18,20 +19,21 @@ from tests.proxy.rig import V3, HttpClient, until
 from transports.link.connection import Link
 from transports.memory import Medium, MemoryCable
 
-LINK = '[[links]]\nuri = "serial:/dev/null,2400"\nname = "line"\n'
+LINK = '[limits]\nrate_limits = false\n[[links]]\nuri = "serial:/dev/null,2400"\nname = "line"\n'
+
 
 
 class Meter:
     """Bytes on the wire, both ways together, since it was read last."""
 
     def __init__(self, link: Link) -> None:
-        self._link = link
+        self.link = link
         self._read = 0
         self.figures: dict[str, int] = {}
 
     async def read(self, what: str) -> int:
         await trio.sleep(5)  # acknowledgements
-        stats = self._link.stats
+        stats = self.link.stats
         total = stats.bytes_in + stats.bytes_out
         self.figures[what], self._read = total - self._read, total
         return self.figures[what]
@@ -40,22 +42,32 @@ class Meter:
 @asynccontextmanager
 async def paired_box(tmp_path, cable):
     """A box, the state of a proxy that has paired with it by code, and the line between, which is up."""
+    async with paired_state(tmp_path, cable) as (box, state), line_of(state, cable) as (line, link):
+        yield box, state, line, link
+
+
+@asynccontextmanager
+async def paired_state(tmp_path, cable):
     async with World(tmp_path) as world:
         box = await world.box("a", LINK, {"line": cable.b})
         code, _ = box.box.links.open_offer(front=False)
         state = open_state(tmp_path / "proxy", "proxy")
         state.pair(await pair(cable.a, state.identity, code, "proxy on a laptop", lambda sentence: None))
-        assert state.box is not None
-        name, key = state.box.name, state.box.public_key
-        assert name == box.server_name
-        link = Link(cable.a, state.identity, {key: name}.get, peer_key=key)
-        line = Line(link, name)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(line.run)
-            while not line.is_up:
-                await line.change()
-            yield box, state, line, link
-            nursery.cancel_scope.cancel()
+        yield box, state
+
+
+@asynccontextmanager
+async def line_of(state, cable):
+    assert state.box is not None
+    name, key = state.box.name, state.box.public_key
+    link = Link(cable.a, state.identity, {key: name}.get, peer_key=key)
+    line = Line(link, name, HeardFile(state.facts_file, state.identity.public_key, inline=True))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(line.run)
+        while not line.is_up:
+            await line.change()
+        yield line, link
+        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ bodies of each endpoint have places of their own. Members, left out where they s
     t  Authorization; an X-Matrix     p  parameters of the path, by their places
        without its signature          q  the query, by its keys; pairs, if they are not in order
     g  that signature                 b  the body, JSON; of an answer, too
-    s  status, if it is not 200
+    s  status, if it is not 200       f  of a condensed body (`facts`), the number of its first fact
 
 A parameter of the path or the query that is a whole number is written as one.
 """
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from transports.exchange import Headers, Priority, Request, Response
 from transports.lowband import body as bodies
-from transports.lowband import samples, tables, targets
+from transports.lowband import facts, samples, tables, targets
 from transports.lowband.dictionary import WIRE_HASH
 from transports.lowband.documents import MAX_TEXT, DocumentError, Documents
 from transports.lowband.rangecoder import Decoder
@@ -53,7 +53,7 @@ NUMBERS: Final = 256
 METHODS: Final = ("GET", "PUT", "POST", "DELETE")
 _BEARER: Final = "Bearer "
 _TOKEN: Final = "esa_Made0up0for0who0has0none"
-_MEMBERS: Final = tuple("makgthypqsb")
+_MEMBERS: Final = (*"makgthypqsbf", facts.MARKER)
 _WHOLE: Final = re.compile(r"0|[1-9][0-9]{0,14}")
 
 
@@ -74,9 +74,9 @@ class Memory:
         """
         return self._encode(request_document(request, headers, authorization))
 
-    def encode_response(self, response: Response, headers: Headers, target: str) -> bytes | None:
-        """The same of the answer to the other end's request for `target`."""
-        return self._encode(response_document(response, headers, target))
+    def encode_response(self, response: Response, headers: Headers, target: str, first_fact: int | None = None) -> bytes | None:
+        """The same of the answer to the other end's request for `target`. `first_fact`: its body is a condensed one."""
+        return self._encode(response_document(response, headers, target, first_fact))
 
     def _encode(self, document: dict[str, Any] | None) -> bytes | None:
         if document is None:
@@ -123,14 +123,19 @@ class Memory:
         _strings([members.get("a", "")])
         return Request(METHODS[method], target, members.get("a", ""), headers, body, Priority(priority)), authorization
 
-    def decode_response(self, document: bytes) -> Response:
-        """Raises ValueError."""
+    def decode_response(self, document: bytes) -> tuple[Response, facts.CondensedBody | None]:
+        """The answer; its body, if that is a condensed one. Raises ValueError."""
         key, members = self._decode(document)
         status = _number(members.get("s", 200))
         if not key.endswith("r") or not 100 <= status <= 599:
             raise DocumentError("not an answer")
-        body, headers = _body_and_headers(members)
-        return Response(status, headers, body)
+        first = members.pop("f", None)
+        if first is None:
+            body, headers = _body_and_headers(members)
+            return Response(status, headers, body), None
+        condensed = facts.CondensedBody(members.pop("b", None), _number(first))
+        _, headers = _body_and_headers(members)
+        return Response(status, (("content-type", bodies.JSON), *headers), b""), condensed
 
     def _decode(self, document: bytes) -> tuple[str, dict[str, Any]]:
         found = self._in.decode(document)
@@ -158,11 +163,12 @@ def request_document(request: Request, headers: Headers, authorization: tuple[st
     return _with_body(str(index), members, headers, request.body)
 
 
-def response_document(response: Response, headers: Headers, target: str) -> dict[str, Any] | None:
+def response_document(response: Response, headers: Headers, target: str, first_fact: int | None = None) -> dict[str, Any] | None:
     parts = targets.take_apart(target, tables.extended().paths)
     if parts is None:
         return None
-    return _with_body(f"{parts[0]}r", {} if response.status == 200 else {"s": response.status}, headers, response.body)
+    members = ({} if response.status == 200 else {"s": response.status}) | ({} if first_fact is None else {"f": first_fact})
+    return _with_body(f"{parts[0]}r", members, headers, response.body)
 
 
 def _with_body(key: str, members: dict[str, Any], headers: Headers, body: bytes) -> dict[str, Any] | None:

@@ -5,16 +5,19 @@ Either end asks; a request's id is chosen by who asks and is free again once its
     byte 0    kind << 5 | extended tables << 4 | CBOR body << 3 | compression      (compression: 0 none, 1 zstd,
               2 + n zstd with the n-th dictionary that the *receiver's* HELLO announced; or, if that names a memory, a
               document of it)
-    number    exchange id (not in HELLO)
+    number    exchange id (not in HELLO and FACTS)
     payload   compressed if that makes it smaller; or the number of a document, and that
 
-    HELLO     version, hash of the extended tables (4 bytes), names of dictionaries and of a memory (4 bytes each)
+    HELLO     version, hash of the extended tables (4 bytes), names of dictionaries and of a memory (4 bytes each), that of
+              the facts and the number of the last one told (4 bytes each)
     REQUEST   shape byte ((method * 5 + priority) << 3 | authority << 2 | authorization << 1 | headers),
               [method as text], [authority], [authorization], [headers], target, body to the end
-    RESPONSE  shape byte (status << 1 | headers), [status as number], [headers], body to the end
+    RESPONSE  shape byte (condensed << 2 | status << 1 | headers), [status as number], [headers], [number of the first fact],
+              body to the end
     NOTIFICATION as RESPONSE, but not the last answer
     CANCEL    nothing; the answer still comes, and is most likely a FAILURE
     FAILURE   code, reason: the link or the program failed, there is no HTTP status
+    FACTS     number of facts, their chain (8 bytes): what an end holds whose other end tells facts (`facts`); no exchange id
 
 A sync with the header `observe: 0` (the Observe option of RFC 7641) is answered with any number of NOTIFICATIONs, each when
 the one before was acknowledged, and in the end with one RESPONSE or FAILURE, which is all that an end brings which does not
@@ -34,18 +37,24 @@ from __future__ import annotations
 
 import base64
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from transports.exchange import Headers, Priority, Request, Response
 from transports.lowband import body as bodies
-from transports.lowband import fields, tables, targets
+from transports.lowband import facts, fields, tables, targets
 from transports.lowband import memory as memories
+from transports.lowband.cbor import decode as decode_cbor
 from transports.lowband.dictionary import WIRE_HASH, CompressionError, Dictionaries, shipped
+from transports.lowband.factlist import Standing
+from transports.lowband.facts import CondensedBody
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from transports.lowband.told import Condensed, Telling
 
 VERSION = 2
 MAX_CONTENT = 8 * 1024 * 1024
@@ -81,6 +90,7 @@ class Kind(IntEnum):
     CANCEL = 3
     FAILURE = 4
     NOTIFICATION = 5
+    FACTS = 6
 
 
 _ANSWERS = (Kind.RESPONSE, Kind.NOTIFICATION)
@@ -104,6 +114,8 @@ class Hello:
     version: int
     tables: bytes
     dictionaries: tuple[bytes, ...]
+    facts: int | None = None
+    """That end tells facts, the last with this number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +126,12 @@ class RequestMessage:
 
 @dataclass(frozen=True, slots=True)
 class ResponseMessage:
-    """`is_last`: a RESPONSE, no NOTIFICATION."""
+    """`is_last`: a RESPONSE, no NOTIFICATION. `condensed`: the body that is to be restored and put into the response."""
 
     exchange_id: int
     response: Response
     is_last: bool = True
+    condensed: CondensedBody | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +146,7 @@ class Failure:
     reason: str
 
 
-Message = Hello | RequestMessage | ResponseMessage | Cancel | Failure
+Message = Hello | RequestMessage | ResponseMessage | Cancel | Failure | Standing
 
 
 class MemoryLost(Exception):
@@ -154,12 +167,14 @@ class Session:
     """One connection's memory: what the other end announced, and the authorizations that either end may abbreviate.
 
     Sans-io: `encode_…` gives the bytes to send, `receive` takes whole messages in the order in which they came. `remembers`: this end is
-    willing to keep a memory of small requests and answers, for a line so thin that it is worth it.
+    willing to keep a memory of small requests and answers, for a line so thin that it is worth it. `telling`: it tells the other end of
+    facts, if that end says what it holds.
     """
 
     dictionaries: Dictionaries = field(default_factory=shipped)
     max_content: int = MAX_CONTENT
     remembers: bool = False
+    telling: Telling | None = None
     peer: Hello | None = None
     _memory: memories.Memory | None = None
     _sent: dict[str, int] = field(default_factory=dict)
@@ -170,7 +185,8 @@ class Session:
 
     def encode_hello(self) -> bytes:
         """What this end has; to be sent first and once."""
-        return bytes((Kind.HELLO << 5, VERSION)) + tables.extended().hash + b"".join(self._announced)
+        told = b"" if self.telling is None else facts.NAME + self.telling.top.to_bytes(4, "big")
+        return bytes((Kind.HELLO << 5, VERSION)) + tables.extended().hash + b"".join(self._announced) + told
 
     @property
     def _announced(self) -> tuple[bytes, ...]:
@@ -210,22 +226,59 @@ class Session:
         if around is not None and around in self._sent:
             self._acknowledged.add(around)
 
-    def encode_response(self, exchange_id: int, response: Response, *, target: str = "", is_last: bool = True) -> bytes:
-        """The answer to the other end's request for `target`, or one of several."""
+    def condense(self, response: Response, target: str) -> Condensed | None:
+        """What facts make of an answer to the other end's request for `target`, to be given to `encode_response` before anything else is
+        written; None where they are not told.
+        """
+        if self.telling is None or _VERBATIM.match(target) is not None:
+            return None
+        types = {value for name, value in response.headers if name.lower() == "content-type"}
+        value = None
+        if types <= {bodies.JSON} and len(response.body) <= bodies.MAX_JSON and facts.may_hold_facts(response.body):
+            with suppress(ValueError, TypeError):
+                value = bodies.to_value(response.body)
+        return self.telling.condense(value)
+
+    def encode_response(
+        self, exchange_id: int, response: Response, *, target: str = "", is_last: bool = True, condensed: Condensed | None = None
+    ) -> bytes:
+        """The answer to the other end's request for `target`, or one of several; with its body condensed where that is given."""
         kind = Kind.RESPONSE if is_last else Kind.NOTIFICATION
+        if condensed is not None and condensed.body is not None:
+            body = condensed.body
+            message = self._encode_response(kind, exchange_id, replace(response, body=bodies.from_value(body.value)), target, body.first)
+            if message is not None:
+                return message
+            condensed.give_up()
+        message = self._encode_response(kind, exchange_id, response, target, None)
+        assert message is not None
+        if condensed is not None and not self.is_final(message):
+            condensed.acknowledge()  # nothing waits for it
+        return message
+
+    def _encode_response(self, kind: Kind, exchange_id: int, response: Response, target: str, first_fact: int | None) -> bytes | None:
+        """None: the body has no form in which it may be condensed."""
         headers, _ = _carried(response.headers)
         if self._is_remembered(target):
-            document = self._shared_memory.encode_response(response, headers, target)
+            document = self._shared_memory.encode_response(response, headers, target, first_fact)
             if document is not None:
                 return self._remembered(kind, exchange_id, document)
         packed, headers = self._body(response.body, headers, _VERBATIM.match(target) is not None)
-        parts = [bytes(((response.status != 200) << 1 | bool(headers),))]
+        if packed is None and first_fact is not None:
+            return None
+        parts = [bytes(((first_fact is not None) << 2 | (response.status != 200) << 1 | bool(headers),))]
         if response.status != 200:
             parts.append(fields.number(response.status))
         if headers:
             parts.append(self._headers(headers))
+        if first_fact is not None:
+            parts.append(fields.number(first_fact))
         parts.append(response.body if packed is None else packed)
         return self._message(kind, exchange_id, b"".join(parts), packed is not None)
+
+    def encode_standing(self, standing: Standing) -> bytes:
+        """To an end that tells facts: what this one holds."""
+        return bytes((Kind.FACTS << 5,)) + fields.number(standing.number) + standing.chain.to_bytes(8, "big")
 
     def encode_cancel(self, exchange_id: int) -> bytes:
         return self._message(Kind.CANCEL, exchange_id, b"", False)
@@ -336,7 +389,8 @@ class Session:
         kind, exchange_id = Kind(reader.byte() >> 5), reader.number(MAX_ID)
         reader.byte()
         if kind in _ANSWERS:
-            return ResponseMessage(exchange_id, self._shared_memory.decode_response(reader.rest()), kind is Kind.RESPONSE)
+            response, condensed = self._shared_memory.decode_response(reader.rest())
+            return ResponseMessage(exchange_id, response, kind is Kind.RESPONSE, condensed)
         if kind is not Kind.REQUEST:
             raise fields.FieldError("a document of a kind that has none")
         request, authorization = self._shared_memory.decode_request(reader.rest())
@@ -358,6 +412,11 @@ class Session:
             if kind is Kind.HELLO:
                 self.peer = _decode_hello(reader)
                 return self.peer
+            if kind is Kind.FACTS:
+                standing = Standing(reader.number(facts.MAX_NUMBER), int.from_bytes(reader.take(8), "big"))
+                if self.telling is not None:
+                    self.telling.agree(standing)
+                return standing
             exchange_id = reader.number(MAX_ID)
             payload = fields.Reader(self._expanded(first & 7, reader.rest()))
             return self._decode(kind, exchange_id, payload, first)
@@ -369,7 +428,8 @@ class Session:
         if kind is Kind.REQUEST:
             return RequestMessage(exchange_id, self._decode_request(payload, table, cbor))
         if kind in _ANSWERS:
-            return ResponseMessage(exchange_id, _decode_response(payload, table, cbor), kind is Kind.RESPONSE)
+            response, condensed = _decode_response(payload, table, cbor)
+            return ResponseMessage(exchange_id, response, kind is Kind.RESPONSE, condensed)
         if kind is Kind.CANCEL:
             return Cancel(exchange_id)
         code = payload.byte()
@@ -464,20 +524,29 @@ def _number_of_document(data: bytes) -> int:
 
 def _decode_hello(reader: fields.Reader) -> Hello:
     version, table, names = reader.byte(), reader.take(4), reader.rest()
-    hashes = tuple(names[n : n + WIRE_HASH] for n in range(0, len(names), WIRE_HASH))
+    hashes = [names[n : n + WIRE_HASH] for n in range(0, len(names), WIRE_HASH)]
     if len(hashes) > 64 or len(names) % WIRE_HASH:
         raise fields.FieldError("not a list of dictionaries")
-    return Hello(version, table, hashes[:_MAX_DICTIONARIES])
+    told = None
+    if facts.NAME in hashes[:-1]:
+        at = hashes.index(facts.NAME)
+        told = int.from_bytes(hashes[at + 1], "big")
+        del hashes[at : at + 2]
+    return Hello(version, table, tuple(hashes[:_MAX_DICTIONARIES]), told)
 
 
-def _decode_response(payload: fields.Reader, table: tables.Tables, cbor: bool) -> Response:
+def _decode_response(payload: fields.Reader, table: tables.Tables, cbor: bool) -> tuple[Response, CondensedBody | None]:
     shape = payload.byte()
     status = payload.number(599) if shape & 2 else 200
     if status < 100:
         raise fields.FieldError("not a status")
     headers = _take_headers(payload, table) if shape & 1 else ()
+    if shape & 4:
+        first = payload.number(facts.MAX_NUMBER)
+        value = decode_cbor(payload.rest(), table.vocabulary)
+        return Response(status, (("content-type", bodies.JSON), *headers), b""), CondensedBody(value, first)
     body, headers = _take_body(payload, table, cbor, headers)
-    return Response(status, headers, body)
+    return Response(status, headers, body), None
 
 
 def _take_headers(payload: fields.Reader, table: tables.Tables) -> Headers:

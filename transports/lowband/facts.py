@@ -1,0 +1,238 @@
+"""Facts: Matrix events in answers, of which the other end is told each once; later answers refer to it by number.
+
+A *fact* is a JSON object with a string `event_id` and an object `content`, without the members that vary from answer to answer
+(`BESIDE`), of at most `MAX_FACT` bytes of canonical JSON. Whatever of an event changes makes it another fact. In a condensed body a fact
+that the hearing end holds is replaced by `{"#": number}` and what stood beside it; all others stand as they are and get numbers from
+`first` on, in the order of the sorted keys, an event before what is bundled with it. A body that refers may do so to its own facts, too.
+
+The `unsigned.age` of an event whose `origin_server_ts` is an integer is told as the sum of both, which is the time of the answer: the same
+for all of its events, and so nearly nothing in a document.
+
+Sans-io. `told` has what the telling end knows of the other's, `heard` what the hearing end keeps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from transports.lowband.body import from_value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transports.lowband.factlist import Standing
+
+NAME: Final = b"fct\x01"
+"""What HELLO calls this scheme; the number of facts that the telling end knows of follows it."""
+MARKER: Final = "#"
+BESIDE: Final = ("room_id", "unsigned")
+MAX_FACT: Final = 8192
+MAX_NUMBER: Final = 0xFFFF_FFFF
+MAX_RESTORED: Final = 8 * 1024 * 1024
+"""Bytes that the references of one body may unfold to."""
+OVERHEAD: Final = 10
+"""Bytes that a fact takes in a file, besides itself."""
+MAX_FACTS: Final = 20_000
+MAX_BYTES: Final = 6_000_000
+"""What the telling end refers to: no more facts, and no more of their bytes; the oldest are forgotten first. The hearing end holds at least
+half as much again, for what is on its way while others are told."""
+_MAX_DEPTH: Final = 48
+_MAX_INTEGER: Final = (1 << 53) - 1
+
+Json = Any
+
+
+class FactError(ValueError):
+    """This body has no condensed form, or these are none."""
+
+
+class FactsMissing(FactError):
+    """A body refers to what this end does not hold (any more). `standing`, if given, is to be told to the other end."""
+
+    def __init__(self, reason: str, standing: Standing | None = None) -> None:
+        super().__init__(reason)
+        self.standing = standing
+
+
+@dataclass(frozen=True, slots=True)
+class CondensedBody:
+    """A JSON value with references. Facts in it get numbers from `first` on; 0: they get none."""
+
+    value: Json
+    first: int
+
+
+def hash_of(fact: bytes, key: bytes) -> int:
+    """64 bits. `key` is what only the two ends know: two events that have the same hash cannot be made without it."""
+    return int.from_bytes(hashlib.blake2b(fact, digest_size=8, key=key).digest(), "little")
+
+
+def may_hold_facts(body: bytes) -> bool:
+    """A quick look, before a body is read."""
+    return b'"event_id"' in body and b'"content"' in body
+
+
+# To the other end
+
+
+def condense(value: Json, find: Callable[[bytes], int | None], first: int) -> tuple[Json, list[bytes]]:
+    """The condensed value, and the facts that get numbers. `find` gives the number of a fact that is held. Raises FactError."""
+    walk = _Condensing(find, first)
+    return walk.value(value, 0), walk.told
+
+
+class _Condensing:
+    def __init__(self, find: Callable[[bytes], int | None], first: int) -> None:
+        self._find = find
+        self._first = first
+        self._here: dict[bytes, int] = {}
+        self.told: list[bytes] = []
+
+    def value(self, value: Json, depth: int) -> Json:
+        if isinstance(value, dict):
+            return self._object(value, depth + 1)
+        if isinstance(value, list):
+            _check_depth(depth)
+            return [self.value(one, depth + 1) for one in value]
+        return value
+
+    def _object(self, value: dict[str, Json], depth: int) -> Json:
+        _check_depth(depth)
+        if MARKER in value:
+            raise FactError("a key that is a marker here")
+        if not _is_event(value):
+            return {key: self.value(value[key], depth) for key in sorted(value)}
+        number = self._number(fact_in(value))
+        beside = {key: value[key] for key in BESIDE if key in value}
+        if "unsigned" in beside:
+            beside["unsigned"] = self.value(_with_age(beside["unsigned"], value, 1), depth)
+        return (value if number is None else {MARKER: number}) | beside
+
+    def _number(self, fact: bytes | None) -> int | None:
+        """None: it is told."""
+        if fact is None:
+            return None
+        number = self._here.get(fact) or self._find(fact)
+        if number is None and self._first:
+            self._here[fact] = self._first + len(self.told)
+            self.told.append(fact)
+        return number
+
+
+# From the other end
+
+
+def references(value: Json) -> set[int]:
+    """The numbers that a condensed value refers to. Raises FactError."""
+    found: set[int] = set()
+    _find_references(value, found, 0)
+    return found
+
+
+def _find_references(value: Json, found: set[int], depth: int) -> None:
+    if isinstance(value, dict):
+        _check_depth(depth)
+        if MARKER in value:
+            found.add(_number_in(value))
+        inner = [value["unsigned"]] if _is_event(value) and "unsigned" in value else value.values()
+        for one in inner:
+            _find_references(one, found, depth + 1)
+    elif isinstance(value, list):
+        _check_depth(depth)
+        for one in value:
+            _find_references(one, found, depth + 1)
+
+
+def restore(body: CondensedBody, held: Callable[[int], bytes | None]) -> tuple[Json, list[bytes]]:
+    """The value as the other end has it, and the facts that got numbers. `held` gives the canonical JSON of a fact by its number.
+
+    Raises FactsMissing, FactError.
+    """
+    walk = _Restoring(held, body.first)
+    try:
+        return walk.value(body.value, 0), walk.told
+    except TypeError as error:  # numbers that JSON has not
+        raise FactError(str(error)) from error
+
+
+class _Restoring:
+    def __init__(self, held: Callable[[int], bytes | None], first: int) -> None:
+        self._held = held
+        self._first = first
+        self._room = MAX_RESTORED
+        self.told: list[bytes] = []
+
+    def value(self, value: Json, depth: int) -> Json:
+        if isinstance(value, dict):
+            return self._object(value, depth + 1)
+        if isinstance(value, list):
+            _check_depth(depth)
+            return [self.value(one, depth + 1) for one in value]
+        return value
+
+    def _object(self, value: dict[str, Json], depth: int) -> Json:
+        _check_depth(depth)
+        if MARKER in value:
+            event = self._referred(_number_in(value))
+        else:
+            if not _is_event(value):
+                return {key: self.value(value[key], depth) for key in sorted(value)}
+            fact = fact_in(value)
+            if self._first and fact is not None:
+                self.told.append(fact)
+            event = value
+        beside = {key: value[key] for key in BESIDE if key in value}
+        if "unsigned" in beside:
+            beside["unsigned"] = _with_age(self.value(beside["unsigned"], depth), event, -1)
+        return event | beside
+
+    def _referred(self, number: int) -> dict[str, Json]:
+        own = number - self._first
+        fact = self.told[own] if self._first and 0 <= own < len(self.told) else self._held(number)
+        if fact is None:
+            raise FactsMissing(f"fact {number} is not held")
+        self._room -= len(fact)
+        if self._room < 0:
+            raise FactError("a body beyond all bounds")
+        event: dict[str, Json] = orjson.loads(fact)
+        return event
+
+
+# Both ways
+
+
+def _check_depth(depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise FactError("nested beyond all bounds")
+
+
+def _is_event(value: dict[str, Json]) -> bool:
+    return isinstance(value.get("event_id"), str) and isinstance(value.get("content"), dict)
+
+
+def fact_in(event: dict[str, Json]) -> bytes | None:
+    """The canonical JSON of the fact that this event is; None: it is too large."""
+    fact = from_value({key: one for key, one in event.items() if key not in BESIDE})
+    return fact if len(fact) <= MAX_FACT else None
+
+
+def _with_age(unsigned: Json, event: dict[str, Json], sign: int) -> Json:
+    """`unsigned` with its age told otherwise (`sign` 1), or as it was. Raises FactError where that is not exact."""
+    at = event.get("origin_server_ts")
+    age = unsigned.get("age") if isinstance(unsigned, dict) else None
+    if type(at) is not int or type(age) is not int:
+        return unsigned
+    if not -_MAX_INTEGER <= age + sign * at <= _MAX_INTEGER:
+        raise FactError("an age beyond 2^53")
+    return unsigned | {"age": age + sign * at}
+
+
+def _number_in(marker: dict[str, Json]) -> int:
+    number = marker[MARKER]
+    if type(number) is not int or not 0 < number <= MAX_NUMBER or not marker.keys() <= {MARKER, *BESIDE}:
+        raise FactError("not a reference")
+    return number
