@@ -145,6 +145,7 @@ class Proxied:
         self.rooms = [self._room(number) for number in range(20 if not furnished else RETURNED)]
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         argv = ["proxy", "--link", f"serial:{line.a},{RATE}", "--listen", f"127.0.0.1:{port}", "--state", str(folder / "proxy")]
+        self.facts_file = folder / "proxy" / "proxy.facts"
         self.proxy = Program(python_module("edgeserver", *argv), log=folder / "proxy.log")
         running.callback(self.proxy.stop)
         code = self.box.control("POST", "pairing", {"front": False})["code"]
@@ -203,6 +204,10 @@ class Proxied:
                     return
                 if not answer["rooms"]:
                     raise LabError(f"no more than {len(told)} rooms came")
+
+    def forget(self, token: str) -> None:
+        """Its next screen is a first one."""
+        self._seen.pop(token, None)
 
     def login(self) -> str:
         body = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}, "password": PASSWORD}
@@ -322,6 +327,31 @@ def _texts_of_chat(report: Report, bench: Proxied, chat: AtTheLine) -> None:
         report.median(f"{metric}.bytes", until, "B", note)
 
 
+def again(report: Report, folder: Path) -> None:
+    """What a second client behind the same proxy costs once the first has its screen, and the first one after a restart of the proxy."""
+    seen, restarted = "line.again.first_screen.rooms20", "line.restarted.first_screen.rooms20"
+    if not report.wants(*(f"{name}.{unit}" for name in (seen, restarted) for unit in ("bytes", "s"))):
+        return
+    say("first screen again")
+    with ExitStack() as running:
+        bench = Proxied(folder, running, report.texts(), furnished=20, chance=report.random)
+        bench.connect()
+        bench.screen(token := bench.login())
+        calls = report.runs(5, 2)
+        tokens = [bench.login() for _ in range(calls)]
+        note = "other stock clients behind the same proxy, where one has seen it all; sliding sync"
+        _each(report, seen, bench.wire, [_seconds(partial(bench.screen, each)) for each in tokens], note=note)
+
+        def restart() -> None:
+            bench.hang_up()
+            bench.connect()
+            bench.forget(token)
+
+        restart()
+        note = "the same client with its token, which has lost its position, after a restart of the proxy, so on a new connection"
+        _each(report, restarted, bench.wire, [_seconds(partial(bench.screen, token))] * calls, between=restart, note=note)
+
+
 def _first_screens(report: Report, metric: str, bench: Proxied) -> str:
     """Each on a new connection, which remembers nothing. Returns the token of the last."""
     tokens: list[str] = []
@@ -329,6 +359,7 @@ def _first_screens(report: Report, metric: str, bench: Proxied) -> str:
     def anew() -> None:
         if tokens:
             bench.hang_up()
+            bench.facts_file.unlink(missing_ok=True)
         bench.connect()
         tokens.append(bench.login())
 
@@ -571,6 +602,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         behind_the_proxy(report, Path(folder))
         screens(report, Path(folder) / "screens")
+        again(report, Path(folder) / "again")
         between_boxes(report, Path(folder) / "boxes")
         idle_hour(report, Path(folder) / "idle")
         low_bandwidth(report, Path(folder) / "msc3079")

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from transports.exchange import Response
-from transports.lowband import factlist, facts, told
+from transports.lowband import factlist, facts, memory, told
 from transports.lowband.body import from_value
 from transports.lowband.factlist import Patch, Standing
 from transports.lowband.facts import CondensedBody, FactError, FactsMissing
@@ -24,6 +24,7 @@ from transports.lowband.messages import Kind, MessageError, ResponseMessage, Ses
 from transports.lowband.told import Told
 
 KEY = b"k" * 32
+ROOM, OTHER_ROOM = f"!{'r' * 43}", f"!{'o' * 18}:a.example"
 TARGET = "/_matrix/client/v3/sync"
 JSON = (("content-type", "application/json"),)
 
@@ -136,6 +137,14 @@ def test_an_event_bundled_with_another_is_a_fact_of_its_own() -> None:
     assert again.value == [{"#": 1, "unsigned": {"m.relations": {"m.thread": {"latest_event": {"#": 2}}}}}]
 
 
+def test_a_room_and_an_event_that_are_only_named_are_numbers_from_then_on() -> None:
+    world = World()
+    world.say({"rooms": {ROOM: {"read": [f"${'e' * 43}"]}}})
+    again = world.say({"rooms": {ROOM: {"chunk": [event(1, room_id=ROOM)], f"${'e' * 43}": 1}, OTHER_ROOM: {}}})
+    assert again == CondensedBody({"rooms": {"~1": {"chunk": [event(1, room_id="~1")], "~2": 1}, OTHER_ROOM: {}}}, 3)
+    assert world.say([OTHER_ROOM, OTHER_ROOM, event(1)]) == CondensedBody(["~3", "~3", {"#": 4}], 5)
+
+
 def test_the_ages_of_an_answers_events_are_told_as_its_one_time() -> None:
     world = World()
     world.say([dated(number, 2_000_000) for number in range(3)])
@@ -154,7 +163,8 @@ def test_what_has_no_exact_condensed_form_travels_as_it_is() -> None:
     deep: Any = event(1)
     for _ in range(60):
         deep = [deep]
-    for value in ({"#": 1, "chunk": [event(1)]}, [event(1, origin_server_ts=2**53, unsigned={"age": 1})], deep, {"content": {}}, 5):
+    ancient = event(1, origin_server_ts=2**53, unsigned={"age": 1})
+    for value in ({"#": 1, "a": event(1)}, [event(1), "~17"], {"~17": 0, "a": event(1)}, [ancient], deep, {"content": {}}, 5):
         assert world.say(value) is None
     assert world.say([event(1)]) == CondensedBody([event(1)], 1)
 
@@ -278,7 +288,9 @@ def test_who_lacks_a_fact_says_so_and_both_begin_anew() -> None:
 
 # Whatever happens
 
-texts = st.text(max_size=6) | st.sampled_from(["event_id", "content", "unsigned", "room_id", "age", "origin_server_ts", "#", "$1"])
+texts = st.text(max_size=6) | st.sampled_from(
+    ["event_id", "content", "unsigned", "room_id", "age", "origin_server_ts", "#", "$1", "~1", ROOM, OTHER_ROOM]
+)
 numbers = st.integers(-(2**53) + 1, 2**53 - 1) | st.integers(0, 9)
 scalars = st.none() | st.booleans() | numbers | st.floats(allow_nan=False, allow_infinity=False) | texts
 events = st.fixed_dictionaries(
@@ -313,14 +325,22 @@ def test_whatever_is_said_is_restored_exactly(said: list[Any]) -> None:
         condensed.acknowledge()
 
 
-@given(values | st.lists(st.fixed_dictionaries({"#": scalars}, optional={"unsigned": values, "x": scalars})), st.integers(0, 2**32 - 1))
+junk = st.recursive(
+    st.fixed_dictionaries({"#": scalars}, optional={"unsigned": values, "x": scalars})
+    | st.sampled_from(["~1", "~2", "~3", "~9999999999"])
+    | events,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+)
+
+
+@given(values | junk, st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=300)
 def test_bodies_that_nobody_condensed_do_no_harm(value: Any, first: int) -> None:
     world = World()
-    world.say([event(1), event(2)])
+    world.say([event(1), event(2), ROOM])
     with contextlib.suppress(FactError):
         world.device.restored(CondensedBody(value, first))
-    assert world.device.heard.count <= 2 + len(from_value(value))
+    assert world.device.heard.count <= 3 + len(from_value(value))
 
 
 def test_references_do_not_unfold_without_bound() -> None:
@@ -355,7 +375,8 @@ def test_through_kills_torn_files_and_overtaking_messages_nothing_is_restored_wr
     for _ in range(steps):
         match chance.randrange(12):
             case 0 | 1 | 2 | 3:
-                value = [event(chance.randrange(12), room_id=chance.randrange(3)) for _ in range(chance.randrange(1, 5))]
+                rooms = [ROOM, OTHER_ROOM, "!r"]
+                value = [event(chance.randrange(12), room_id=chance.choice(rooms)) for _ in range(chance.randrange(1, 5))]
                 condensed = world.telling.condense(value)
                 if condensed is not None:
                     under_way.append((chance.random() < 0.5, value, condensed))
@@ -365,10 +386,7 @@ def test_through_kills_torn_files_and_overtaking_messages_nothing_is_restored_wr
                     at = next(index for index, one in enumerate(under_way) if one[0])
                 _, value, condensed = under_way.pop(at)
                 assert condensed.body is not None
-                try:
-                    assert strictly_equal(world.device.restored(condensed.body), value)
-                except FactsMissing:
-                    world.telling.agree(world.device.heard.begin_anew())
+                assert strictly_equal(world.device.restored(condensed.body), value)  # and nothing is missing
                 if chance.random() < 0.9:
                     condensed.acknowledge()
             case 8:
@@ -502,6 +520,17 @@ def test_a_large_answer_becomes_a_small_document_when_its_facts_are_known() -> N
     message = answering.encode_response(2, large, target=TARGET, condensed=again)
     assert answering.is_final(message)
     assert len(message) < 100
+
+
+def test_what_has_been_condensed_is_never_larger_than_a_link_that_remembers_must_carry() -> None:
+    for text in (random.Random(1).randbytes(20_000).decode("latin-1"), "\U0001f600" * 6000):
+        _, answering, _ = pair()
+        while len(from_value([event(1), text])) > memory.LARGEST_CONDENSED:
+            text = text[:-100]
+        response = Response(200, (*JSON, ("x-more", "y" * 4000)), from_value([event(1), text]))
+        message = answering.encode_response(1, response, target=TARGET, condensed=answering.condense(response, TARGET))
+        assert answering.is_final(message)
+        assert len(message) < memory.LEAST_MESSAGE
 
 
 def test_an_end_that_does_not_tell_and_one_that_does_not_hear_speak_as_before() -> None:

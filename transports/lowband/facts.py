@@ -1,9 +1,13 @@
-"""Facts: Matrix events in answers, of which the other end is told each once; later answers refer to it by number.
+"""Facts: events and names in answers, of which the other end is told each once; later answers refer to it by number.
 
-A *fact* is a JSON object with a string `event_id` and an object `content`, without the members that vary from answer to answer
-(`BESIDE`), of at most `MAX_FACT` bytes of canonical JSON. Whatever of an event changes makes it another fact. In a condensed body a fact
-that the hearing end holds is replaced by `{"#": number}` and what stood beside it; all others stand as they are and get numbers from
-`first` on, in the order of the sorted keys, an event before what is bundled with it. A body that refers may do so to its own facts, too.
+An *event* is a JSON object with a string `event_id` and an object `content`, without the members that vary from answer to answer
+(`BESIDE`), of at most `MAX_FACT` bytes of canonical JSON. Whatever of it changes makes it another fact. In a condensed body an event that
+the hearing end holds is replaced by `{"#": number}` and what stood beside it. A *name* is a room or event id anywhere else, as a string
+or as a key; it is replaced by the string `~number`.
+
+All other events and names stand as they are and get numbers from `first` on: those of an object before those within, among the keys of
+an object the names first, as sorted, and what belongs to keys in the order of the sorted keys, an event before what is bundled with it. A
+body that refers may do so to its own facts, too.
 
 The `unsigned.age` of an event whose `origin_server_ts` is an integer is told as the sum of both, which is the time of the answer: the same
 for all of its events, and so nearly nothing in a document.
@@ -14,6 +18,7 @@ Sans-io. `told` has what the telling end knows of the other's, `heard` what the 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +34,8 @@ if TYPE_CHECKING:
 NAME: Final = b"fct\x01"
 """What HELLO calls this scheme; the number of facts that the telling end knows of follows it."""
 MARKER: Final = "#"
+_NAME: Final = re.compile(r"[!$][^\s\x00-\x1f]{17,254}")
+_REFERENCE: Final = re.compile(r"~([1-9][0-9]{0,9})")
 BESIDE: Final = ("room_id", "unsigned")
 MAX_FACT: Final = 8192
 MAX_NUMBER: Final = 0xFFFF_FFFF
@@ -73,7 +80,7 @@ def hash_of(fact: bytes, key: bytes) -> int:
 
 def may_hold_facts(body: bytes) -> bool:
     """A quick look, before a body is read."""
-    return b'"event_id"' in body and b'"content"' in body
+    return (b'"event_id"' in body and b'"content"' in body) or b'"!' in body
 
 
 # To the other end
@@ -98,19 +105,28 @@ class _Condensing:
         if isinstance(value, list):
             _check_depth(depth)
             return [self.value(one, depth + 1) for one in value]
-        return value
+        return self._string(value) if isinstance(value, str) else value
 
     def _object(self, value: dict[str, Json], depth: int) -> Json:
         _check_depth(depth)
         if MARKER in value:
             raise FactError("a key that is a marker here")
         if not _is_event(value):
-            return {key: self.value(value[key], depth) for key in sorted(value)}
+            keys = {key: self._string(key) for key in sorted(value)}
+            return {keys[key]: self.value(value[key], depth) for key in keys}
         number = self._number(fact_in(value))
         beside = {key: value[key] for key in BESIDE if key in value}
         if "unsigned" in beside:
-            beside["unsigned"] = self.value(_with_age(beside["unsigned"], value, 1), depth)
-        return (value if number is None else {MARKER: number}) | beside
+            beside["unsigned"] = _with_age(beside["unsigned"], value, 1)
+        return (value if number is None else {MARKER: number}) | {key: self.value(beside[key], depth) for key in beside}
+
+    def _string(self, string: str) -> str:
+        if _REFERENCE.fullmatch(string):
+            raise FactError("a string that is a reference here")
+        if not _NAME.fullmatch(string):
+            return string
+        number = self._number(from_value(string))
+        return string if number is None else f"~{number}"
 
     def _number(self, fact: bytes | None) -> int | None:
         """None: it is told."""
@@ -134,12 +150,17 @@ def references(value: Json) -> set[int]:
 
 
 def _find_references(value: Json, found: set[int], depth: int) -> None:
-    if isinstance(value, dict):
+    if isinstance(value, str):
+        if match := _REFERENCE.fullmatch(value):
+            found.add(_checked(int(match[1])))
+    elif isinstance(value, dict):
         _check_depth(depth)
         if MARKER in value:
             found.add(_number_in(value))
-        inner = [value["unsigned"]] if _is_event(value) and "unsigned" in value else value.values()
-        for one in inner:
+        if MARKER in value or _is_event(value):
+            value = {key: value[key] for key in BESIDE if key in value}
+        for key, one in value.items():
+            _find_references(key, found, depth)
             _find_references(one, found, depth + 1)
     elif isinstance(value, list):
         _check_depth(depth)
@@ -172,25 +193,42 @@ class _Restoring:
         if isinstance(value, list):
             _check_depth(depth)
             return [self.value(one, depth + 1) for one in value]
-        return value
+        return self._string(value) if isinstance(value, str) else value
 
     def _object(self, value: dict[str, Json], depth: int) -> Json:
         _check_depth(depth)
         if MARKER in value:
             event = self._referred(_number_in(value))
-        else:
-            if not _is_event(value):
-                return {key: self.value(value[key], depth) for key in sorted(value)}
-            fact = fact_in(value)
-            if self._first and fact is not None:
-                self.told.append(fact)
+            if not isinstance(event, dict):
+                raise FactError("a name in the place of an event")
+        elif _is_event(value):
             event = value
-        beside = {key: value[key] for key in BESIDE if key in value}
+            self._tell(fact_in(value))
+        else:
+            keys = {self._string(key): key for key in sorted(value)}
+            if len(keys) != len(value):
+                raise FactError("a key that is there twice")
+            return {key: self.value(value[keys[key]], depth) for key in sorted(keys)}
+        beside = {key: self.value(value[key], depth) for key in BESIDE if key in value}
         if "unsigned" in beside:
-            beside["unsigned"] = _with_age(self.value(beside["unsigned"], depth), event, -1)
+            beside["unsigned"] = _with_age(beside["unsigned"], event, -1)
         return event | beside
 
-    def _referred(self, number: int) -> dict[str, Json]:
+    def _string(self, string: str) -> str:
+        if match := _REFERENCE.fullmatch(string):
+            name = self._referred(_checked(int(match[1])))
+            if not isinstance(name, str):
+                raise FactError("an event in the place of a name")
+            return name
+        if _NAME.fullmatch(string):
+            self._tell(from_value(string))
+        return string
+
+    def _tell(self, fact: bytes | None) -> None:
+        if self._first and fact is not None:
+            self.told.append(fact)
+
+    def _referred(self, number: int) -> Json:
         own = number - self._first
         fact = self.told[own] if self._first and 0 <= own < len(self.told) else self._held(number)
         if fact is None:
@@ -198,8 +236,7 @@ class _Restoring:
         self._room -= len(fact)
         if self._room < 0:
             raise FactError("a body beyond all bounds")
-        event: dict[str, Json] = orjson.loads(fact)
-        return event
+        return orjson.loads(fact)
 
 
 # Both ways
@@ -233,6 +270,12 @@ def _with_age(unsigned: Json, event: dict[str, Json], sign: int) -> Json:
 
 def _number_in(marker: dict[str, Json]) -> int:
     number = marker[MARKER]
-    if type(number) is not int or not 0 < number <= MAX_NUMBER or not marker.keys() <= {MARKER, *BESIDE}:
+    if type(number) is not int or not marker.keys() <= {MARKER, *BESIDE}:
+        raise FactError("not a reference")
+    return _checked(number)
+
+
+def _checked(number: int) -> int:
+    if not 0 < number <= MAX_NUMBER:
         raise FactError("not a reference")
     return number

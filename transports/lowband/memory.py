@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 VERSION: Final = 2
 LARGEST_BODY: Final = 16 * 1024
 """Bytes of JSON. A larger body would hold up whoever comes after it; other messages overtake what zstd has packed."""
+LARGEST_CONDENSED: Final = 24 * 1024
+"""The same of a condensed body, most of which is references, which are quickly coded."""
 LEAST_MESSAGE: Final = 4 * LARGEST_BODY
 """Bytes that a message of the link must be allowed to have: what has been coded must also be sent."""
 MODELLED: Final = 4096
@@ -168,12 +170,12 @@ def response_document(response: Response, headers: Headers, target: str, first_f
     if parts is None:
         return None
     members = ({} if response.status == 200 else {"s": response.status}) | ({} if first_fact is None else {"f": first_fact})
-    return _with_body(f"{parts[0]}r", members, headers, response.body)
+    return _with_body(f"{parts[0]}r", members, headers, response.body, LARGEST_BODY if first_fact is None else LARGEST_CONDENSED)
 
 
-def _with_body(key: str, members: dict[str, Any], headers: Headers, body: bytes) -> dict[str, Any] | None:
+def _with_body(key: str, members: dict[str, Any], headers: Headers, body: bytes, largest: int = LARGEST_BODY) -> dict[str, Any] | None:
     types = [value for name, value in headers if name == "content-type"]
-    if len(body) > LARGEST_BODY or (body and types not in ([], [bodies.JSON])):
+    if len(body) > largest or (body and types not in ([], [bodies.JSON])):
         return None
     if body:
         headers = tuple(header for header in headers if header[0] != "content-type")
