@@ -37,8 +37,7 @@ from transports.exchange import (
     TooLarge,
     Unreachable,
 )
-from transports.lowband.body import from_value
-from transports.lowband.facts import FactError, FactsMissing
+from transports.lowband.facts import MAX_NUMBER, FactError, FactsMissing
 from transports.lowband.memory import LEAST_MESSAGE
 from transports.lowband.messages import (
     MAX_ID,
@@ -61,7 +60,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from transports.link.connection import Connection
-    from transports.lowband.factlist import Standing
     from transports.lowband.facts import CondensedBody
     from transports.lowband.heard import FactMemory
     from transports.lowband.told import Condensed, Told
@@ -192,7 +190,6 @@ class Multiplexer:
         self._session = session or Session(remembers=is_thin, telling=told.open() if told is not None and is_thin else None)
         self._heard = heard if is_thin else None
         self._hearing = 0 if self._heard is None else self._heard.open()
-        self._facts_are_agreed = False
         self._max_concurrent = max_concurrent
         self._max_observed = max_observed
         self._linger = linger
@@ -220,7 +217,7 @@ class Multiplexer:
         refused. On the way out all waiting requests fail, and unsafe handlers get `linger` seconds to finish."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self._send_quietly, self._session.encode_hello(), Priority.INTERACTIVE)
+            nursery.start_soon(self._send_quietly, await self._hello(), Priority.INTERACTIVE)
             task_status.started()
             try:
                 while True:
@@ -306,7 +303,6 @@ class Multiplexer:
             with waiting.sending:
                 with trio.move_on_after(HELLO_PATIENCE):
                     await self._greeted.wait()
-                await self._agree_on_facts(request.priority)
                 message = self._session.encode_request(exchange_id, request)
                 if len(message) > self._connection.max_message:
                     raise TooLarge(f"a request of {len(message)} bytes is more than this link carries")
@@ -360,7 +356,10 @@ class Multiplexer:
         try:
             for message in self._session.receive(data):
                 if isinstance(message, ResponseMessage) and message.condensed is not None:
+                if isinstance(message, ResponseMessage) and message.condensed is not None:
                     message = await self._restored(message, message.condensed, nursery)
+                elif isinstance(message, Hello) and message.facts is not None:
+                    await self._agree_on_facts(message.facts, nursery)
                 self._dispatch(message, handler, nursery)
                 # Of tasks that are started at once trio runs any first; requests that waited for a lost one keep their order.
                 await trio.lowlevel.checkpoint()
@@ -372,35 +371,26 @@ class Multiplexer:
         try:
             if self._heard is None:
                 raise FactError("this end keeps no facts")
-            value = await self._heard.restored(self._hearing, body)
-            response = replace(message.response, body=from_value(value))
-        except (FactError, TypeError) as error:
+            response = replace(message.response, body=await self._heard.restored(self._hearing, body))
+        except FactError as error:
             log.warning("an answer over %s cannot be restored: %s", self.profile.name, error)
             if isinstance(error, FactsMissing) and error.standing is not None:
                 nursery.start_soon(self._send_quietly, self._session.encode_standing(error.standing), Priority.INTERACTIVE)
             return Failure(message.exchange_id, FailureCode.FAILED, "the answer was not understood")
         return ResponseMessage(message.exchange_id, response, message.is_last)
 
-    async def _agree_on_facts(self, priority: Priority) -> None:
-        """With an end that tells facts, right before our first request, which has this priority."""
-        peer = self._session.peer
-        if self._heard is None or peer is None or peer.facts is None or self._facts_are_agreed or self._nursery is None:
-            return
-        self._facts_are_agreed = True
-        standing = await self._heard.standing(self._hearing, peer.facts)
-        if standing is not None and self._nursery is not None:
-            leaving = trio.Event()
-            self._nursery.start_soon(self._send_standing, standing, priority, leaving)
-            await leaving.wait()
+    async def _hello(self) -> bytes:
+        if self._heard is not None:
+            self._session.holds = await self._heard.standing(self._hearing, MAX_NUMBER)
+        return self._session.encode_hello()
 
-    async def _send_standing(self, standing: Standing, priority: Priority, leaving: trio.Event) -> None:
-        """Sets `leaving` when what is sent with this priority from then on comes later."""
-        try:
-            await self._connection.send(self._session.encode_standing(standing), priority=priority, on_submitted=leaving.set)
-        except ExchangeError as error:
-            log.debug("not sent over %s: %s", self.profile.name, error)
-        finally:
-            leaving.set()
+    async def _agree_on_facts(self, told: int, nursery: trio.Nursery) -> None:
+        """With an end that knows of fewer facts than this one has said it holds."""
+        if self._heard is None or self._session.holds is None or self._session.holds.number <= told:
+            return
+        standing = await self._heard.standing(self._hearing, told)
+        if standing is not None:
+            nursery.start_soon(self._send_quietly, self._session.encode_standing(standing), Priority.INTERACTIVE)
 
     def _dispatch(self, message: Message, handler: RequestHandler | None, nursery: trio.Nursery) -> None:
         match message:

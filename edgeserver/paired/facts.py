@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -72,7 +72,7 @@ class HeardFile:
                 return None
             return heard.standing(top)
 
-    async def restored(self, connection: int, body: CondensedBody) -> Any:
+    async def restored(self, connection: int, body: CondensedBody) -> bytes:
         """See `FactMemory`."""
         async with self._lock:
             heard = await self._heard()
@@ -82,10 +82,11 @@ class HeardFile:
             if connection != self._connection:
                 raise FactsMissing("a newer connection hears")
             try:
-                value, told = facts.restore(body, found.get)
+                restored, told = facts.restore(body, found.get)
             except FactsMissing as error:
-                if all(heard.is_old(number) for number in wanted - found.keys()):
-                    raise
+                missing = wanted - found.keys()
+                if missing and all(map(heard.is_old, missing)):
+                    raise  # this end has begun anew since it was said
                 raise FactsMissing(str(error), heard.begin_anew()) from error
             if body.first:
                 heard.hear(body.first, told)
@@ -93,7 +94,7 @@ class HeardFile:
                 self._changed.set()
             if heard.unwritten_bytes > WRITE_BYTES:
                 self._pressing.set()
-            return value
+            return restored
 
     # The file. All of it under the lock
 
@@ -140,11 +141,11 @@ class HeardFile:
             try:
                 if (patch := heard.patch()) is not None:
                     await self._hop(apply, self._path, patch)
+                    heard.written()
                 if (kept := heard.outgrown()) is not None:
                     await self._hop(self._shorten, *kept)
                     heard.shortened(kept[0])
             except OSError as error:
-                heard.begin_anew()
                 log.warning("what the box has told cannot be written down: %s", error)
 
     def _shorten(self, start: int, header: bytes) -> None:

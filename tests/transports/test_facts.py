@@ -6,7 +6,7 @@ import contextlib
 import io
 import random
 import tracemalloc
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -55,13 +55,15 @@ class Device:
             fact = self.file[offset : offset + size]
             if self.heard.is_right(number, fact):
                 found[number] = fact
-        value, heard = facts.restore(body, found.get)
+        restored, heard = facts.restore(body, found.get)
         if body.first:
             self.heard.hear(body.first, heard)
-        return value
+        return orjson.loads(restored)
 
     def write(self) -> None:
-        self.file = apply(self.file, self.heard.patch())
+        if (patch := self.heard.patch()) is not None:
+            self.file = apply(self.file, patch)
+            self.heard.written()
         if (kept := self.heard.outgrown()) is not None:
             self.file = kept[1] + self.file[kept[0] :]
             self.heard.shortened(kept[0])
@@ -92,7 +94,7 @@ class World:
         if condensed.body is not None:
             assert self.device.restored(condensed.body) == value
         condensed.acknowledge()
-        return condensed.body
+        return None if condensed.body is None else replace(condensed.body, check=None)
 
     def write(self) -> None:
         self.told_file = apply(self.told_file, self.told.patch())
@@ -264,6 +266,28 @@ def test_ends_that_disagree_find_out() -> None:
     assert world.say([event(1), event(3)]) == CondensedBody([{"#": 3}, event(3)], 4)
 
 
+def test_a_reference_that_means_something_else_at_the_other_end_is_noticed() -> None:
+    world, other = World(), World()
+    world.say([event(1), event(2)])
+    other.say([event(2), event(1)])
+    condensed = world.telling.condense([event(1)])
+    assert condensed is not None
+    assert condensed.body is not None
+    assert condensed.body.value == [{"#": 1}]
+    with pytest.raises(FactsMissing, match="something else"):
+        other.device.restored(condensed.body)
+    with pytest.raises(FactsMissing):
+        other.device.restored(replace(condensed.body, check=None))
+
+
+def test_the_push_rules_are_told_once_though_they_have_no_id() -> None:
+    world = World()
+    rules = {"type": "m.push_rules", "content": {"global": {"override": []}}}
+    world.say({"account_data": {"events": [rules]}, "x": [event(1)]})
+    again = world.say({"account_data": {"events": [rules]}, "x": [event(2)]})
+    assert again == CondensedBody({"account_data": {"events": [{"#": 1}]}, "x": [event(2)]}, 3)
+
+
 def test_who_lacks_a_fact_says_so_and_both_begin_anew() -> None:
     world = World()
     world.say([event(1)])
@@ -320,7 +344,7 @@ def test_whatever_is_said_is_restored_exactly(said: list[Any]) -> None:
         condensed = world.telling.condense(read)
         assert condensed is not None
         if condensed.body is not None:
-            travelled = CondensedBody(orjson.loads(from_value(condensed.body.value)), condensed.body.first)
+            travelled = replace(condensed.body, value=orjson.loads(from_value(condensed.body.value)))
             assert strictly_equal(world.device.restored(travelled), value)
         condensed.acknowledge()
 
@@ -346,7 +370,7 @@ def test_bodies_that_nobody_condensed_do_no_harm(value: Any, first: int) -> None
 def test_references_do_not_unfold_without_bound() -> None:
     world = World()
     world.say([event(1, "x" * 8000)])
-    with pytest.raises(FactError, match="bounds"):
+    with pytest.raises(FactError, match="beyond all bounds"):
         world.device.restored(CondensedBody([{"#": 1}] * 2000, 0))
 
 
@@ -413,6 +437,23 @@ def test_files_that_nobody_wrote_hold_what_can_be_read_of_them(junk: bytes, has_
 # Bounds
 
 
+def test_where_nothing_can_be_written_down_so_much_is_kept_in_memory_and_no_more() -> None:
+    world = World()
+    taken = 0
+    for turn in range(500):
+        value = event(turn, "x" * 7000)
+        condensed = world.telling.condense([value, event(0, "x" * 7000)])
+        assert condensed is not None
+        assert condensed.body is not None
+        try:
+            assert world.device.restored(condensed.body) == [value, event(0, "x" * 7000)]
+            condensed.acknowledge()
+        except FactsMissing:
+            world.telling.agree(world.device.heard.begin_anew())
+        taken = max(taken, world.device.heard.unwritten_bytes)
+    assert 1_900_000 < taken <= 2_000_000
+
+
 @pytest.mark.parametrize(("text", "count"), [("low tide", 70_000), ("x" * 7000, 4_000)])
 def test_old_facts_are_forgotten_at_both_ends_and_the_files_stay_bounded(text: str, count: int) -> None:
     world, step = World(), count // 100
@@ -457,15 +498,13 @@ def test_the_telling_end_takes_twenty_bytes_a_fact() -> None:
 # In messages
 
 
-def pair(device: Device | None = None) -> tuple[Session, Session, Device]:
-    """Asking and answering end, which have agreed."""
+def pair(told: Told | None = None, device: Device | None = None) -> tuple[Session, Session, Device]:
+    """Asking and answering end, which have greeted each other."""
     device = device or Device()
-    asking, answering = Session(remembers=True), Session(remembers=True, telling=Told(KEY).open())
+    asking = Session(remembers=True, holds=device.heard.standing(facts.MAX_NUMBER))
+    answering = Session(remembers=True, telling=(told or Told(KEY)).open())
     list(answering.receive(asking.encode_hello()))
     list(asking.receive(answering.encode_hello()))
-    assert asking.peer is not None
-    assert asking.peer.facts == 0
-    list(answering.receive(asking.encode_standing(device.heard.standing(asking.peer.facts))))
     return asking, answering, device
 
 
@@ -533,13 +572,34 @@ def test_what_has_been_condensed_is_never_larger_than_a_link_that_remembers_must
         assert len(message) < memory.LEAST_MESSAGE
 
 
-def test_an_end_that_does_not_tell_and_one_that_does_not_hear_speak_as_before() -> None:
-    asking, answering = Session(remembers=True), Session(remembers=True, telling=Told(KEY).open())
-    list(answering.receive(asking.encode_hello()))
-    list(asking.receive(answering.encode_hello()))
-    response = Response(200, JSON, from_value([event(1)]))
+def test_ends_agree_as_they_greet_each_other_unless_the_telling_one_has_forgotten_something() -> None:
+    told, device = Told(KEY), Device()
+    asking, answering, _ = pair(told, device)
+    response = Response(200, JSON, from_value([event(1, random.Random(1).randbytes(60).hex())]))
+    first = said(asking, answering, device, response)[1]
+    asking, answering, _ = pair(told, device)
+    assert asking.peer is not None
+    assert asking.peer.facts == 1
+    assert said(asking, answering, device, response)[1] < first / 2
+    asking, answering, _ = pair(Told(KEY), device)
+    assert asking.peer is not None
+    assert asking.peer.facts == 0
     assert answering.condense(response, TARGET) is None
-    assert asking.condense(response, TARGET) is None
+    list(answering.receive(asking.encode_standing(device.heard.standing(0))))
+    assert said(asking, answering, device, response)[1] > first / 2
+
+
+def test_an_end_that_does_not_tell_and_one_that_does_not_hear_speak_as_before() -> None:
+    response = Response(200, JSON, from_value([event(1)]))
+    for asking, answering in (
+        (Session(remembers=True), Session(remembers=True, telling=Told(KEY).open())),
+        (Session(remembers=True, holds=Standing(7, 7)), Session(remembers=True)),
+    ):
+        list(answering.receive(asking.encode_hello()))
+        list(asking.receive(answering.encode_hello()))
+        assert answering.condense(response, TARGET) is None
+        [read] = asking.receive(answering.encode_response(1, response, target=TARGET))
+        assert read == ResponseMessage(1, response)
     with pytest.raises(MessageError):
         Session().decode(bytes((Kind.FACTS << 5, 1)))
 

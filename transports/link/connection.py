@@ -76,11 +76,9 @@ class Connection:
         self._reason: str | None = None
         self._down = trio.Event()
 
-    async def send(
-        self, message: bytes, *, priority: Priority = Priority.MESSAGE, on_submitted: Callable[[], None] = lambda: None
-    ) -> None:
+    async def send(self, message: bytes, *, priority: Priority = Priority.MESSAGE) -> None:
         """Returns when the other end has acknowledged the whole message. Waits while `MAX_QUEUED` of this priority
-        are under way; then calls `on_submitted`: what is sent later with this priority comes later.
+        are under way.
 
         Cancelled, the message is withdrawn unless all of it has left. Raises `NotDelivered`, `PerhapsDelivered`,
         `TooLarge`.
@@ -93,7 +91,6 @@ class Connection:
             outgoing = self._session.submit(message, priority)
             done = self._waiting[outgoing] = trio.Event()
             self._wake()
-            on_submitted()
             try:
                 await done.wait()
             except trio.Cancelled:

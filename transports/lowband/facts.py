@@ -1,13 +1,13 @@
 """Facts: events and names in answers, of which the other end is told each once; later answers refer to it by number.
 
-An *event* is a JSON object with a string `event_id` and an object `content`, without the members that vary from answer to answer
-(`BESIDE`), of at most `MAX_FACT` bytes of canonical JSON. Whatever of it changes makes it another fact. In a condensed body an event that
-the hearing end holds is replaced by `{"#": number}` and what stood beside it. A *name* is a room or event id anywhere else, as a string
-or as a key; it is replaced by the string `~number`.
+An *event* is a JSON object with an object `content` and a string `event_id` (or the type `m.push_rules`, which every client asks for),
+without the members that vary from answer to answer (`BESIDE`), of at most `MAX_FACT` bytes of canonical JSON. Whatever of it changes makes
+it another fact. In a condensed body an event that the hearing end holds is replaced by `{"#": number}` and what stood beside it. A *name*
+is a room or event id anywhere else, as a string or as a key; it is replaced by the string `~number`.
 
 All other events and names stand as they are and get numbers from `first` on: those of an object before those within, among the keys of
 an object the names first, as sorted, and what belongs to keys in the order of the sorted keys, an event before what is bundled with it. A
-body that refers may do so to its own facts, too.
+body that refers may do so to its own facts, too; a checksum tells whether it came out as what was said.
 
 The `unsigned.age` of an event whose `origin_server_ts` is an integer is told as the sum of both, which is the time of the answer: the same
 for all of its events, and so nearly nothing in a document.
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from transports.lowband.factlist import Standing
 
-NAME: Final = b"fct\x01"
-"""What HELLO calls this scheme; the number of facts that the telling end knows of follows it."""
+TELLS: Final = b"fct\x01"
+HOLDS: Final = b"fch\x01"
+"""What HELLO calls the two ends of this scheme; what follows says how far either has come."""
 MARKER: Final = "#"
 _NAME: Final = re.compile(r"[!$][^\s\x00-\x1f]{17,254}")
 _REFERENCE: Final = re.compile(r"~([1-9][0-9]{0,9})")
@@ -67,15 +68,23 @@ class FactsMissing(FactError):
 
 @dataclass(frozen=True, slots=True)
 class CondensedBody:
-    """A JSON value with references. Facts in it get numbers from `first` on; 0: they get none."""
+    """A JSON value with references. Facts in it get numbers from `first` on; 0: they get none. `check`: of the whole body, 32 bits; None:
+    it refers to nothing.
+    """
 
     value: Json
     first: int
+    check: int | None = None
 
 
 def hash_of(fact: bytes, key: bytes) -> int:
     """64 bits. `key` is what only the two ends know: two events that have the same hash cannot be made without it."""
     return int.from_bytes(hashlib.blake2b(fact, digest_size=8, key=key).digest(), "little")
+
+
+def check_of(body: bytes) -> int:
+    """32 bits of canonical JSON."""
+    return int.from_bytes(hashlib.blake2b(body, digest_size=4).digest(), "big")
 
 
 def may_hold_facts(body: bytes) -> bool:
@@ -86,10 +95,11 @@ def may_hold_facts(body: bytes) -> bool:
 # To the other end
 
 
-def condense(value: Json, find: Callable[[bytes], int | None], first: int) -> tuple[Json, list[bytes]]:
-    """The condensed value, and the facts that get numbers. `find` gives the number of a fact that is held. Raises FactError."""
+def condense(value: Json, find: Callable[[bytes], int | None], first: int) -> tuple[CondensedBody, list[bytes]]:
+    """The condensed body, and the facts that get numbers. `find` gives the number of a fact that is held. Raises FactError."""
     walk = _Condensing(find, first)
-    return walk.value(value, 0), walk.told
+    condensed = walk.value(value, 0)
+    return CondensedBody(condensed, first, check_of(from_value(value)) if walk.refers else None), walk.told
 
 
 class _Condensing:
@@ -98,6 +108,7 @@ class _Condensing:
         self._first = first
         self._here: dict[bytes, int] = {}
         self.told: list[bytes] = []
+        self.refers = False
 
     def value(self, value: Json, depth: int) -> Json:
         if isinstance(value, dict):
@@ -133,7 +144,9 @@ class _Condensing:
         if fact is None:
             return None
         number = self._here.get(fact) or self._find(fact)
-        if number is None and self._first:
+        if number is not None:
+            self.refers = True
+        elif self._first:
             self._here[fact] = self._first + len(self.told)
             self.told.append(fact)
         return number
@@ -168,16 +181,19 @@ def _find_references(value: Json, found: set[int], depth: int) -> None:
             _find_references(one, found, depth + 1)
 
 
-def restore(body: CondensedBody, held: Callable[[int], bytes | None]) -> tuple[Json, list[bytes]]:
-    """The value as the other end has it, and the facts that got numbers. `held` gives the canonical JSON of a fact by its number.
+def restore(body: CondensedBody, held: Callable[[int], bytes | None]) -> tuple[bytes, list[bytes]]:
+    """The canonical JSON of what the other end has said, and the facts that got numbers. `held` gives that of a fact by its number.
 
-    Raises FactsMissing, FactError.
+    Raises FactsMissing (also if the two ends number facts differently), FactError.
     """
     walk = _Restoring(held, body.first)
     try:
-        return walk.value(body.value, 0), walk.told
+        restored = from_value(walk.value(body.value, 0))
     except TypeError as error:  # numbers that JSON has not
         raise FactError(str(error)) from error
+    if (walk.refers and body.check is None) or body.check not in (None, check_of(restored)):
+        raise FactsMissing("a reference to something else")
+    return restored, walk.told
 
 
 class _Restoring:
@@ -186,6 +202,7 @@ class _Restoring:
         self._first = first
         self._room = MAX_RESTORED
         self.told: list[bytes] = []
+        self.refers = False
 
     def value(self, value: Json, depth: int) -> Json:
         if isinstance(value, dict):
@@ -229,6 +246,7 @@ class _Restoring:
             self.told.append(fact)
 
     def _referred(self, number: int) -> Json:
+        self.refers = True
         own = number - self._first
         fact = self.told[own] if self._first and 0 <= own < len(self.told) else self._held(number)
         if fact is None:
@@ -248,7 +266,8 @@ def _check_depth(depth: int) -> None:
 
 
 def _is_event(value: dict[str, Json]) -> bool:
-    return isinstance(value.get("event_id"), str) and isinstance(value.get("content"), dict)
+    is_kept = isinstance(value.get("event_id"), str) or value.get("type") == "m.push_rules"
+    return is_kept and isinstance(value.get("content"), dict)
 
 
 def fact_in(event: dict[str, Json]) -> bytes | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from transports.lowband import facts
 from transports.lowband.factlist import HEADER, STEP, FactList, Patch, Standing, header, read_header
@@ -45,7 +45,7 @@ class FactMemory(Protocol):
         """What to answer a telling end whose last fact has the number `top`; None: nothing, for a newer connection hears."""
         ...
 
-    async def restored(self, connection: int, body: CondensedBody) -> Any:
+    async def restored(self, connection: int, body: CondensedBody) -> bytes:
         """The JSON that the other end has condensed; its facts are kept. Raises FactsMissing, and FactError if there is no such JSON."""
         ...
 
@@ -163,23 +163,24 @@ class Heard:
     # The file
 
     def patch(self) -> Patch | None:
-        """What the file lacks; None: nothing. It counts as written from now on; if it could not be, `begin_anew`."""
-        whole = not self._is_filed
-        if whole and not self.count:
-            return None
+        """What the file lacks; None: nothing. To be followed by `written`, if it was, before anything else changes."""
         end = self._start(len(self._ends))
-        if not whole and not self._unwritten and self._file_end == end:
+        if not self._unwritten and (self._file_end == end or not self._is_filed):
             return None
-        data = bytearray(header(self._list.base, self._list.base_chain) if whole else b"")
-        offset = 0 if whole else end
-        for number in range(self._list.base + len(self._ends) + 1, self._list.top + 1):
-            fact = self._unwritten[number]
-            data += len(fact).to_bytes(2, "little") + self._list.hashes[number - self._list.base - 1].to_bytes(8, "little") + fact
+        data = bytearray(b"" if self._is_filed else header(self._list.base, self._list.base_chain))
+        for number, fact in self._unwritten.items():
+            fact_hash = self._list.hashes[number - self._list.base - 1]
+            data += len(fact).to_bytes(2, "little") + fact_hash.to_bytes(8, "little") + fact
+        return Patch(end if self._is_filed else 0, bytes(data))
+
+    def written(self) -> None:
+        """The last patch has been applied."""
+        end = self._start(len(self._ends))
+        for fact in self._unwritten.values():
             self._ends.append(end := end + RECORD + len(fact))
         self._is_filed, self._file_end = True, end
         self._unwritten.clear()
         self.unwritten_bytes = 0
-        return Patch(offset, bytes(data))
 
     def outgrown(self) -> tuple[int, bytes] | None:
         """Of a file that is twice too large: from which byte on it is to be kept, and the header to go before. Then `shortened`."""

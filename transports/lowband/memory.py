@@ -14,6 +14,7 @@ bodies of each endpoint have places of their own. Members, left out where they s
        without its signature          q  the query, by its keys; pairs, if they are not in order
     g  that signature                 b  the body, JSON; of an answer, too
     s  status, if it is not 200       f  of a condensed body (`facts`), the number of its first fact
+                                      c  and its checksum
 
 A parameter of the path or the query that is a whole number is written as one.
 """
@@ -31,6 +32,7 @@ from transports.lowband import body as bodies
 from transports.lowband import facts, samples, tables, targets
 from transports.lowband.dictionary import WIRE_HASH
 from transports.lowband.documents import MAX_TEXT, DocumentError, Documents
+from transports.lowband.facts import CondensedBody
 from transports.lowband.rangecoder import Decoder
 from transports.lowband.text import decode_text, encode_text, text_model_hash
 
@@ -55,7 +57,7 @@ NUMBERS: Final = 256
 METHODS: Final = ("GET", "PUT", "POST", "DELETE")
 _BEARER: Final = "Bearer "
 _TOKEN: Final = "esa_Made0up0for0who0has0none"
-_MEMBERS: Final = (*"makgthypqsbf", facts.MARKER)
+_MEMBERS: Final = (*"makgthypqsbfc", facts.MARKER)
 _WHOLE: Final = re.compile(r"0|[1-9][0-9]{0,14}")
 
 
@@ -76,9 +78,9 @@ class Memory:
         """
         return self._encode(request_document(request, headers, authorization))
 
-    def encode_response(self, response: Response, headers: Headers, target: str, first_fact: int | None = None) -> bytes | None:
-        """The same of the answer to the other end's request for `target`. `first_fact`: its body is a condensed one."""
-        return self._encode(response_document(response, headers, target, first_fact))
+    def encode_response(self, response: Response, headers: Headers, target: str, condensed: CondensedBody | None = None) -> bytes | None:
+        """The same of the answer to the other end's request for `target`. `condensed`: what its body is the JSON of."""
+        return self._encode(response_document(response, headers, target, condensed))
 
     def _encode(self, document: dict[str, Any] | None) -> bytes | None:
         if document is None:
@@ -125,7 +127,7 @@ class Memory:
         _strings([members.get("a", "")])
         return Request(METHODS[method], target, members.get("a", ""), headers, body, Priority(priority)), authorization
 
-    def decode_response(self, document: bytes) -> tuple[Response, facts.CondensedBody | None]:
+    def decode_response(self, document: bytes) -> tuple[Response, CondensedBody | None]:
         """The answer; its body, if that is a condensed one. Raises ValueError."""
         key, members = self._decode(document)
         status = _number(members.get("s", 200))
@@ -135,7 +137,8 @@ class Memory:
         if first is None:
             body, headers = _body_and_headers(members)
             return Response(status, headers, body), None
-        condensed = facts.CondensedBody(members.pop("b", None), _number(first))
+        check = members.get("k")
+        condensed = CondensedBody(members.pop("b", None), _number(first), None if check is None else _number(check))
         _, headers = _body_and_headers(members)
         return Response(status, (("content-type", bodies.JSON), *headers), b""), condensed
 
@@ -165,12 +168,17 @@ def request_document(request: Request, headers: Headers, authorization: tuple[st
     return _with_body(str(index), members, headers, request.body)
 
 
-def response_document(response: Response, headers: Headers, target: str, first_fact: int | None = None) -> dict[str, Any] | None:
+def response_document(
+    response: Response, headers: Headers, target: str, condensed: CondensedBody | None = None
+) -> dict[str, Any] | None:
     parts = targets.take_apart(target, tables.extended().paths)
     if parts is None:
         return None
-    members = ({} if response.status == 200 else {"s": response.status}) | ({} if first_fact is None else {"f": first_fact})
-    return _with_body(f"{parts[0]}r", members, headers, response.body, LARGEST_BODY if first_fact is None else LARGEST_CONDENSED)
+    members = {} if response.status == 200 else {"s": response.status}
+    if condensed is None:
+        return _with_body(f"{parts[0]}r", members, headers, response.body)
+    members |= {"f": condensed.first} if condensed.check is None else {"f": condensed.first, "k": condensed.check}
+    return _with_body(f"{parts[0]}r", members, headers, response.body, LARGEST_CONDENSED)
 
 
 def _with_body(key: str, members: dict[str, Any], headers: Headers, body: bytes, largest: int = LARGEST_BODY) -> dict[str, Any] | None:

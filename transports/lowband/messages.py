@@ -8,16 +8,20 @@ Either end asks; a request's id is chosen by who asks and is free again once its
     number    exchange id (not in HELLO and FACTS)
     payload   compressed if that makes it smaller; or the number of a document, and that
 
-    HELLO     version, hash of the extended tables (4 bytes), names of dictionaries and of a memory (4 bytes each), that of
-              the facts and the number of the last one told (4 bytes each)
+    HELLO     version, hash of the extended tables (4 bytes), names of dictionaries and of a memory (4 bytes each); of an end
+              that tells facts or holds some their name (4 bytes) and the number of the last one (4 bytes); in the second case
+              their chain (8 bytes)
     REQUEST   shape byte ((method * 5 + priority) << 3 | authority << 2 | authorization << 1 | headers),
               [method as text], [authority], [authorization], [headers], target, body to the end
-    RESPONSE  shape byte (condensed << 2 | status << 1 | headers), [status as number], [headers], [number of the first fact],
-              body to the end
+    RESPONSE  shape byte (checksum << 3 | condensed << 2 | status << 1 | headers), [status as number], [headers],
+              [number of the first fact], [checksum (4 bytes)], body to the end
     NOTIFICATION as RESPONSE, but not the last answer
     CANCEL    nothing; the answer still comes, and is most likely a FAILURE
     FAILURE   code, reason: the link or the program failed, there is no HTTP status
-    FACTS     number of facts, their chain (8 bytes): what an end holds whose other end tells facts (`facts`); no exchange id
+    FACTS     number of facts, their chain (8 bytes): what an end holds from now on; no exchange id
+
+An end that tells facts and one that holds them (`facts`) agree on the lesser of the numbers in their HELLOs. If that is the telling
+end's, the other says FACTS.
 
 A sync with the header `observe: 0` (the Observe option of RFC 7641) is answered with any number of NOTIFICATIONs, each when
 the one before was acknowledged, and in the end with one RESPONSE or FAILURE, which is all that an end brings which does not
@@ -116,6 +120,8 @@ class Hello:
     dictionaries: tuple[bytes, ...]
     facts: int | None = None
     """That end tells facts, the last with this number."""
+    holds: Standing | None = None
+    """That end holds facts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +174,14 @@ class Session:
 
     Sans-io: `encode_…` gives the bytes to send, `receive` takes whole messages in the order in which they came. `remembers`: this end is
     willing to keep a memory of small requests and answers, for a line so thin that it is worth it. `telling`: it tells the other end of
-    facts, if that end says what it holds.
+    facts, if that end says what it holds. `holds`: what this one does.
     """
 
     dictionaries: Dictionaries = field(default_factory=shipped)
     max_content: int = MAX_CONTENT
     remembers: bool = False
     telling: Telling | None = None
+    holds: Standing | None = None
     peer: Hello | None = None
     _memory: memories.Memory | None = None
     _sent: dict[str, int] = field(default_factory=dict)
@@ -185,8 +192,9 @@ class Session:
 
     def encode_hello(self) -> bytes:
         """What this end has; to be sent first and once."""
-        told = b"" if self.telling is None else facts.NAME + self.telling.top.to_bytes(4, "big")
-        return bytes((Kind.HELLO << 5, VERSION)) + tables.extended().hash + b"".join(self._announced) + told
+        told = b"" if self.telling is None else facts.TELLS + self.telling.top.to_bytes(4, "big")
+        held = b"" if self.holds is None else facts.HOLDS + self.holds.number.to_bytes(4, "big") + self.holds.chain.to_bytes(8, "big")
+        return bytes((Kind.HELLO << 5, VERSION)) + tables.extended().hash + b"".join(self._announced) + told + held
 
     @property
     def _announced(self) -> tuple[bytes, ...]:
@@ -246,7 +254,7 @@ class Session:
         kind = Kind.RESPONSE if is_last else Kind.NOTIFICATION
         if condensed is not None and condensed.body is not None:
             body = condensed.body
-            message = self._encode_response(kind, exchange_id, replace(response, body=bodies.from_value(body.value)), target, body.first)
+            message = self._encode_response(kind, exchange_id, replace(response, body=bodies.from_value(body.value)), target, body)
             if message is not None:
                 return message
             condensed.give_up()
@@ -256,23 +264,25 @@ class Session:
             condensed.acknowledge()  # nothing waits for it
         return message
 
-    def _encode_response(self, kind: Kind, exchange_id: int, response: Response, target: str, first_fact: int | None) -> bytes | None:
+    def _encode_response(self, kind: Kind, exchange_id: int, response: Response, target: str, body: CondensedBody | None) -> bytes | None:
         """None: the body has no form in which it may be condensed."""
         headers, _ = _carried(response.headers)
         if self._is_remembered(target):
-            document = self._shared_memory.encode_response(response, headers, target, first_fact)
+            document = self._shared_memory.encode_response(response, headers, target, body)
             if document is not None:
                 return self._remembered(kind, exchange_id, document)
         packed, headers = self._body(response.body, headers, _VERBATIM.match(target) is not None)
-        if packed is None and first_fact is not None:
+        if packed is None and body is not None:
             return None
-        parts = [bytes(((first_fact is not None) << 2 | (response.status != 200) << 1 | bool(headers),))]
+        shape = 0 if body is None else (body.check is not None) << 3 | 4
+        parts = [bytes((shape | (response.status != 200) << 1 | bool(headers),))]
         if response.status != 200:
             parts.append(fields.number(response.status))
         if headers:
             parts.append(self._headers(headers))
-        if first_fact is not None:
-            parts.append(fields.number(first_fact))
+        if body is not None:
+            parts.append(fields.number(body.first))
+            parts.append(b"" if body.check is None else body.check.to_bytes(4, "big"))
         parts.append(response.body if packed is None else packed)
         return self._message(kind, exchange_id, b"".join(parts), packed is not None)
 
@@ -411,6 +421,9 @@ class Session:
             kind = Kind(first >> 5)
             if kind is Kind.HELLO:
                 self.peer = _decode_hello(reader)
+                held = self.peer.holds
+                if self.telling is not None and held is not None and held.number <= self.telling.top:
+                    self.telling.agree(held)
                 return self.peer
             if kind is Kind.FACTS:
                 standing = Standing(reader.number(facts.MAX_NUMBER), int.from_bytes(reader.take(8), "big"))
@@ -527,12 +540,24 @@ def _decode_hello(reader: fields.Reader) -> Hello:
     hashes = [names[n : n + WIRE_HASH] for n in range(0, len(names), WIRE_HASH)]
     if len(hashes) > 64 or len(names) % WIRE_HASH:
         raise fields.FieldError("not a list of dictionaries")
-    told = None
-    if facts.NAME in hashes[:-1]:
-        at = hashes.index(facts.NAME)
-        told = int.from_bytes(hashes[at + 1], "big")
-        del hashes[at : at + 2]
-    return Hello(version, table, tuple(hashes[:_MAX_DICTIONARIES]), told)
+    told, held = _taken(hashes, facts.TELLS, 1), _taken(hashes, facts.HOLDS, 3)
+    return Hello(
+        version,
+        table,
+        tuple(hashes[:_MAX_DICTIONARIES]),
+        None if told is None else int.from_bytes(told, "big"),
+        None if held is None else Standing(int.from_bytes(held[:4], "big"), int.from_bytes(held[4:], "big")),
+    )
+
+
+def _taken(hashes: list[bytes], name: bytes, count: int) -> bytes | None:
+    """So many words after a name, which are taken out of the list with it; None if it is not there."""
+    if name not in hashes:
+        return None
+    at = hashes.index(name)
+    words = hashes[at + 1 : at + 1 + count]
+    del hashes[at : at + 1 + count]
+    return b"".join(words) if len(words) == count else None
 
 
 def _decode_response(payload: fields.Reader, table: tables.Tables, cbor: bool) -> tuple[Response, CondensedBody | None]:
@@ -543,8 +568,9 @@ def _decode_response(payload: fields.Reader, table: tables.Tables, cbor: bool) -
     headers = _take_headers(payload, table) if shape & 1 else ()
     if shape & 4:
         first = payload.number(facts.MAX_NUMBER)
+        check = int.from_bytes(payload.take(4), "big") if shape & 8 else None
         value = decode_cbor(payload.rest(), table.vocabulary)
-        return Response(status, (("content-type", bodies.JSON), *headers), b""), CondensedBody(value, first)
+        return Response(status, (("content-type", bodies.JSON), *headers), b""), CondensedBody(value, first, check)
     body, headers = _take_body(payload, table, cbor, headers)
     return Response(status, headers, body), None
 

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from transports.lowband import facts
 from transports.lowband.factlist import HEADER, STEP, FactList, Patch, Standing, header, read_header
-from transports.lowband.facts import CondensedBody, FactError, hash_of
+from transports.lowband.facts import FactError, hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from transports.lowband.facts import CondensedBody
 
 RECORD: Final = 10
 """Bytes of a fact in the file: hash and size."""
@@ -266,11 +268,11 @@ class Telling:
             condensed, new = facts.condense(value, partial(told.find, most=most), first)
         except (FactError, TypeError):
             return None
-        if not new and condensed == value:
+        if not new and condensed.value == value:
             return None
         for fact in new:
             told.add(fact)
-        return CondensedBody(condensed, first)
+        return condensed
 
     def acknowledge(self, condensed: Condensed) -> None:
         """See `Condensed`."""
