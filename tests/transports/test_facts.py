@@ -481,6 +481,21 @@ def test_of_messages_without_acknowledgement_so_many_facts_are_told_and_no_more(
     assert firsts == [*range(1, told.MAX_UNDER_WAY + 1, 100), *[0] * (60 - told.MAX_UNDER_WAY // 100 - 1)]
 
 
+def test_of_one_answer_so_many_facts_get_numbers_and_no_more() -> None:
+    world = World()
+    many = [f"!{number:020}" for number in range(facts.MAX_TOLD + 10)]
+    assert world.say(many) == CondensedBody(many, 1)
+    assert world.say(many[-20:]) == CondensedBody([*(f"~{facts.MAX_TOLD - 9 + n}" for n in range(10)), *many[-10:]], facts.MAX_TOLD + 1)
+
+
+def test_what_never_becomes_whole_takes_bounded_memory() -> None:
+    heard = Heard(KEY)
+    for number in range(2, 2000):
+        heard.hear(number, [b"x" * facts.MAX_FACT])
+    assert heard.count == 0
+    assert 200 < len(heard.in_memory(range(2000))) < 250
+
+
 def test_the_telling_end_takes_twenty_bytes_a_fact() -> None:
     world, count = World(), 16_000
     tracemalloc.start()

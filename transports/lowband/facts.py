@@ -48,6 +48,8 @@ MAX_FACTS: Final = 20_000
 MAX_BYTES: Final = 6_000_000
 """What the telling end refers to: no more facts, and no more of their bytes; the oldest are forgotten first. The hearing end holds at least
 half as much again, for what is on its way while others are told."""
+MAX_TOLD: Final = 4096
+"""Facts of one body that get numbers: the first ones."""
 _MAX_DEPTH: Final = 48
 _MAX_INTEGER: Final = (1 << 53) - 1
 
@@ -146,7 +148,7 @@ class _Condensing:
         number = self._here.get(fact) or self._find(fact)
         if number is not None:
             self.refers = True
-        elif self._first:
+        elif self._first and len(self.told) < MAX_TOLD:
             self._here[fact] = self._first + len(self.told)
             self.told.append(fact)
         return number
@@ -242,7 +244,7 @@ class _Restoring:
         return string
 
     def _tell(self, fact: bytes | None) -> None:
-        if self._first and fact is not None:
+        if self._first and fact is not None and len(self.told) < MAX_TOLD:
             self.told.append(fact)
 
     def _referred(self, number: int) -> Json:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 from transports.lowband import facts
 from transports.lowband.factlist import HEADER, STEP, FactList, Patch, Standing, header, read_header
 from transports.lowband.facts import hash_of
-from transports.lowband.told import MAX_UNDER_WAY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,6 +61,7 @@ class Heard:
         self._unwritten: dict[int, bytes] = {}
         self.unwritten_bytes = 0
         self._ahead: dict[int, bytes] = {}
+        self._ahead_bytes = 0
         self._highest = 0
 
     @classmethod
@@ -102,6 +102,7 @@ class Heard:
         self._unwritten = {each: fact for each, fact in self._unwritten.items() if each <= number}
         self.unwritten_bytes = sum(map(len, self._unwritten.values()))
         self._ahead.clear()
+        self._ahead_bytes = 0
         return Standing(number, self._list.chain(number))
 
     def begin_anew(self) -> Standing:
@@ -112,21 +113,27 @@ class Heard:
         self._is_filed = False
         self._unwritten.clear()
         self._ahead.clear()
+        self._ahead_bytes = 0
         self.unwritten_bytes = 0
         return Standing(base, self._list.chain(base))
 
     def hear(self, first: int, told: list[bytes]) -> None:
         """Facts of one message. They are kept when all before them have come, too."""
         for number, fact in enumerate(told, first):
-            if self._list.top < number < self._list.top + _JUMP and len(self._ahead) < 2 * MAX_UNDER_WAY:
-                self._ahead[number] = fact
+            if self._list.top < number < self._list.top + _JUMP and self._ahead_bytes + len(fact) <= MAX_UNWRITTEN:
                 self._highest = max(self._highest, number)
-        while (fact_that_follows := self._ahead.pop(self._list.top + 1, None)) is not None:
-            self._list.append(hash_of(fact_that_follows, self._key))
-            self._unwritten[self._list.top] = fact_that_follows
-            self.unwritten_bytes += len(fact_that_follows)
+                self._ahead_bytes += len(fact) - len(self._ahead.get(number, b""))
+                self._ahead[number] = fact
+                self._catch_up()
         if self.unwritten_bytes > MAX_UNWRITTEN:
             self.begin_anew()
+
+    def _catch_up(self) -> None:
+        while (fact := self._ahead.pop(self._list.top + 1, None)) is not None:
+            self._list.append(hash_of(fact, self._key))
+            self._unwritten[self._list.top] = fact
+            self._ahead_bytes -= len(fact)
+            self.unwritten_bytes += len(fact)
 
     def is_old(self, number: int) -> bool:
         """Whether it was told before everything that is held: perhaps before this end began anew."""
