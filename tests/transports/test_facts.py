@@ -147,12 +147,13 @@ def test_a_room_and_an_event_that_are_only_named_are_numbers_from_then_on() -> N
     assert world.say([OTHER_ROOM, OTHER_ROOM, event(1)]) == CondensedBody(["~3", "~3", {"#": 4}], 5)
 
 
-def test_the_ages_of_an_answers_events_are_told_as_its_one_time() -> None:
+def test_the_ages_of_an_answers_events_are_told_by_how_much_they_say_different_times() -> None:
     world = World()
     world.say([dated(number, 2_000_000) for number in range(3)])
-    again = world.say([dated(number, 3_000_000) for number in range(3)])
+    again = world.say([dated(0, 3_000_000), event(7, unsigned={"age": 5}), dated(1, 3_000_000), dated(2, 3_000_001)])
     assert again is not None
-    assert again.value == [{"#": number + 1, "unsigned": {"age": 3_000_000}} for number in range(3)]
+    told = [(one.get("#"), one["unsigned"]["age"]) for one in again.value]
+    assert told == [(1, 2_000_000), (None, 5), (2, 0), (3, 1)]
 
 
 @pytest.mark.parametrize("age", [True, 1.5, "7", None, {"age": 7}])
@@ -165,8 +166,8 @@ def test_what_has_no_exact_condensed_form_travels_as_it_is() -> None:
     deep: Any = event(1)
     for _ in range(60):
         deep = [deep]
-    ancient = event(1, origin_server_ts=2**53, unsigned={"age": 1})
-    for value in ({"#": 1, "a": event(1)}, [event(1), "~17"], {"~17": 0, "a": event(1)}, [ancient], deep, {"content": {}}, 5):
+    ancient = [event(1, origin_server_ts=at, unsigned={"age": 1}) for at in (2**53, -1)]
+    for value in ({"#": 1, "a": event(1)}, [event(1), "~17"], {"~17": 0, "a": event(1)}, ancient, deep, {"content": {}}, 5):
         assert world.say(value) is None
     assert world.say([event(1)]) == CondensedBody([event(1)], 1)
 

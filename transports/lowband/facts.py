@@ -9,8 +9,8 @@ All other events and names stand as they are and get numbers from `first` on: th
 an object the names first, as sorted, and what belongs to keys in the order of the sorted keys, an event before what is bundled with it. A
 body that refers may do so to its own facts, too; a checksum tells whether it came out as what was said.
 
-The `unsigned.age` of an event whose `origin_server_ts` is an integer is told as the sum of both, which is the time of the answer: the same
-for all of its events, and so nearly nothing in a document.
+The `unsigned.age` of an event says, with its `origin_server_ts`, when the answer was made: nearly the same for all events of an answer. So
+of all but the first it is told by how much that differs from what the one before said.
 
 Sans-io. `told` has what the telling end knows of the other's, `heard` what the hearing end keeps.
 """
@@ -111,6 +111,7 @@ class _Condensing:
         self._here: dict[bytes, int] = {}
         self.told: list[bytes] = []
         self.refers = False
+        self._ages = _Ages()
 
     def value(self, value: Json, depth: int) -> Json:
         if isinstance(value, dict):
@@ -130,7 +131,7 @@ class _Condensing:
         number = self._number(fact_in(value))
         beside = {key: value[key] for key in BESIDE if key in value}
         if "unsigned" in beside:
-            beside["unsigned"] = _with_age(beside["unsigned"], value, 1)
+            beside["unsigned"] = self._ages.tell(beside["unsigned"], value)
         return (value if number is None else {MARKER: number}) | {key: self.value(beside[key], depth) for key in beside}
 
     def _string(self, string: str) -> str:
@@ -205,6 +206,7 @@ class _Restoring:
         self._room = MAX_RESTORED
         self.told: list[bytes] = []
         self.refers = False
+        self._ages = _Ages()
 
     def value(self, value: Json, depth: int) -> Json:
         if isinstance(value, dict):
@@ -228,10 +230,10 @@ class _Restoring:
             if len(keys) != len(value):
                 raise FactError("a key that is there twice")
             return {key: self.value(value[keys[key]], depth) for key in sorted(keys)}
-        beside = {key: self.value(value[key], depth) for key in BESIDE if key in value}
+        beside = {key: value[key] for key in BESIDE if key in value}
         if "unsigned" in beside:
-            beside["unsigned"] = _with_age(beside["unsigned"], event, -1)
-        return event | beside
+            beside["unsigned"] = self._ages.hear(beside["unsigned"], event)
+        return event | {key: self.value(beside[key], depth) for key in beside}
 
     def _string(self, string: str) -> str:
         if match := _REFERENCE.fullmatch(string):
@@ -278,15 +280,35 @@ def fact_in(event: dict[str, Json]) -> bytes | None:
     return fact if len(fact) <= MAX_FACT else None
 
 
-def _with_age(unsigned: Json, event: dict[str, Json], sign: int) -> Json:
-    """`unsigned` with its age told otherwise (`sign` 1), or as it was. Raises FactError where that is not exact."""
-    at = event.get("origin_server_ts")
-    age = unsigned.get("age") if isinstance(unsigned, dict) else None
-    if type(at) is not int or type(age) is not int:
-        return unsigned
-    if not -_MAX_INTEGER <= age + sign * at <= _MAX_INTEGER:
+class _Ages:
+    """Of the events of one body, in the order in which both ends come by them."""
+
+    def __init__(self) -> None:
+        self._now: int | None = None
+
+    def tell(self, unsigned: Json, event: dict[str, Json]) -> Json:
+        """`unsigned` as it is told. Raises FactError where that would not be exact."""
+        at = event.get("origin_server_ts")
+        age = unsigned.get("age") if isinstance(unsigned, dict) else None
+        if type(at) is not int or type(age) is not int:
+            return unsigned
+        before, self._now = self._now, at + age
+        return unsigned | {"age": _bounded(age if before is None else at + age - before)}
+
+    def hear(self, unsigned: Json, event: dict[str, Json]) -> Json:
+        """`unsigned` as it was."""
+        at = event.get("origin_server_ts")
+        told = unsigned.get("age") if isinstance(unsigned, dict) else None
+        if type(at) is not int or type(told) is not int:
+            return unsigned
+        self._now = told + (at if self._now is None else self._now)
+        return unsigned | {"age": _bounded(self._now - at)}
+
+
+def _bounded(age: int) -> int:
+    if not -_MAX_INTEGER <= age <= _MAX_INTEGER:
         raise FactError("an age beyond 2^53")
-    return unsigned | {"age": age + sign * at}
+    return age
 
 
 def _number_in(marker: dict[str, Json]) -> int:
