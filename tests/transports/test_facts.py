@@ -277,8 +277,23 @@ def test_a_reference_that_means_something_else_at_the_other_end_is_noticed() -> 
     assert condensed.body.value == [{"#": 1}]
     with pytest.raises(FactsMissing, match="something else"):
         other.device.restored(condensed.body)
-    with pytest.raises(FactsMissing):
-        other.device.restored(replace(condensed.body, check=None))
+
+
+def test_a_reference_is_checked_once_on_each_connection() -> None:
+    world = World()
+
+    def is_checked(*numbers: int) -> bool:
+        condensed = world.telling.condense([event(number) for number in numbers])
+        assert condensed is not None
+        assert condensed.body is not None
+        world.device.restored(condensed.body)
+        condensed.acknowledge()
+        return condensed.body.check is not None
+
+    assert [is_checked(1, 2), is_checked(1), is_checked(1), is_checked(1, 2), is_checked(1, 3)] == [False, True, False, True, False]
+    assert is_checked(4, 4)
+    world.connect()
+    assert [is_checked(1), is_checked(1)] == [True, False]
 
 
 def test_the_push_rules_are_told_once_though_they_have_no_id() -> None:

@@ -7,7 +7,8 @@ is a room or event id anywhere else, as a string or as a key; it is replaced by 
 
 All other events and names stand as they are and get numbers from `first` on: those of an object before those within, among the keys of
 an object the names first, as sorted, and what belongs to keys in the order of the sorted keys, an event before what is bundled with it. A
-body that refers may do so to its own facts, too; a checksum tells whether it came out as what was said.
+body that refers may do so to its own facts, too. A checksum tells whether it came out as what was said, with the first references that a
+connection has to a fact.
 
 The `unsigned.age` of an event says, with its `origin_server_ts`, when the answer was made: nearly the same for all events of an answer. So
 of all but the first it is told by how much that differs from what the one before said.
@@ -27,7 +28,7 @@ import orjson
 from transports.lowband.body import from_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from transports.lowband.factlist import Standing
 
@@ -71,7 +72,7 @@ class FactsMissing(FactError):
 @dataclass(frozen=True, slots=True)
 class CondensedBody:
     """A JSON value with references. Facts in it get numbers from `first` on; 0: they get none. `check`: of the whole body, 32 bits; None:
-    it refers to nothing.
+    it refers to nothing that has not been checked on this connection.
     """
 
     value: Json
@@ -97,11 +98,16 @@ def may_hold_facts(body: bytes) -> bool:
 # To the other end
 
 
-def condense(value: Json, find: Callable[[bytes], int | None], first: int) -> tuple[CondensedBody, list[bytes]]:
-    """The condensed body, and the facts that get numbers. `find` gives the number of a fact that is held. Raises FactError."""
+def condense(
+    value: Json, find: Callable[[bytes], int | None], first: int, checked: Container[int] = ()
+) -> tuple[CondensedBody, list[bytes], set[int]]:
+    """The condensed body, the facts that get numbers, and the numbers that are referred to. `find` gives the number of a fact that is held;
+    `checked` are those of references that came out rightly before. Raises FactError.
+    """
     walk = _Condensing(find, first)
     condensed = walk.value(value, 0)
-    return CondensedBody(condensed, first, check_of(from_value(value)) if walk.refers else None), walk.told
+    check = None if all(number in checked for number in walk.refers) else check_of(from_value(value))
+    return CondensedBody(condensed, first, check), walk.told, walk.refers
 
 
 class _Condensing:
@@ -110,7 +116,7 @@ class _Condensing:
         self._first = first
         self._here: dict[bytes, int] = {}
         self.told: list[bytes] = []
-        self.refers = False
+        self.refers: set[int] = set()
         self._ages = _Ages()
 
     def value(self, value: Json, depth: int) -> Json:
@@ -148,7 +154,7 @@ class _Condensing:
             return None
         number = self._here.get(fact) or self._find(fact)
         if number is not None:
-            self.refers = True
+            self.refers.add(number)
         elif self._first and len(self.told) < MAX_TOLD:
             self._here[fact] = self._first + len(self.told)
             self.told.append(fact)
@@ -194,7 +200,7 @@ def restore(body: CondensedBody, held: Callable[[int], bytes | None]) -> tuple[b
         restored = from_value(walk.value(body.value, 0))
     except TypeError as error:  # numbers that JSON has not
         raise FactError(str(error)) from error
-    if (walk.refers and body.check is None) or body.check not in (None, check_of(restored)):
+    if body.check not in (None, check_of(restored)):
         raise FactsMissing("a reference to something else")
     return restored, walk.told
 
@@ -205,7 +211,6 @@ class _Restoring:
         self._first = first
         self._room = MAX_RESTORED
         self.told: list[bytes] = []
-        self.refers = False
         self._ages = _Ages()
 
     def value(self, value: Json, depth: int) -> Json:
@@ -250,7 +255,6 @@ class _Restoring:
             self.told.append(fact)
 
     def _referred(self, number: int) -> Json:
-        self.refers = True
         own = number - self._first
         fact = self.told[own] if self._first and 0 <= own < len(self.told) else self._held(number)
         if fact is None:

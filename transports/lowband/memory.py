@@ -137,7 +137,7 @@ class Memory:
         if first is None:
             body, headers = _body_and_headers(members)
             return Response(status, headers, body), None
-        check = members.get("k")
+        check = members.get("c")
         condensed = CondensedBody(members.pop("b", None), _number(first), None if check is None else _number(check))
         _, headers = _body_and_headers(members)
         return Response(status, (("content-type", bodies.JSON), *headers), b""), condensed
@@ -177,7 +177,7 @@ def response_document(
     members = {} if response.status == 200 else {"s": response.status}
     if condensed is None:
         return _with_body(f"{parts[0]}r", members, headers, response.body)
-    members |= {"f": condensed.first} if condensed.check is None else {"f": condensed.first, "k": condensed.check}
+    members |= {"f": condensed.first} if condensed.check is None else {"f": condensed.first, "c": condensed.check}
     return _with_body(f"{parts[0]}r", members, headers, response.body, LARGEST_CONDENSED)
 
 
@@ -283,8 +283,25 @@ def _primed() -> bytes:
             for document in (request_document(request, (), (_BEARER + _TOKEN, b"")), response_document(response, (), target)):
                 if document is not None:
                     made.encode(document)
+            _prime_with_references(made, answered, target)
         made.forget_names()
     return made.snapshot()
+
+
+def _prime_with_references(made: Documents, answered: Any, target: str) -> None:
+    """The same answer once more, with numbers in the place of its facts."""
+    count = 0
+
+    def find(fact: bytes) -> int:
+        nonlocal count
+        count += 1
+        return count
+
+    condensed, _, _ = facts.condense(answered, find, 1)
+    if count:
+        document = response_document(Response(200, body=bodies.from_value(condensed.value)), (), target, condensed)
+        assert document is not None
+        made.encode(document)
 
 
 class _Texts:

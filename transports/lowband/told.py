@@ -29,6 +29,7 @@ RECORD: Final = 10
 MAX_UNDER_WAY: Final = 4096
 """Facts that may be told in messages without acknowledgement; further ones get no numbers."""
 MAX_FILE: Final = HEADER + 3 * RECORD * facts.MAX_FACTS
+_MAX_CHECKED: Final = 1024
 _TRIMMED: Final = 16 * STEP
 """Facts that are forgotten at a time."""
 
@@ -207,9 +208,11 @@ class Condensed:
     Each is either `acknowledge`d, or `withdraw`n before the next is made; as long as neither happens, what follows waits.
     """
 
-    def __init__(self, telling: Telling, body: CondensedBody | None) -> None:
+    def __init__(self, telling: Telling, body: CondensedBody | None, refers: set[int]) -> None:
+        """`refers`: the numbers to which it does."""
         self._telling = telling
         self.body = body
+        self.refers = refers
 
     def acknowledge(self) -> None:
         """The other end has the message that this travelled in."""
@@ -232,6 +235,7 @@ class Telling:
     def __init__(self, told: Told) -> None:
         self._told = told
         self._agreed = False
+        self._checked: set[int] = set()
         self._under_way: dict[Condensed, int] = {}  # the last number that was told before it
 
     @property
@@ -247,6 +251,7 @@ class Telling:
         """The other end has said what it holds, or that it begins anew."""
         if self._told.is_current(self):
             self._under_way.clear()
+            self._checked.clear()
             self._told.agree(standing)
             self._agreed = True
 
@@ -255,28 +260,31 @@ class Telling:
         if not self._agreed or not self._told.is_current(self):
             return None
         before = self._told.top
-        made = Condensed(self, None if value is None else self._condensed(value))
+        made = Condensed(self, *((None, set()) if value is None else self._condensed(value)))
         self._under_way[made] = before
         return made
 
-    def _condensed(self, value: Any) -> CondensedBody | None:
+    def _condensed(self, value: Any) -> tuple[CondensedBody | None, set[int]]:
         told = self._told
         most = self.acknowledged_up_to
         free = told.top - most < MAX_UNDER_WAY and told.top < facts.MAX_NUMBER - (1 << 20)
         first = told.top + 1 if free else 0
         try:
-            condensed, new = facts.condense(value, partial(told.find, most=most), first)
+            condensed, new, refers = facts.condense(value, partial(told.find, most=most), first, self._checked)
         except (FactError, TypeError):
-            return None
+            return None, set()
         if not new and condensed.value == value:
-            return None
+            return None, set()
         for fact in new:
             told.add(fact)
-        return condensed
+        return condensed, refers
 
     def acknowledge(self, condensed: Condensed) -> None:
         """See `Condensed`."""
-        self._under_way.pop(condensed, None)
+        if self._under_way.pop(condensed, None) is not None and condensed.body is not None and condensed.body.check is not None:
+            self._checked.update(condensed.refers)
+            if len(self._checked) > _MAX_CHECKED:
+                self._checked = condensed.refers
 
     def forget(self, condensed: Condensed) -> None:
         """See `Condensed.give_up`."""
