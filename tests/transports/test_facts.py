@@ -443,6 +443,21 @@ def test_through_kills_torn_files_and_overtaking_messages_nothing_is_restored_wr
                 world.connect()
 
 
+def test_of_a_damaged_file_what_stands_before_the_damage_is_held() -> None:
+    world = World()
+    world.say([event(number) for number in range(10)])
+    world.write()
+    at = world.device.file.index(b"low tide 6")
+    world.device.file = world.device.file[:at] + b"X" + world.device.file[at + 1 :]
+    world.device.restart()
+    assert world.device.heard.count == 6
+    world.connect()
+    assert world.say([event(5), event(6)]) == CondensedBody([{"#": 6}, event(6)], 7)
+    world.write()
+    world.device.restart()
+    assert world.device.heard.count == 7
+
+
 @given(st.binary(max_size=200), st.booleans())
 def test_files_that_nobody_wrote_hold_what_can_be_read_of_them(junk: bytes, has_header: bool) -> None:
     content = (factlist.header(7, 9) if has_header else b"") + junk
