@@ -355,19 +355,22 @@ class Multiplexer:
         """Raises MemoryLost."""
         try:
             for message in self._session.receive(data):
+                whole: Message | None = message
                 if isinstance(message, ResponseMessage) and message.condensed is not None:
-                if isinstance(message, ResponseMessage) and message.condensed is not None:
-                    message = await self._restored(message, message.condensed, nursery)
+                    whole = await self._restored(message, message.condensed, nursery)
                 elif isinstance(message, Hello) and message.facts is not None:
                     await self._agree_on_facts(message.facts, nursery)
-                self._dispatch(message, handler, nursery)
+                if whole is not None:
+                    self._dispatch(whole, handler, nursery)
                 # Of tasks that are started at once trio runs any first; requests that waited for a lost one keep their order.
                 await trio.lowlevel.checkpoint()
         except MessageError as error:
             self._malformed(error, nursery)
 
-    async def _restored(self, message: ResponseMessage, body: CondensedBody, nursery: trio.Nursery) -> ResponseMessage | Failure:
-        """The answer as it was said. What refers to what is lost here counts as interrupted, and the other end hears that we begin anew."""
+    async def _restored(self, message: ResponseMessage, body: CondensedBody, nursery: trio.Nursery) -> ResponseMessage | Failure | None:
+        """The answer as it was said. What refers to what is lost here counts as interrupted, and the other end hears that we begin anew.
+        An observation ends by that, at the other end as well: then there is nothing left to be done (None).
+        """
         try:
             if self._heard is None:
                 raise FactError("this end keeps no facts")
@@ -376,7 +379,10 @@ class Multiplexer:
             log.warning("an answer over %s cannot be restored: %s", self.profile.name, error)
             if isinstance(error, FactsMissing) and error.standing is not None:
                 nursery.start_soon(self._send_quietly, self._session.encode_standing(error.standing), Priority.INTERACTIVE)
-            return Failure(message.exchange_id, FailureCode.FAILED, "the answer was not understood")
+            if message.is_last:
+                return Failure(message.exchange_id, FailureCode.FAILED, "the answer was not understood")
+            self._break_off(message.exchange_id, "an answer was not understood")
+            return None
         return ResponseMessage(message.exchange_id, response, message.is_last)
 
     async def _hello(self) -> bytes:
@@ -416,8 +422,14 @@ class Multiplexer:
         if waiting is None or waiting.observed is None or waiting.outcome is not None:
             return
         if not waiting.observed.put(response):
+            self._break_off(exchange_id, "answers came faster than they were read")
+
+    def _break_off(self, exchange_id: int, reason: str) -> None:
+        """Leaves an observation."""
+        waiting = self._waiting.get(exchange_id)
+        if waiting is not None and waiting.outcome is None:
             self._abandon(exchange_id, waiting)
-            waiting.finish(Interrupted("answers came faster than they were read"))
+            waiting.finish(Interrupted(reason))
 
     def _finish(self, exchange_id: int, outcome: Response | ExchangeError) -> None:
         self._abandoned.pop(exchange_id, None)
@@ -431,7 +443,9 @@ class Multiplexer:
             return
         if error.kind is Kind.REQUEST:
             self._refuse(error.exchange_id, "not understood", nursery)
-        elif error.kind in (Kind.RESPONSE, Kind.NOTIFICATION, Kind.FAILURE):
+        elif error.kind is Kind.NOTIFICATION:
+            self._break_off(error.exchange_id, "an answer was not understood")
+        elif error.kind in (Kind.RESPONSE, Kind.FAILURE):
             self._finish(error.exchange_id, Interrupted("the answer was not understood"))
 
     def _accept(self, exchange_id: int, request: Request, handler: RequestHandler | None, nursery: trio.Nursery) -> None:
