@@ -95,11 +95,21 @@ def _text(body: str) -> dict[str, str]:
 
 
 class NioClient(Client):
-    """matrix-nio with end-to-end encryption; its store is in `directory`."""
+    """matrix-nio with end-to-end encryption; its store is in `directory`. `timeline_limit`: of its sync filter (None: it has none)."""
 
-    def __init__(self, directory: Path, homeserver: str, *, name: str, netns: str | None = None, ca: Path | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        homeserver: str,
+        *,
+        name: str,
+        netns: str | None = None,
+        ca: Path | None = None,
+        timeline_limit: int | None = None,
+    ) -> None:
         self.homeserver, self.ca = homeserver, ca
         store = directory / f"{name}.nio"
         store.mkdir(parents=True, exist_ok=True)
-        argv = python_module("tests.lab.nio", "--store", str(store))
+        limit = [] if timeline_limit is None else ["--timeline-limit", str(timeline_limit)]
+        argv = python_module("tests.lab.nio", "--store", str(store), *limit)
         super().__init__(argv, log=directory / f"{name}.log", netns=netns)

@@ -36,8 +36,9 @@ def _good(response: Any) -> Any:
 class Driver:
     """The client, all events that it has seen, and one coroutine for each call."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, timeline_limit: int | None) -> None:
         self._store = store
+        self._filter = None if timeline_limit is None else {"room": {"timeline": {"limit": timeline_limit}}}
         self._client: nio.AsyncClient | None = None
         self._timelines: dict[str, dict[str, Params]] = {}
         self._unreadable: dict[str, nio.MegolmEvent] = {}
@@ -76,7 +77,7 @@ class Driver:
         return await self._begin()
 
     async def _begin(self) -> Params:
-        self._syncing = asyncio.create_task(self.client.sync_forever(timeout=30_000, full_state=True))
+        self._syncing = asyncio.create_task(self.client.sync_forever(timeout=30_000, sync_filter=self._filter, full_state=True))
         synced = asyncio.create_task(self.client.synced.wait())
         await asyncio.wait((self._syncing, synced), return_when=asyncio.FIRST_COMPLETED)
         synced.cancel()
@@ -232,10 +233,10 @@ async def _answer(driver: Driver, line: bytes) -> None:
     sys.stdout.flush()
 
 
-async def _main(store: Path) -> None:
+async def _main(store: Path, timeline_limit: int | None) -> None:
     reader = asyncio.StreamReader(limit=2**26)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    driver = Driver(store)
+    driver = Driver(store, timeline_limit)
     calls: set[asyncio.Task[None]] = set()
     while line := await reader.readline():
         task = asyncio.create_task(_answer(driver, line))
@@ -248,4 +249,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A matrix-nio client driven by lines of JSON on stdin.")
     parser.add_argument("--store", type=Path, required=True, help="an existing directory for its keys")
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    asyncio.run(_main(parser.parse_args().store))
+    parser.add_argument("--timeline-limit", type=int, help="events of a room in one answer; nio asks for none that are left out")
+    arguments = parser.parse_args()
+    asyncio.run(_main(arguments.store, arguments.timeline_limit))

@@ -116,7 +116,21 @@ const calls = {
 
   async leave({ room_id: roomId }) { await client.leave(roomId); return null; },
 
-  async send({ room_id: roomId, kind, content }) { return (await client.sendEvent(roomId, kind, content)).event_id; },
+  async send({ room_id: roomId, kind, content, stubborn }) {
+    try {
+      return (await client.sendEvent(roomId, kind, content)).event_id;
+    } catch (error) {
+      if (!stubborn) throw error;
+    }
+    // Somebody presses "resend" until it is sent: the same event, under the same transaction id.
+    const room = client.getRoom(roomId);
+    const waiting = room.getLiveTimeline().getEvents().find((event) => event.status !== null && event.getContent().body === content.body);
+    while (waiting && waiting.status !== null && waiting.status !== "sent") {
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      if (waiting.status === "not_sent") await client.resendEvent(waiting, room).catch(() => null);
+    }
+    return waiting?.getId() ?? null;
+  },
 
   async wait_message({ room_id: roomId, body, within }) {
     const find = () => timeline(roomId).find((event) => event.getContent().body === body);
@@ -141,6 +155,14 @@ const calls = {
       await until(`wait_member: the devices of ${userId}`, known, within);
     }
     return null;
+  },
+
+  // All events of the room from its beginning on, as after scrolling up: what a limited sync has left out is fetched.
+  async scrolled({ room_id: roomId }) {
+    const room = client.getRoom(roomId);
+    while (room.oldState.paginationToken !== null) await client.scrollback(room, 100);
+    await Promise.all(room.getLiveTimeline().getEvents().map((event) => event.getDecryptionPromise()));
+    return timeline(roomId).map(told);
   },
 
   async events({ room_id: roomId }) { return timeline(roomId).map(told); },
