@@ -188,9 +188,10 @@ class Polls:
             if not initial or definition is None or thinned(definition, initial=True) == definition:
                 return given
             return orjson.dumps(thinned(definition, initial=True)).decode()
-        thin = thinned(inline or {}, initial=initial)
-        known = await self._filters.id_of(authorization, thin) if authorization else None
-        return known or orjson.dumps(thin).decode()
+        thin = thinned(inline or {})
+        known = await self._filters.id_of(authorization, thin) if authorization else None  # before the first sync, for all that follow
+        first = thinned(inline or {}, initial=True) if initial else thin
+        return known if known is not None and first == thin else orjson.dumps(first).decode()
 
     async def _carry(self, request: Request, patience: float) -> Response:
         return await self._line.carry(request, repeatable=True, patience=patience, poll=True)

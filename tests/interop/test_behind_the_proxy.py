@@ -174,7 +174,7 @@ async def talk(world: World, disturbances: int) -> None:
                 )  # fmt: skip
                 said[name].append(body)
                 number += 1
-                await trio.sleep(0.3)
+                await trio.sleep(1)
 
         async with trio.open_nursery() as nursery:
             for name, client in those.items():

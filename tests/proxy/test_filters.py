@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeserver.proxy.filters import FIRST_TIMELINE, thinned
+from edgeserver.proxy.filters import FIRST_TIMELINE, MOST_FIRST, TIMELINE, thinned
 
 KEYS = st.sampled_from(["room", "timeline", "state", "ephemeral", "limit", "not_types", "x"])
 LEAVES = st.sampled_from([None, True, -9, 3, 99, "", "m.typing"])
@@ -13,7 +13,7 @@ JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dicti
 def test_a_client_that_says_nothing_gets_few_events_lazy_members_no_presence_and_no_typing() -> None:
     assert thinned({}) == {
         "presence": {"not_types": ["*"]},
-        "room": {"timeline": {"limit": 5}, "state": {"lazy_load_members": True}, "ephemeral": {"not_types": ["m.typing"]}},
+        "room": {"timeline": {"limit": TIMELINE}, "state": {"lazy_load_members": True}, "ephemeral": {"not_types": ["m.typing"]}},
     }
 
 
@@ -27,8 +27,9 @@ def test_what_the_client_says_stays() -> None:
 
 
 def test_an_initial_sync_brings_no_more_than_ten_events_a_room() -> None:
-    assert thinned({"room": {"timeline": {"limit": 50}}}, initial=True)["room"]["timeline"] == {"limit": FIRST_TIMELINE}
+    assert thinned({"room": {"timeline": {"limit": 50}}}, initial=True)["room"]["timeline"] == {"limit": MOST_FIRST}
     assert thinned({"room": {"timeline": {"limit": 1}}}, initial=True)["room"]["timeline"] == {"limit": 1}
+    assert thinned({}, initial=True)["room"]["timeline"] == {"limit": FIRST_TIMELINE}
 
 
 @given(st.dictionaries(st.sampled_from(["room", "presence", "x"]), JSON, max_size=3), st.booleans())

@@ -31,9 +31,10 @@ async def test_an_initial_sync_asks_for_little_and_the_next_one_names_a_filter(t
         first, second = (parameters(request) for request in rig.box.asked if "/sync" in request.target)
         assert set(first) == {"filter"}
         assert second["since"] == "s1"
-        assert second["filter"] == first["filter"] == "1"
+        assert orjson.loads(first["filter"])["room"]["timeline"] == {"limit": 5}
+        assert second["filter"] == "1"
         defined = next(orjson.loads(request.body) for request in rig.box.asked if request.target.endswith("/filter"))
-        assert defined["room"]["timeline"] == {"limit": 5}
+        assert defined["room"]["timeline"] == {"limit": 20}
 
 
 async def test_a_filter_that_the_client_defines_is_thinned_once_and_named_from_then_on(tmp_path, autojump_clock) -> None:
