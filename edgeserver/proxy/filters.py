@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from transports.exchange import Response
 
 TIMELINE: Final = 20
-"""Events of each room's timeline, where the client does not say. Fewer would cost less after an outage, but matrix-js-sdk takes no notice of
-the gap before them if it knows one of them already, as it does its own.
+"""Events of each room's timeline, where the client does not say. Fewer would cost less after an outage, but matrix-js-sdk takes no
+notice of the gap before them if it knows one of them already, as it does its own.
 """
 FIRST_TIMELINE: Final = 5
 """The same in an initial sync."""
