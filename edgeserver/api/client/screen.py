@@ -241,5 +241,5 @@ def routes(
         *endpoint("POST", f"{screen.BASE}/sync", section.sync, rate="sync", long_poll=True, max_body=MAX_BODY),
         *endpoint("PUT", f"{room}/say/{{txnId}}", section.say, rate="message", max_body=MAX_BODY),
         *endpoint("POST", f"{room}/read", section.read, rate="ephemeral", max_body=4096),
-        *endpoint("POST", f"{room}/older", section.older, max_body=4096),
+        *endpoint("POST", f"{room}/older", section.older, rate="sync", max_body=4096),
     ]
