@@ -268,8 +268,10 @@ def _screens_of_chat(report: Report, bench: Proxied, folder: Path, running: Exit
     running.callback(chat.hang_up)
 
     def anew() -> None:
+        """Without what it has kept of the room ids that it was told, or it would not be a first screen."""
         chat.hang_up()
         bench.wire.settle(3)
+        (folder / "chat" / "chat.facts").unlink(missing_ok=True)
         chat.connect()
 
     chat.connect()

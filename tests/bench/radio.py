@@ -144,13 +144,13 @@ class Proxied:
     async def screen(self) -> None:
         """The whole first screen: a thin line brings its rooms by and by."""
         told: set[str] = set()
-        target = SLIDING
+        target = f"{SLIDING}?timeout=30000"
         while len(told) < ON_SCREEN:
             answer = await self.call("POST", target, SCREEN)
             if not answer["rooms"]:
                 raise LabError(f"no more than {len(told)} rooms came")
             told |= answer["rooms"].keys()
-            target = f"{SLIDING}?pos={answer['pos']}"
+            target = f"{SLIDING}?timeout=30000&pos={answer['pos']}"
 
 
 @asynccontextmanager
