@@ -50,7 +50,9 @@ class ClassicClient:
         self.typing: dict[str, list[str]] = {}
         self.since: str | None = None
         self.excused: set[str] = set()
-        """Events that were new while their sender was ignored: they need not be known."""
+        """Events that were new while their sender was ignored, or before the user left a room and was asked, or asked, to come back between
+        two polls: they need not be known.
+        """
 
     async def poll(self, *, lost: bool = False) -> bool:
         """One request; True if it brought anything. `lost`: the answer never reaches the client."""
@@ -93,6 +95,8 @@ class ClassicClient:
             assert own[-1]["content"]["membership"] == section, self._about(room_id, "stripped state without the user")
             room.inviter = own[-1]["sender"]
             assert section == "knock" or room.inviter not in self.ignored, self._about(room_id, "an invite of somebody ignored")
+            if before == "join":  # left since: such an entry has no timeline, so of what was said until then it cannot tell
+                self.excused |= {one["event_id"] for one in await self._messages(room_id) or ()} - set(room.timeline)
             return
         if section == "join" and not may_be_empty:
             assert self._is_news(room, entry) or before != "join", self._about(room_id, "an entry without news")
@@ -109,6 +113,8 @@ class ClassicClient:
         if is_whole or before == "join":
             await self._take_timeline(room_id, room, entry["timeline"], is_whole=is_whole)
             room.spoke |= {event["sender"] for event in timeline}
+        if section == "leave" and await self._messages(room_id) is None:
+            room.timeline = []  # forgotten, so the leave is told alone: what was before it may be lacking, and an app drops the room
         room.summary |= entry.get("summary", {})
         room.unread = entry.get("unread_notifications", {})
         self._take_beside(room_id, entry)
