@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
+from edgeserver.app.blocking import Hop
 from transports.lowband.told import MAX_FILE, Told
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
     from transports.lowband.factlist import Patch
@@ -43,24 +44,12 @@ def apply(path: Path, patch: Patch) -> None:
     new.replace(path)
 
 
-def hop(inline: bool) -> Callable[..., Awaitable[Any]]:
-    """Runs a function that blocks: in a thread, or here."""
-    return _here if inline else trio.to_thread.run_sync
-
-
-async def _here(work: Callable[..., Any], *args: Any) -> Any:
-    await trio.lowlevel.checkpoint()
-    return work(*args)
-
-
 class ToldFolder:
-    """The files of all devices; `folder` is made when there is something to write. `inline`: they are touched in the calling thread, as
-    virtual clocks need it.
-    """
+    """The files of all devices; `folder` is made when there is something to write. `inline`: see `app.blocking`."""
 
     def __init__(self, folder: Path, *, inline: bool = False) -> None:
         self._folder = folder
-        self._hop = hop(inline)
+        self._hop = Hop(inline=inline)
         self._open: dict[bytes, tuple[Told, int]] = {}
         self._kept: set[bytes] = set()
         self._lock = trio.Lock()
@@ -112,8 +101,7 @@ class ToldFolder:
                 return Told.from_file(file.read(MAX_FILE), public_key)
 
         try:
-            told: Told = await self._hop(read)
-            return told
+            return await self._hop(read)
         except OSError as error:
             log.warning("%s cannot be read: %s", path, error)
             return Told(public_key)

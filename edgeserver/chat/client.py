@@ -27,7 +27,6 @@ V3: Final = "/_matrix/client/v3"
 MAX_ANSWER: Final = 16_000_000
 """Bytes of an answer; a first classic sync of somebody in many rooms is the largest."""
 MAX_TARGET: Final = 8000
-MAX_MEMBERS_SHOWN: Final = 500
 OLDER_EVENTS: Final = 10
 PATIENCE: Final = 120.0
 """Seconds for a request over a fast wire; a thin one gets five times as long."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from edgeserver.app.facts import apply, hop
+from edgeserver.app.blocking import Hop
+from edgeserver.app.facts import apply
 from transports.lowband import facts
 from transports.lowband.facts import CondensedBody, FactsMissing
 from transports.lowband.heard import Heard
@@ -31,11 +32,11 @@ WRITE_BYTES: Final = 128 * 1024
 
 class HeardFile:
     """A `FactMemory`. `key`: this device's public key. `run` is one task for the life of the line. `inline`: see
-    `app.facts`.
+    `app.blocking`.
     """
 
     def __init__(self, path: Path, key: bytes, *, inline: bool = False) -> None:
-        self._hop = hop(inline)
+        self._hop = Hop(inline=inline)
         self._path = path
         self._key = key
         self._loaded: Heard | None = None
@@ -100,8 +101,7 @@ class HeardFile:
 
     async def _heard(self) -> Heard:
         if self._loaded is None:
-            loaded: Heard = await self._hop(self._load) if self._path.exists() else Heard(self._key)
-            self._loaded = loaded
+            self._loaded = await self._hop(self._load) if self._path.exists() else Heard(self._key)
         return self._loaded
 
     def _load(self) -> Heard:
@@ -127,8 +127,7 @@ class HeardFile:
             return right
 
         try:
-            found: dict[int, bytes] = await self._hop(read)
-            return found
+            return await self._hop(read)
         except OSError as error:
             log.warning("%s cannot be read: %s", self._path, error)
             return {}

@@ -19,10 +19,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from edgeserver.app.blocking import Hop
 from edgeserver.matrix import errors
 from edgeserver.paired.line import OutOfPatience
 from edgeserver.paired.state import StateError
@@ -32,7 +33,7 @@ from edgeserver.proxy.transfers import MAX_DOWNLOAD, OverLimit
 from transports.exchange import ExchangeError, Priority, Request, Response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from edgeserver.paired.line import Line
     from edgeserver.proxy.call import Call
@@ -53,10 +54,6 @@ _AT_ONCE: Final = 3
 _WHOAMI: Final = "/_matrix/client/v3/account/whoami"
 _AUTHENTICATED: Final = "/_matrix/client/v1/media/"
 _LEARN_FROM: Final = 1_000_000
-
-
-Arguments = TypeVarTuple("Arguments")
-Result = TypeVar("Result")
 
 
 class Policy(Enum):
@@ -99,23 +96,11 @@ class _Stopped(Exception):
     """Nobody wishes for it any longer."""
 
 
-class Disk:
-    """Blocking calls, one at a time and on a thread (`inline`: here)."""
-
-    def __init__(self, *, inline: bool) -> None:
-        self._inline = inline
-        self._lock = trio.Lock()
-
-    async def __call__(self, call: Callable[[Unpack[Arguments]], Result], *arguments: *Arguments) -> Result:
-        async with self._lock:
-            return call(*arguments) if self._inline else await trio.to_thread.run_sync(call, *arguments)
-
-
 class Media:
     """`listed` maps digests to what was refused or is under way, the newest last. `run` is one task for the life of the proxy."""
 
     def __init__(self, line: Line, transfers: Transfers, folder: MediaFolder, policy: Policy, *, inline: bool = False) -> None:
-        """`inline` is for tests with a virtual clock: nothing runs on another thread."""
+        """`inline`: see `app.blocking`."""
         self.policy = policy
         self.listed: OrderedDict[str, Item] = OrderedDict()
         self._line = line
@@ -123,7 +108,7 @@ class Media:
         self._folder = folder
         self._names: OrderedDict[tuple[str, str], tuple[str, int | None]] = OrderedDict()
         self._limiter = trio.CapacityLimiter(_AT_ONCE)
-        self._disk = Disk(inline=inline)
+        self._disk = Hop(inline=inline, in_turn=True)
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -422,7 +407,7 @@ class Media:
 class _Landing:
     """The file on disk."""
 
-    def __init__(self, folder: MediaFolder, kept: KeptMedia, disk: Disk, item: Item) -> None:
+    def __init__(self, folder: MediaFolder, kept: KeptMedia, disk: Hop, item: Item) -> None:
         self._item = item
         self._folder = folder
         self._kept = kept

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 import trio
 
+from edgeserver.app.blocking import Hop
 from edgeserver.app.identity import write_durably
 
 if TYPE_CHECKING:
@@ -29,13 +30,11 @@ SAVE_SECONDS: Final = 600.0
 
 
 class Meter:
-    """`stats` are the line's counters, `now` gives seconds since the epoch. `inline` is for tests with a virtual clock: nothing runs on
-    another thread.
-    """
+    """`stats` are the line's counters, `now` gives seconds since the epoch. `inline`: see `app.blocking`."""
 
     def __init__(self, path: Path, stats: LinkStats, now: Callable[[], float], *, inline: bool = False) -> None:
         self._path = path
-        self._inline = inline
+        self._hop = Hop(inline=inline)
         self._stats = stats
         self._now = now
         self._seen = (stats.bytes_in, stats.bytes_out)
@@ -53,10 +52,7 @@ class Meter:
                 self._count()
                 if self._changed and trio.current_time() >= due:
                     self._changed = False
-                    if self._inline:
-                        self._save()
-                    else:
-                        await trio.to_thread.run_sync(self._save)
+                    await self._hop(self._save)
                     due = trio.current_time() + SAVE_SECONDS
         finally:
             self._count()
