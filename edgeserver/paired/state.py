@@ -2,12 +2,13 @@
 
 `identity.key` holds the 32-byte ed25519 seed in unpadded base64, readable by its owner only; the rest is in a file named for the program,
 `proxy.json` or `chat.json`. Messages that wait are beside it, as `proxy.held` and `chat.outbox` describe, and what the box has told, as
-`paired.facts` does.
+`paired.facts` does and in the folder `proxy.told`; all that is forgotten when the program is paired anew.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,14 +43,21 @@ class State:
         self.box, self.answers = box, {}
         try:
             self.facts_file.unlink(missing_ok=True)
+            if self.told_folder.exists():
+                shutil.rmtree(self.told_folder)
         except OSError as error:
-            raise StateError(f"{self.facts_file} cannot be removed: {error.strerror}.") from error
+            raise StateError(f"{error.filename} cannot be removed: {error.strerror}.") from error
         self.save()
 
     @property
     def facts_file(self) -> Path:
         """For `paired.facts`."""
         return self.file.with_suffix(".facts")
+
+    @property
+    def told_folder(self) -> Path:
+        """For whatever else the program keeps of what its box has told; may not be there."""
+        return self.file.with_suffix(".told")
 
     def save(self) -> None:
         """Writes the file. Raises `StateError`."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
 
 import orjson
 import trio
@@ -29,6 +30,7 @@ from edgeserver.proxy.kept_media import MediaFolder
 from edgeserver.proxy.media import Media, Policy
 from edgeserver.proxy.meter import Meter
 from edgeserver.proxy.outbox import Outbox
+from edgeserver.proxy.owners import Owners
 from edgeserver.proxy.paths import Kind, treatment_of
 from edgeserver.proxy.polls import Polls
 from edgeserver.proxy.replies import error_response, json_object, json_response, request_headers, response_headers
@@ -50,8 +52,7 @@ MAX_UPLOAD: Final = 16_000_000
 _MESSAGE_HEAD: Final = 4096
 _TERMS: Final = Terms(linger=120.0, keep_untaken=120.0)
 _TERMS_UNREPEATABLE: Final = Terms(linger=120.0, keep_untaken=120.0, shared=False)
-_TOLD_TO_PEOPLE: Final = frozenset((Kind.SYNC, Kind.SLIDING_SYNC))
-"""What the box answers only to its own people."""
+_TELLS_OF_MEDIA: Final = frozenset((Kind.SYNC, Kind.SLIDING_SYNC))
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 
 Scope = MutableMapping[str, Any]
@@ -72,13 +73,15 @@ class ProxyApplication:
         """
         self._line = line
         self._errands = Errands()
-        self._filters = DefinedFilters(self._carry_own)
+        box = "" if state.box is None else encode_base64(state.box.public_key)
+        told = state.told_folder
+        self.owners = Owners(line, self._errands, told / "owners.json", box, inline=inline)
+        self.filters = DefinedFilters(self.owners, self._carry_own, told / "filters.json", box, inline=inline)
         self._copies = Copies(line, self._errands, state)
         self._transfers = Transfers(line, 12 * PATIENCE)
-        self._polls = Polls(line, self._errands, self._filters)
-        box = "" if state.box is None else encode_base64(state.box.public_key)
+        self._polls = Polls(line, self._errands, self.filters)
         self.outbox = Outbox(line, self._errands, HeldFolder(state.file.parent / "outbox", box))
-        self.media = Media(line, self._transfers, MediaFolder(state.file.parent / "media", box), policy, inline=inline)
+        self.media = Media(line, self._transfers, MediaFolder(state.file.parent / "media", box), self.owners, policy, inline=inline)
         self._meter = Meter(state.file.parent / "meter.json", line.stats, time.time, inline=inline)
         self._page = FrontPage(line, self.outbox, self.media, self._meter)
 
@@ -86,6 +89,8 @@ class ProxyApplication:
         """Carries requests until cancelled, first of all those that an earlier run held. Raises `StateError` in a group."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._errands.run)
+            await nursery.start(self.owners.run)
+            await nursery.start(self.filters.run)
             await nursery.start(self._polls.run)
             await nursery.start(self._meter.run)
             await nursery.start(self.media.run)
@@ -131,7 +136,7 @@ class ProxyApplication:
 
     async def _respond(self, call: Call) -> Response:
         try:
-            return self._local(call) or await self._noted(call, await self._over_the_line(call))
+            return self._local(call) or self._noted(call, await self._over_the_line(call))
         except errors.MatrixError as error:
             return error_response(error)
 
@@ -152,13 +157,11 @@ class ProxyApplication:
 
     # ---- answered by the box
 
-    async def _noted(self, call: Call, response: Response) -> Response:
+    def _noted(self, call: Call, response: Response) -> Response:
         """What an answer tells about media and about whose token it is."""
-        kind = call.treatment.kind
-        if response.status == 200 and (kind in _TOLD_TO_PEOPLE or call.treatment.priority is Priority.HISTORY):
+        self.owners.hear(call, response)
+        if response.status == 200 and (call.treatment.kind in _TELLS_OF_MEDIA or call.treatment.priority is Priority.HISTORY):
             self.media.learn(response)
-            if kind in _TOLD_TO_PEOPLE:
-                await self.media.accept(call.authorization)
         return response
 
     async def _over_the_line(self, call: Call) -> Response:
@@ -173,9 +176,11 @@ class ProxyApplication:
             case Kind.CACHED:
                 return self._media_limit(call, await self._copies.answer(call))
             case Kind.FILTER:
-                return await self._define_filter(call)
+                return await self._filter(call)
             case Kind.LOGIN:
                 return _without_well_known(await self._forward(call))
+            case Kind.LOGOUT:
+                return await self._logout(call)
             case Kind.UPLOAD if self._transfers.comes_in_parts(call):
                 upload = self._transfers.upload
                 return await self._errands.ask(call.identity(), lambda: upload(call), _TERMS_UNREPEATABLE)
@@ -199,13 +204,35 @@ class ProxyApplication:
     async def _carry_own(self, request: Request) -> Response:
         return await self._line.carry(request, repeatable=True, patience=PATIENCE)
 
-    async def _define_filter(self, call: Call) -> Response:
+    async def _filter(self, call: Call) -> Response:
+        """POST /user/{userId}/filter and GET /user/{userId}/filter/{filterId}: what is known of them is answered here."""
+        if not self._line.is_thin:
+            return await self._forward(call)
+        is_own = self.owners.is_path_of_its_own(call)
+        if call.request.method == "GET":
+            filter_id = unquote(call.path.rpartition("/")[2])
+            found = self.filters.definition(call.authorization, filter_id) if is_own else None
+            return await self._forward(call) if found is None else json_response(found)
         definition = json_object(call.request.body)
-        if definition is None or not self._line.is_thin:
+        if definition is None:
             return await self._forward(call)
         thin = thinned(definition)
+        known = self.filters.defined(call.authorization, thin) if is_own else None
+        if known is not None:
+            return json_response({"filter_id": known})
         response = await self._forward(replace(call, request=replace(call.request, body=orjson.dumps(thin))))
-        self._filters.learn(call.authorization, thin, response)
+        if response.status == 200:
+            self.filters.learn(call.authorization, thin, (json_object(response.body) or {}).get("filter_id"))
+        return response
+
+    async def _logout(self, call: Call) -> Response:
+        """Who has logged out here is given nothing more from here, whether or not the box has heard of it yet."""
+        user = self.owners.known(call.authorization)
+        self.owners.forget(call.authorization)
+        response = await self._forward(call)
+        self.owners.forget(call.authorization)  # something else may have been answered meanwhile
+        if response.status == 200 and user and not call.path.endswith("/logout"):
+            self.owners.forget_all(user)
         return response
 
     # ---- sizes

@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import orjson
+import trio
 
+from edgeserver.proxy.owners import digest_of
 from edgeserver.proxy.replies import json_object
+from edgeserver.proxy.small_file import SmallFile
 from transports.exchange import Priority, Request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
+    from edgeserver.proxy.owners import Owners
     from transports.exchange import Response
 
 TIMELINE: Final = 20
@@ -28,8 +33,9 @@ FIRST_TIMELINE: Final = 5
 """The same in an initial sync."""
 MOST_FIRST: Final = 10
 """The most in an initial sync, whatever the client says; it can read back with /messages."""
-MAX_KNOWN: Final = 256
-WHOAMI: Final = "/_matrix/client/v3/account/whoami"
+MAX_KNOWN: Final = 128
+MAX_DEFINITION: Final = 8192
+"""Bytes; a larger one is not remembered."""
 
 
 def thinned(given: dict[str, Any], *, initial: bool = False) -> dict[str, Any]:
@@ -49,54 +55,71 @@ def thinned(given: dict[str, Any], *, initial: bool = False) -> dict[str, Any]:
 
 
 class DefinedFilters:
-    """The filters that clients have at the box, by authorization. `carry` takes a request to the box."""
+    """The filters that clients have at the box, which never change there. `run` is one task for the life of the proxy.
 
-    def __init__(self, carry: Callable[[Request], Awaitable[Response]]) -> None:
+    `carry` takes a request to the box. The file `path` holds, for `box` (its public key in base64), a list of: the SHA-256 of the access
+    token that a filter was defined with, its id, the definition. `inline`: see `app.blocking`.
+    """
+
+    def __init__(
+        self, owners: Owners, carry: Callable[[Request], Awaitable[Response]], path: Path, box: str, *, inline: bool = False
+    ) -> None:
+        self._owners = owners
         self._carry = carry
-        self._users: dict[str, str] = {}
+        self._file = SmallFile(path, box, self._told, inline=inline)
         self._ids: dict[tuple[str, bytes], str] = {}
-        self._definitions: dict[tuple[str, str], dict[str, Any]] = {}
+        self._definitions: dict[tuple[str, str], bytes] = {}
 
-    def learn(self, authorization: str, definition: dict[str, Any], response: Response) -> None:
-        """The box has answered a client that defined a filter."""
-        told = json_object(response.body) if response.status == 200 else None
-        if told is not None and isinstance(told.get("filter_id"), str):
-            self._ids[authorization, _key(definition)] = told["filter_id"]
-            self._definitions[authorization, told["filter_id"]] = definition
-            _bound(self._ids)
-            _bound(self._definitions)
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Reads the file, and from then on writes it, until cancelled."""
+        for entry in await self._file.load():
+            match entry:
+                case [str(digest), str(filter_id), dict(definition)]:
+                    self._keep(digest, filter_id, _key(definition))
+        task_status.started()
+        await self._file.run()
+
+    def _told(self) -> list[tuple[str, str, Any]]:
+        return [(digest, filter_id, orjson.loads(key)) for (digest, filter_id), key in self._definitions.items()]
+
+    def learn(self, authorization: str, definition: dict[str, Any], filter_id: Any) -> None:
+        """The box has said that the filter has that id."""
+        key, digest = _key(definition), digest_of(authorization)
+        if isinstance(filter_id, str) and len(key) <= MAX_DEFINITION and self._ids.get((digest, key)) != filter_id:
+            self._keep(digest, filter_id, key)
+            self._file.change()
+
+    def _keep(self, digest: str, filter_id: str, key: bytes) -> None:
+        self._definitions[digest, filter_id] = key
+        self._ids[digest, key] = filter_id
+        while len(self._definitions) > MAX_KNOWN:
+            self._definitions.pop(next(iter(self._definitions)))
+        while len(self._ids) > MAX_KNOWN:
+            self._ids.pop(next(iter(self._ids)))
 
     def definition(self, authorization: str, filter_id: str) -> dict[str, Any] | None:
         """What the filter says, if it was defined through this proxy."""
-        return self._definitions.get((authorization, filter_id))
+        key = self._definitions.get((digest_of(authorization), filter_id))
+        return None if key is None else json_object(key)
+
+    def defined(self, authorization: str, definition: dict[str, Any]) -> str | None:
+        """The id under which the box knows this filter, without the line."""
+        return self._ids.get((digest_of(authorization), _key(definition)))
 
     async def id_of(self, authorization: str, definition: dict[str, Any]) -> str | None:
-        """The id under which the box knows this filter, defined there if need be; None if the box will not have it."""
-        known = self._ids.get((authorization, _key(definition)))
-        user = None if known is not None else await self._user(authorization)
+        """The same, defined at the box if need be; None if the box will not have it."""
+        known = self.defined(authorization, definition)
+        body = _key(definition)
+        user = await self._owners.of(authorization) if known is None and len(body) <= MAX_DEFINITION else None
         if user is None:
             return known
         target = f"/_matrix/client/v3/user/{quote(user, safe='')}/filter"
         headers = (("authorization", authorization), ("content-type", "application/json"))
-        response = await self._carry(Request("POST", target, headers=headers, body=_key(definition), priority=Priority.MESSAGE))
-        self.learn(authorization, definition, response)
-        return self._ids.get((authorization, _key(definition)))
-
-    async def _user(self, authorization: str) -> str | None:
-        if authorization not in self._users:
-            response = await self._carry(Request("GET", WHOAMI, headers=(("authorization", authorization),), priority=Priority.MESSAGE))
-            told = json_object(response.body) if response.status == 200 else None
-            if told is None or not isinstance(told.get("user_id"), str):
-                return None
-            self._users[authorization] = told["user_id"]
-            _bound(self._users)
-        return self._users[authorization]
+        response = await self._carry(Request("POST", target, headers=headers, body=body, priority=Priority.MESSAGE))
+        if response.status == 200:
+            self.learn(authorization, definition, (json_object(response.body) or {}).get("filter_id"))
+        return self.defined(authorization, definition)
 
 
 def _key(definition: dict[str, Any]) -> bytes:
     return orjson.dumps(definition, option=orjson.OPT_SORT_KEYS)
-
-
-def _bound(known: dict[Any, Any]) -> None:
-    while len(known) > MAX_KNOWN:
-        del known[next(iter(known))]

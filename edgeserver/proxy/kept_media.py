@@ -1,8 +1,8 @@
 """Media that came over the line, on disk: whole ones, and the beginnings of those that are to go on.
 
 Each has two files in the folder `media` of the proxy's state, named for the SHA-256 of what it is, and readable by their owner only:
-`<digest>.json` says what it is, `<digest>.body` has as many bytes of it as have come. `tokens.json` there holds the SHA-256 of access
-tokens that the box has accepted. A body is on disk before anything is said of it; a beginning that a power cut has torn is at most shorter.
+`<digest>.json` says what it is, `<digest>.body` has as many bytes of it as have come. A body is on disk before anything is said of it; a
+beginning that a power cut has torn is at most shorter.
 
 Both bounded: the media that nobody has asked for for the longest time goes first.
 """
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 MAX_BYTES: Final = 64_000_000
 """Of all bodies together."""
 MAX_FILES: Final = 1000
-MAX_TOKENS: Final = 32
 _TOUCH_SECONDS: Final = 3600.0
 _PATH: Final = re.compile(r"/_matrix/(?:media/\w+|client/v1/media)/(download|thumbnail)/([^/]{1,255})/([^/]{1,255})(?:/[^/]*)?")
 _NAME: Final = re.compile(r"([0-9a-f]{64})\.json")
@@ -103,8 +102,6 @@ class MediaFolder:
         self._max_bytes = max_bytes
         self._max_files = max_files
         self._kept: dict[str, KeptMedia] = {}
-        self.tokens: dict[str, None] = {}
-        """SHA-256 of tokens that the box has accepted, in hexadecimal digits; the oldest first."""
 
     def get(self, key: MediaKey) -> KeptMedia | None:
         return self._kept.get(key.digest)
@@ -125,7 +122,6 @@ class MediaFolder:
                 stem = name.rpartition(".")[0]
                 if name.endswith((".body", ".new")) and stem not in self._kept:
                     (self._path / name).unlink(missing_ok=True)
-            self._load_tokens()
         except OSError as error:
             raise StateError(f"{self._path} cannot be used: {error.strerror}.") from error
 
@@ -147,24 +143,6 @@ class MediaFolder:
         self._kept[digest] = found
         if found.is_whole and found.authorization:
             self.say(found)
-
-    def _load_tokens(self) -> None:
-        try:
-            told = orjson.loads((self._path / "tokens.json").read_bytes())
-        except (FileNotFoundError, ValueError):
-            return
-        if isinstance(told, list):
-            self.tokens = {each: None for each in told[-MAX_TOKENS:] if isinstance(each, str)}
-
-    def accept(self, token: str) -> None:
-        """Notes the SHA-256 of a token that the box has accepted."""
-        self.tokens[token] = None
-        while len(self.tokens) > MAX_TOKENS:
-            del self.tokens[next(iter(self.tokens))]
-        try:
-            write_durably(self._path / "tokens.json", orjson.dumps(list(self.tokens)))
-        except OSError as error:
-            raise StateError(f"{self._path} cannot be written: {error.strerror}.") from error
 
     def begin(self, media: KeptMedia) -> None:
         """Has it begin anew, with nothing of it there."""

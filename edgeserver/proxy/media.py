@@ -12,7 +12,6 @@ it has come. 429 would do that as well, but says that the client has done too mu
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections import OrderedDict
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from edgeserver.paired.line import Line
     from edgeserver.proxy.call import Call
     from edgeserver.proxy.kept_media import MediaFolder
+    from edgeserver.proxy.owners import Owners
     from edgeserver.proxy.transfers import Transfers
     from transports.exchange import Headers
 
@@ -51,7 +51,7 @@ MAX_NAMES: Final = 1000
 LINGER: Final = 120.0
 """Seconds for which a fetch that no person has asked for goes on after the last client has gone away."""
 _AT_ONCE: Final = 3
-_WHOAMI: Final = "/_matrix/client/v3/account/whoami"
+_WHOAMI_SECONDS: Final = 60.0
 _AUTHENTICATED: Final = "/_matrix/client/v1/media/"
 _LEARN_FROM: Final = 1_000_000
 
@@ -99,13 +99,16 @@ class _Stopped(Exception):
 class Media:
     """`listed` maps digests to what was refused or is under way, the newest last. `run` is one task for the life of the proxy."""
 
-    def __init__(self, line: Line, transfers: Transfers, folder: MediaFolder, policy: Policy, *, inline: bool = False) -> None:
+    def __init__(
+        self, line: Line, transfers: Transfers, folder: MediaFolder, owners: Owners, policy: Policy, *, inline: bool = False
+    ) -> None:
         """`inline`: see `app.blocking`."""
         self.policy = policy
         self.listed: OrderedDict[str, Item] = OrderedDict()
         self._line = line
         self._transfers = transfers
         self._folder = folder
+        self._owners = owners
         self._names: OrderedDict[tuple[str, str], tuple[str, int | None]] = OrderedDict()
         self._limiter = trio.CapacityLimiter(_AT_ONCE)
         self._disk = Hop(inline=inline, in_turn=True)
@@ -234,32 +237,14 @@ class Media:
     # ---- who may see what has come
 
     def _is_accepted(self, call: Call) -> bool:
-        return _fingerprint(call.authorization) in self._folder.tokens
-
-    async def accept(self, authorization: str) -> None:
-        """The box has answered a request with this token as one of its people's."""
-        fingerprint = _fingerprint(authorization)
-        if not authorization or fingerprint in self._folder.tokens:
-            return
-        try:
-            await self._disk(self._folder.accept, fingerprint)
-        except StateError as error:
-            log.warning("%s", error)
+        return self._owners.known(call.authorization) is not None
 
     async def _may_see(self, call: Call) -> bool:
         """Whether the box knows this client; it is asked once for each token."""
-        if self._is_accepted(call):
-            return True
-        if not call.authorization or not self._line.is_up:
-            return False
-        request = Request("GET", _WHOAMI, headers=(("authorization", call.authorization),), priority=Priority.INTERACTIVE, timeout=60.0)
-        try:
-            response = await self._line.carry(request, repeatable=True, patience=60.0)
-        except ExchangeError:
-            return False
-        if response.status == 200:
-            await self.accept(call.authorization)
-        return response.status == 200
+        if not self._is_accepted(call) and self._line.is_up:
+            with trio.move_on_after(_WHOAMI_SECONDS):
+                await self._owners.of(call.authorization)
+        return self._is_accepted(call)
 
     # ---- what a person wishes
 
@@ -373,7 +358,7 @@ class Media:
             return
         await landing.finish()
         if item.request.target.startswith(_AUTHENTICATED):
-            await self.accept(item.request.header("authorization") or "")
+            self._owners.learn(item.request.header("authorization") or "", "")
 
     async def _landing(self, item: Item) -> _Landing:
         authorization = item.request.header("authorization") or ""
@@ -443,10 +428,6 @@ class _Landing:
 def _refusal(reason: str) -> Response:
     refused = error_response(errors.NotYetUploaded(reason))
     return replace(refused, headers=(*refused.headers, ("cache-control", "no-store")))
-
-
-def _fingerprint(authorization: str) -> str:
-    return hashlib.sha256(authorization.encode()).hexdigest()
 
 
 def _media_in(content: Any) -> Iterator[tuple[str, str, int | None]]:

@@ -30,9 +30,11 @@ class Kind(Enum):
     CACHED = auto()
     """Answer it from a copy while that is fresh."""
     FILTER = auto()
-    """Thin the filter that is being defined."""
+    """Thin the filter that is being defined; answer it here if it is known."""
     LOGIN = auto()
-    """Take the box's own address out of the answer."""
+    """Learn whose the new token is; take the box's own address out of the answer."""
+    LOGOUT = auto()
+    """Forget whose the token is."""
     UPLOAD = auto()
     """Refuse what the line would carry for too long; carry the rest in parts."""
     DOWNLOAD = auto()
@@ -63,7 +65,7 @@ _LANE: Final = re.compile(r"rooms/([^/]+)/")
 _I, _M, _R, _H = Priority.INTERACTIVE, Priority.MESSAGE, Priority.RECEIPT, Priority.HISTORY
 _ROOM: Final = "rooms/[^/]+"
 _TABLE: Final = [
-    (re.compile(rf"(?:{methods}) {path}"), kind, priority)
+    (re.compile(rf"(?:{methods}) (?:{path})"), kind, priority)
     for methods, path, kind, priority in (
         ("PUT", rf"{_ROOM}/send/[^/]+/[^/]+", Kind.SEND, _M),
         ("PUT", rf"{_ROOM}/redact/[^/]+/[^/]+", Kind.SEND, _M),
@@ -75,9 +77,11 @@ _TABLE: Final = [
         ("GET", r"presence/[^/]+/status", Kind.FORWARD, _R),
         ("POST", rf"{_ROOM}/(?:receipt/.+|read_markers)", Kind.FORWARD, _R),
         ("GET", r"login", Kind.CACHED, _I),
-        ("POST", r"login|register", Kind.LOGIN, _I),
+        ("POST", r"login|register|refresh", Kind.LOGIN, _I),
+        ("POST", r"logout(?:/all)?|account/deactivate", Kind.LOGOUT, _I),
         ("GET", r"capabilities", Kind.CACHED, _I),
         ("POST", r"user/[^/]+/filter", Kind.FILTER, _I),
+        ("GET", r"user/[^/]+/filter/[^/]+", Kind.FILTER, _I),
         ("GET", rf"{_ROOM}/(?:messages|context/.+|relations/.+|threads|timestamp_to_event)", Kind.FORWARD, _H),
         ("GET", rf"{_ROOM}/(?:members|joined_members|state|hierarchy)", Kind.FORWARD, _M),
         ("GET|PUT|POST|DELETE", r"room_keys/.*", Kind.FORWARD, _H),

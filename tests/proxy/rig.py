@@ -183,6 +183,33 @@ class StandIn:
         news.set()
 
 
+class Doorkeeper(StandIn):
+    """One that knows its people by their tokens; who logs in is told a new one, and one to refresh it by."""
+
+    def __init__(self, **users: str) -> None:
+        super().__init__()
+        self.users = {"T": "@a:box", "T2": "@a:box", "U": "@b:box", **users}
+
+    async def __call__(self, request: Request, gone: trio.Event) -> Response:
+        path = request.target.partition("?")[0]
+        token = (request.header("authorization") or "").removeprefix("Bearer ")
+        if path.endswith(("/login", "/refresh")) and request.method == "POST":
+            self.asked.append(request)
+            fresh = f"new{len(self.asked)}"
+            self.users[fresh] = "@a:box"
+            told = {"access_token": fresh, "refresh_token": f"R{fresh}", "expires_in_ms": 60_000}
+            return _json(told if path.endswith("/refresh") else told | {"user_id": "@a:box", "device_id": "D"})
+        if token not in self.users:
+            self.asked.append(request)
+            return _json({"errcode": "M_UNKNOWN_TOKEN", "error": "No."}, 401)
+        if path.endswith("/whoami"):
+            self.asked.append(request)
+            return _json({"user_id": self.users[token]})
+        if path.endswith("/logout"):
+            del self.users[token]
+        return await super().__call__(request, gone)
+
+
 async def at_once(holds: Callable[[], bool]) -> None:
     """Returns when it holds, which no virtual second may be needed for: only work in threads."""
     give_up = time.monotonic() + 20
