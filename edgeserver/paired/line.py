@@ -43,6 +43,7 @@ class Line:
         self._max_message = 0
         self._connection: Connection | None = None
         self._multiplexer: Multiplexer | None = None
+        self._down_since: float | None = None
         self._changed = trio.Event()
         self._background = trio.CapacityLimiter(_BACKGROUND)
         self._foreground = trio.CapacityLimiter(_FOREGROUND)
@@ -50,6 +51,7 @@ class Line:
 
     async def run(self) -> None:
         """Runs until cancelled."""
+        self._down_since = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._link.run)
             if self._facts is not None:
@@ -64,6 +66,8 @@ class Line:
 
     async def _watch(self, connection: Connection) -> None:
         await connection.wait_down()
+        if connection is self._connection:
+            self._down_since = trio.current_time()
         self._wake()
 
     def _wake(self) -> None:
@@ -75,6 +79,13 @@ class Line:
     @property
     def is_up(self) -> bool:
         return self._connection is not None and self._connection.is_up
+
+    @property
+    def down_seconds(self) -> float | None:
+        """For how long it has been down, or has not come up yet; None while it is up."""
+        if self.is_up:
+            return None
+        return 0.0 if self._down_since is None else trio.current_time() - self._down_since
 
     @property
     def is_thin(self) -> bool:

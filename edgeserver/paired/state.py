@@ -1,4 +1,4 @@
-"""What such a program keeps on disk: its key, the box that it is paired with, and copies of answers that hardly change.
+"""What such a program keeps on disk: its key and the box that it is paired with.
 
 `identity.key` holds the 32-byte ed25519 seed in unpadded base64, readable by its owner only; the rest is in a file named for the program,
 `proxy.json` or `chat.json`. Messages that wait are beside it, as `proxy.held` and `chat.outbox` describe, and what the box has told, as
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -29,18 +29,15 @@ class StateError(Exception):
 
 @dataclass
 class State:
-    """`file` holds all but the key. `box` is None until a pairing; `answers` maps a request target to the JSON that the box gave to
-    anybody.
-    """
+    """`file` holds all but the key. `box` is None until a pairing."""
 
     file: Path
     identity: Identity
     box: Paired | None = None
-    answers: dict[str, Any] = field(default_factory=dict)
 
     def pair(self, box: Paired) -> None:
         """Forgets what an earlier box has said. Raises `StateError`."""
-        self.box, self.answers = box, {}
+        self.box = box
         try:
             self.facts_file.unlink(missing_ok=True)
             if self.told_folder.exists():
@@ -62,7 +59,7 @@ class State:
     def save(self) -> None:
         """Writes the file. Raises `StateError`."""
         box = None if self.box is None else {"name": self.box.name, "key": encode_base64(self.box.public_key)}
-        _write(self.file, orjson.dumps({"box": box, "answers": self.answers}, option=orjson.OPT_INDENT_2))
+        _write(self.file, orjson.dumps({"box": box}, option=orjson.OPT_INDENT_2))
 
 
 def open_state(folder: Path, program: str) -> State:
@@ -85,12 +82,10 @@ def open_state(folder: Path, program: str) -> State:
 
 def _read(state: State) -> None:
     try:
-        told = orjson.loads(state.file.read_bytes())
-        box, answers = told["box"], told["answers"]
+        box = orjson.loads(state.file.read_bytes())["box"]
         if box is not None:
             state.box = Paired(str(box["name"]), decode_base64(box["key"]))
             dh_public(state.box.public_key)
-        state.answers = dict(answers)
     except (OSError, KeyError, TypeError, ValueError, BadKey) as error:
         raise StateError(f"{state.file} is damaged ({error!r}); remove it and pair again.") from error
 

@@ -26,12 +26,13 @@ from edgeserver.proxy.errands import Errands, Terms
 from edgeserver.proxy.filters import DefinedFilters, thinned
 from edgeserver.proxy.front_page import FrontPage
 from edgeserver.proxy.held import HeldFolder
+from edgeserver.proxy.kept_answers import AnswerFolder, KeptAnswers
 from edgeserver.proxy.kept_media import MediaFolder
 from edgeserver.proxy.media import Media, Policy
 from edgeserver.proxy.meter import Meter
 from edgeserver.proxy.outbox import Outbox
 from edgeserver.proxy.owners import Owners
-from edgeserver.proxy.paths import Kind, treatment_of
+from edgeserver.proxy.paths import Keep, Kind, outdated_by, treatment_of
 from edgeserver.proxy.polls import Polls
 from edgeserver.proxy.replies import error_response, json_object, json_response, request_headers, response_headers
 from edgeserver.proxy.transfers import Transfers
@@ -40,6 +41,7 @@ from transports.exchange import Priority, Request, Response
 if TYPE_CHECKING:
     from edgeserver.paired.line import Line
     from edgeserver.paired.state import State
+    from edgeserver.proxy.errands import Errand
 
 PATIENCE: Final = 3600.0
 """Seconds that a request may take; media and history twelve times as long."""
@@ -77,7 +79,8 @@ class ProxyApplication:
         told = state.told_folder
         self.owners = Owners(line, self._errands, told / "owners.json", box, inline=inline)
         self.filters = DefinedFilters(self.owners, self._carry_own, told / "filters.json", box, inline=inline)
-        self._copies = Copies(line, self._errands, state)
+        self.answers = KeptAnswers(line, self._errands, self.owners, AnswerFolder(told / "answers", box), inline=inline)
+        self._copies = Copies(line, self._errands, self.answers)
         self._transfers = Transfers(line, 12 * PATIENCE)
         self._polls = Polls(line, self._errands, self.filters)
         self.outbox = Outbox(line, self._errands, HeldFolder(state.file.parent / "outbox", box))
@@ -91,6 +94,7 @@ class ProxyApplication:
             await nursery.start(self._errands.run)
             await nursery.start(self.owners.run)
             await nursery.start(self.filters.run)
+            await nursery.start(self.answers.run)
             await nursery.start(self._polls.run)
             await nursery.start(self._meter.run)
             await nursery.start(self.media.run)
@@ -168,7 +172,7 @@ class ProxyApplication:
         self._check_size(call)
         match call.treatment.kind:
             case Kind.SEND:
-                return await self.outbox.send(call)
+                return await self._send(call)
             case Kind.SYNC:
                 return await self._polls.sync(call)
             case Kind.SLIDING_SYNC:
@@ -189,17 +193,28 @@ class ProxyApplication:
             case Kind.DOWNLOAD:
                 download = self._transfers.download
                 return await self._errands.ask(call.identity(), lambda: download(call), _TERMS)
+            case _ if call.treatment.keep is not Keep.NOT and self._line.is_thin:
+                return await self.answers.answer(call, lambda: self._begin(call))
             case _:
                 return await self._forward(call)
 
     async def _forward(self, call: Call) -> Response:
+        return await self._errands.wait(self._begin(call))
+
+    def _begin(self, call: Call) -> Errand:
         repeatable = call.treatment.repeatable
         patience = PATIENCE * (12 if call.treatment.priority >= Priority.HISTORY else 1)
 
         async def carry() -> Response:
             return await self._line.carry(call.request, repeatable=repeatable, patience=patience)
 
-        return await self._errands.ask(call.identity(), carry, _TERMS if repeatable else _TERMS_UNREPEATABLE)
+        return self._errands.begin(call.identity(), lambda: self.answers.ask(call, carry), _TERMS if repeatable else _TERMS_UNREPEATABLE)
+
+    async def _send(self, call: Call) -> Response:
+        outdated = outdated_by(call.request.method, call.path)
+        if outdated is not None:  # a redaction, which is held until it is delivered
+            self.answers.outdate(outdated)
+        return await self.outbox.send(call)
 
     async def _carry_own(self, request: Request) -> Response:
         return await self._line.carry(request, repeatable=True, patience=PATIENCE)

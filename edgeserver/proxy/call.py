@@ -38,6 +38,16 @@ class Call:
         except ValueError as error:
             raise errors.InvalidParam("The query has too many parameters.") from error
 
+    @property
+    def speaks_for_another(self) -> bool:
+        """Whether it may be an application service's for somebody else: the answer is then not for whoever has the token, and tells
+        nothing of its owner. Spec: application service API, "Identity assertion".
+        """
+        try:
+            return "user_id" in self.parameters
+        except errors.InvalidParam:
+            return True
+
     def identity(self) -> tuple[str, str, str, bytes]:
         """Two requests with the same are the same request."""
         return (self.request.method, self.request.target, self.authorization, self.request.body)

@@ -82,6 +82,7 @@ class FrontPage:
         return {
             "line": self._line.sentence(),
             "up": self._line.is_up,
+            "down_seconds": self._line.down_seconds,
             "held_messages": self._outbox.held,
             "bytes_in": stats.bytes_in,
             "bytes_out": stats.bytes_out,
@@ -106,7 +107,7 @@ class FrontPage:
         parts = [
             f"<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=refresh content={_REFRESH_SECONDS}>",
             f"<meta name=viewport content='width=device-width'><title>edgeserver proxy</title><style>{_STYLE}</style>",
-            f"<h1>The line</h1><p>{escape(self._line.sentence())}",
+            f"<h1>The line</h1><p>{escape(self._line.sentence())}{self._downtime()}",
             f"<p>{'No message is held.' if not held else f'{held} messages are held until they are delivered.'}",
             f"<table><tr><th>carried<th>in<th>out{meter}</table>",
         ]
@@ -119,6 +120,13 @@ class FrontPage:
         else:
             parts.append("<p>None that an app has asked for lately.")
         return "\n".join(parts)
+
+    def _downtime(self) -> str:
+        seconds = self._line.down_seconds
+        if seconds is None:
+            return ""
+        since = "It went down" if self._line.profile is not None else "It has not been up since this proxy was started,"
+        return f"<p>{since} {_duration(seconds)} ago. Until it is up again apps see what was known when it was up last."
 
     def _progress(self, item: Item) -> str:
         left = self._media.seconds_left(item)

@@ -19,14 +19,14 @@ from urllib.parse import unquote
 
 import trio
 
-from edgeserver.matrix import errors
 from edgeserver.proxy.errands import Terms
-from edgeserver.proxy.paths import Kind
+from edgeserver.proxy.paths import Keep, Kind
 from edgeserver.proxy.replies import json_object
 from edgeserver.proxy.small_file import SmallFile
 from transports.exchange import Priority, Request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from edgeserver.paired.line import Line
@@ -40,6 +40,7 @@ WHOAMI: Final = "/_matrix/client/v3/account/whoami"
 _TERMS: Final = Terms(linger=120.0)
 _MAX_USER_ID: Final = 255
 _TOLD_TO_PEOPLE: Final = frozenset((Kind.SYNC, Kind.SLIDING_SYNC))
+_KEPT_FOR_PEOPLE: Final = frozenset((Keep.FOR_USER, Keep.FOR_DEVICE))
 """What the box answers only to its own people."""
 _ACCOUNT: Final = re.compile(r"/_matrix/client/(?:r0|v\d+)/account/whoami")
 _USER: Final = re.compile(r"/_matrix/client/(?:r0|v\d+)/user/([^/]+)/.*")
@@ -63,6 +64,8 @@ class Owners:
         self._errands = errands
         self._file = SmallFile(path, box, lambda: self._owners.items(), inline=inline)
         self._owners: dict[str, str] = {}
+        self.when_forgotten: list[Callable[[str], None]] = []
+        """Called with the `digest_of` a token that was forgotten, and with the user id of whom no token is known any more."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Reads the file, and from then on writes it, until cancelled."""
@@ -119,7 +122,7 @@ class Owners:
             self.forget(call.authorization)
         elif response.status == 200 and kind is not Kind.LOGOUT:
             user_id = _told_by(call, response)
-            if user_id or kind in _TOLD_TO_PEOPLE:
+            if user_id or kind in _TOLD_TO_PEOPLE or call.treatment.keep in _KEPT_FOR_PEOPLE:
                 self.learn(call.authorization, user_id)
 
     def _hear_login(self, call: Call, response: Response) -> None:
@@ -152,13 +155,19 @@ class Owners:
             self._file.change()
 
     def _forget(self, digest: str) -> None:
-        if self._owners.pop(digest, None) is not None:
-            self._file.change()
+        owner = self._owners.pop(digest, None)
+        if owner is None:
+            return
+        self._file.change()
+        gone = [digest, owner] if owner and owner not in self._owners.values() else [digest]
+        for each in gone:
+            for tell in self.when_forgotten:
+                tell(each)
 
 
 def _told_by(call: Call, response: Response) -> str:
     """Whose token it is, if the answer or the path of what was granted says so."""
-    if _ACCOUNT.fullmatch(call.path) and not _may_speak_for_others(call):
+    if _ACCOUNT.fullmatch(call.path) and not call.speaks_for_another:
         return _text(json_object(response.body), "user_id")
     return _path_user(call)
 
@@ -166,15 +175,7 @@ def _told_by(call: Call, response: Response) -> str:
 def _path_user(call: Call) -> str:
     """Of /user/{userId}/..., which the box answers to that user alone; "" of anything else."""
     path = _USER.fullmatch(call.path)
-    return "" if path is None or _may_speak_for_others(call) else unquote(path[1], errors="replace")
-
-
-def _may_speak_for_others(call: Call) -> bool:
-    """Spec: application service API, "Identity assertion": such an answer tells nothing of its token's owner."""
-    try:
-        return "user_id" in call.parameters
-    except errors.InvalidParam:
-        return True
+    return "" if path is None or call.speaks_for_another else unquote(path[1], errors="replace")
 
 
 def _is_unknown(response: Response) -> bool:

@@ -1,7 +1,7 @@
-"""How each request of an ordinary client is treated on a thin line: a table of methods and paths (pure).
+"""How each request of an ordinary client is treated on a thin line: tables of methods and paths (pure).
 
-Endpoints are the client-server API's; a path is matched without its prefix `/_matrix/client/<version>/`. What the table
-does not know goes over the line as it is: somebody waits for it.
+Endpoints are the client-server API's; a path is matched without its prefix `/_matrix/client/<version>/`. What the tables
+do not know goes over the line as it is: somebody waits for it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
+from urllib.parse import quote, unquote
 
 from transports.exchange import Priority
 
@@ -47,6 +48,20 @@ class Kind(Enum):
     """Not an endpoint for clients."""
 
 
+class Keep(Enum):
+    """Whether its last answer is kept for when the line is down, and for whom (`proxy.kept_answers`)."""
+
+    NOT = auto()
+    FOR_ANYBODY = auto()
+    """It is the same for everybody, and a client asks for it before it has a token."""
+    FOR_PERSON = auto()
+    """For the user who was given it, although the box asks for no token."""
+    FOR_USER = auto()
+    """For all devices of the user who was given it. That it is given at all says that the token is good."""
+    FOR_DEVICE = auto()
+    """The same, for the device alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Treatment:
     """`repeatable`: carrying it out twice does no harm. `lane`: what must be delivered in order shares a lane (None: no matter)."""
@@ -55,6 +70,7 @@ class Treatment:
     priority: Priority
     repeatable: bool
     lane: str | None = None
+    keep: Keep = Keep.NOT
 
 
 _CLIENT: Final = re.compile(r"/_matrix/client/(?:r0|v\d+|api/v1|unstable(?:/[a-z]+(?:\.[\w-]+)+)?)/(.*)", re.DOTALL)
@@ -90,6 +106,36 @@ _TABLE: Final = [
         ("POST", r"search", Kind.FORWARD, _H),
     )
 ]
+_KEPT: Final = [
+    (re.compile(f"(?:{path})"), keep)
+    for path, keep in (
+        (r"login", Keep.FOR_ANYBODY),
+        (r"account/whoami|devices(?:/[^/]+)?", Keep.FOR_DEVICE),
+        (r"profile/[^/]+(?:/[^/]+)?|directory/room/[^/]+|auth_metadata", Keep.FOR_PERSON),
+        (r"capabilities|voip/turnServer|thirdparty/protocols|joined_rooms|pushrules(?:/.*)?|room_keys/version(?:/[^/]+)?", Keep.FOR_USER),
+        (r"user/[^/]+/(?:rooms/[^/]+/)?account_data/[^/]+|user/[^/]+/rooms/[^/]+/tags", Keep.FOR_USER),
+        (rf"{_ROOM}/(?:state(?:/.*)?|members|joined_members|aliases|hierarchy)", Keep.FOR_USER),
+        (rf"{_ROOM}/(?:messages|threads|(?:event|context|relations)/.+)", Keep.FOR_USER),
+    )
+]
+"""What is kept of GET."""
+_OUTDATES: Final = [
+    (re.compile(f"(?:PUT|POST|DELETE) (?:{change})"), outdated)
+    for change, outdated in (
+        (r"(user/[^/]+/(?:rooms/[^/]+/)?account_data/[^/]+)", "{}"),
+        (r"(user/[^/]+/rooms/[^/]+/)tags/.*", r"{}(?:tags|account_data/m\.tag)"),
+        (r"()pushrules/.*", r"{}pushrules(?:/.*)?|user/[^/]+/account_data/m\.push_rules"),
+        (r"(profile/[^/]+)/.*", "{}(?:/.*)?"),
+        (rf"({_ROOM}/)state/.*", "{}(?:state(?:/.*)?|members|joined_members|aliases|hierarchy)"),
+        (rf"({_ROOM}/)(?:join|leave|forget|invite|kick|ban|unban|upgrade)", "{}(?:state(?:/.*)?|members|joined_members)|joined_rooms"),
+        (rf"({_ROOM}/)redact/.*", "{}(?:messages|threads|(?:event|context|relations)/.*)"),
+        (r"()(?:join/.*|createRoom)", "{}joined_rooms"),
+        (r"(directory/room/.*)", rf"{{}}|{_ROOM}/aliases"),
+        (r"()(?:devices/.*|delete_devices)", "{}devices(?:/.*)?"),
+        (r"()room_keys/version.*", "{}room_keys/version.*"),
+    )
+]
+"""Which kept answers a change makes untrue, as far as its path tells: `{}` stands for the group."""
 _REPEATABLE_POSTS: Final = re.compile(
     rf"sync|keys/(?:query|upload(?:/.*)?)|{_ROOM}/(?:receipt/.+|read_markers|join)|join/[^/]+|user/[^/]+/filter"
     r"|search|publicRooms|user_directory/search|logout"
@@ -104,21 +150,39 @@ def treatment_of(method: str, path: str) -> Treatment:
     if media is not None:
         return _media(method, media[1], repeatable)
     if path == _VERSIONS and method == "GET":
-        return Treatment(Kind.CACHED, Priority.INTERACTIVE, True)
+        return Treatment(Kind.CACHED, Priority.INTERACTIVE, True, keep=Keep.FOR_ANYBODY)
     client = _CLIENT.fullmatch(path)
     if client is None:
         return Treatment(Kind.FOREIGN, Priority.INTERACTIVE, False)
     rest = client[1]
     repeatable = repeatable or _REPEATABLE_POSTS.fullmatch(rest) is not None
+    keep = next((keep for pattern, keep in _KEPT if method == "GET" and pattern.fullmatch(rest)), Keep.NOT)
     for pattern, kind, priority in _TABLE:
         if pattern.fullmatch(f"{method} {rest}"):
-            return Treatment(kind, priority, repeatable, _lane(rest) if kind is Kind.SEND else None)
-    return Treatment(Kind.FORWARD, Priority.INTERACTIVE, repeatable)
+            return Treatment(kind, priority, repeatable, _lane(rest) if kind is Kind.SEND else None, keep)
+    return Treatment(Kind.FORWARD, Priority.INTERACTIVE, repeatable, keep=keep)
+
+
+def endpoint_of(path: str) -> str:
+    """The path without its prefix, percent-encoded in one way; "" of what is no endpoint for clients."""
+    client = _CLIENT.fullmatch(path)
+    return "" if client is None else "/".join(quote(unquote(part), safe="") for part in client[1].split("/"))
+
+
+def outdated_by(method: str, path: str) -> re.Pattern[str] | None:
+    """The endpoints (as `endpoint_of`) whose kept answers that request makes untrue if the box grants it; None if none."""
+    if method == "GET":
+        return None
+    endpoint = endpoint_of(path)
+    for pattern, outdated in _OUTDATES:
+        if (change := pattern.fullmatch(f"{method} {endpoint}")) is not None:
+            return re.compile(outdated.format(re.escape(change[1])))
+    return None
 
 
 def _media(method: str, rest: str, repeatable: bool) -> Treatment:
     if rest == "config" and method == "GET":
-        return Treatment(Kind.CACHED, Priority.INTERACTIVE, True)
+        return Treatment(Kind.CACHED, Priority.INTERACTIVE, True, keep=Keep.FOR_USER)
     if rest.startswith("thumbnail/") and method == "GET":
         return Treatment(Kind.AUTOMATIC, Priority.MEDIA, repeatable)
     if rest == "preview_url":

@@ -9,11 +9,9 @@ import orjson
 import pytest
 import trio
 
-from edgeserver.paired.state import State
 from edgeserver.proxy.filters import MAX_DEFINITION, MAX_KNOWN
 from edgeserver.proxy.owners import MAX_TOKENS
-from tests.proxy.rig import BOX, PROXY, V3, Doorkeeper, HttpClient, rig_in_memory
-from transports.link.pairing import Paired
+from tests.proxy.rig import V3, Doorkeeper, HttpClient, rig_in_memory
 
 LOGIN = {"type": "m.login.password", "refresh_token": True}
 
@@ -44,9 +42,9 @@ SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
         ("POST", f"{V3}/user/@a:box/filter", "@a:box"),
         ("POST", f"{SLIDING}?timeout=0", ""),
         ("GET", f"{V3}/profile/@b:box", None),  # for which no token is needed
-        ("GET", f"{V3}/account/whoami?user_id=@ghost:box", None),
-        ("GET", f"{V3}/user/@ghost:box/account_data/m.direct?user_id=@ghost:box", None),
-        ("GET", f"{V3}/user/@a:box/account_data/m.direct?" + "&".join("a=b" for _ in range(99)), None),
+        ("GET", f"{V3}/account/whoami?user_id=@ghost:box", ""),
+        ("GET", f"{V3}/user/@ghost:box/account_data/m.direct?user_id=@ghost:box", ""),
+        ("GET", f"{V3}/user/@a:box/account_data/m.direct?" + "&".join("a=b" for _ in range(99)), ""),
     ],
 )
 async def test_an_answer_tells_whose_its_token_is_if_the_box_gives_it_to_nobody_else(tmp_path, autojump_clock, method, path, owner) -> None:
@@ -159,15 +157,6 @@ async def test_a_disk_that_cannot_be_written_is_said_and_no_more(tmp_path, autoj
         await trio.sleep(1)
         assert "owners.json cannot be written" in caplog.text
         assert await rig.app.owners.of("Bearer T") == "@a:box"
-
-
-def test_who_is_paired_with_another_box_forgets_all_of_it(tmp_path) -> None:
-    state = State(tmp_path / "proxy.json", PROXY, Paired("box.example", BOX.public_key))
-    (state.told_folder / "deeper").mkdir(parents=True)
-    (state.told_folder / "deeper" / "owners.json").write_bytes(b"{}")
-    state.pair(Paired("other.example", PROXY.public_key))
-    assert not state.told_folder.exists()
-    state.pair(Paired("box.example", BOX.public_key))
 
 
 # ---- filters

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgeserver.proxy.paths import Kind, treatment_of
+from edgeserver.proxy.paths import Keep, Kind, endpoint_of, treatment_of
 from transports.exchange import Priority
 
 ROOM = "/_matrix/client/v3/rooms/%21abc%3Abox"
@@ -49,6 +49,37 @@ ROOM = "/_matrix/client/v3/rooms/%21abc%3Abox"
 def test_each_endpoint_has_its_kind_and_priority(method, path, kind, priority) -> None:
     found = treatment_of(method, path)
     assert (found.kind, found.priority) == (kind, priority)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "keep"),
+    [
+        ("GET", "/_matrix/client/versions", Keep.FOR_ANYBODY),
+        ("GET", "/_matrix/client/v3/login", Keep.FOR_ANYBODY),
+        ("GET", "/_matrix/client/v3/profile/%40a%3Abox/displayname", Keep.FOR_PERSON),
+        ("GET", "/_matrix/client/v3/account/whoami", Keep.FOR_DEVICE),
+        ("GET", "/_matrix/client/v3/devices", Keep.FOR_DEVICE),
+        ("GET", "/_matrix/client/v1/media/config", Keep.FOR_USER),
+        ("GET", "/_matrix/client/v3/pushrules/", Keep.FOR_USER),
+        ("GET", f"{ROOM}/state/m.room.member/%40a%3Abox", Keep.FOR_USER),
+        ("GET", f"{ROOM}/messages", Keep.FOR_USER),
+        ("GET", "/_matrix/client/unstable/org.example.msc1/rooms/!a/threads", Keep.FOR_USER),
+        ("PUT", f"{ROOM}/state/m.room.name", Keep.NOT),
+        ("HEAD", f"{ROOM}/state", Keep.NOT),
+        ("GET", "/_matrix/client/v3/sync", Keep.NOT),
+        ("GET", "/_matrix/client/v3/presence/@a:box/status", Keep.NOT),
+        ("GET", "/_matrix/client/v3/notifications", Keep.NOT),
+        ("GET", "/_matrix/client/v1/media/download/box/a", Keep.NOT),
+    ],
+)
+def test_it_is_known_whose_answers_are_kept(method, path, keep) -> None:
+    assert treatment_of(method, path).keep is keep
+
+
+def test_endpoints_are_the_same_however_they_are_encoded() -> None:
+    assert endpoint_of(f"{ROOM}/state/m%2Eroom.name") == endpoint_of("/_matrix/client/r0/rooms/!abc:box/state/m.room.name")
+    assert endpoint_of("/_matrix/client/v3/rooms/a%2Fb/state") != endpoint_of("/_matrix/client/v3/rooms/a/b/state")
+    assert endpoint_of("/_matrix/client/versions") == ""
 
 
 @pytest.mark.parametrize(

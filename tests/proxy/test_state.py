@@ -9,7 +9,7 @@ from edgeserver.paired.joining import JoinError
 from edgeserver.paired.pairing import secret_of
 from edgeserver.paired.state import StateError, open_state
 from edgeserver.proxy.program import ProxyOptions, run
-from tests.proxy.rig import BOX
+from tests.proxy.rig import BOX, PROXY
 from transports.link.pairing import Paired, PairingFailed, PairingQR
 
 
@@ -20,19 +20,19 @@ def test_the_key_is_made_once_and_is_nobody_elses_business(tmp_path) -> None:
     assert second.box is None
 
 
-def test_a_pairing_and_copies_outlive_a_restart_and_another_box_makes_the_copies_worthless(tmp_path) -> None:
+def test_a_pairing_outlives_a_restart_and_another_one_forgets_what_the_box_has_told(tmp_path) -> None:
     state = open_state(tmp_path, "proxy")
     state.pair(Paired("box.example", BOX.public_key))
-    state.answers["/_matrix/client/versions"] = {"versions": ["v1.11"]}
-    state.save()
+    (state.told_folder / "deeper").mkdir(parents=True)
+    (state.told_folder / "deeper" / "file").write_bytes(b"{}")
     again = open_state(tmp_path, "proxy")
     assert again.box == Paired("box.example", BOX.public_key)
-    assert again.answers == {"/_matrix/client/versions": {"versions": ["v1.11"]}}
-    again.pair(Paired("other.example", BOX.public_key))
-    assert open_state(tmp_path, "proxy").answers == {}
+    again.pair(Paired("other.example", PROXY.public_key))
+    assert not again.told_folder.exists()
+    again.pair(Paired("box.example", BOX.public_key))  # with nothing to forget
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"box": {"name": "x", "key": "AA"}, "answers": {}}', b'{"box": 1, "answers": {}}'])
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"box": {"name": "x", "key": "AA"}}', b'{"box": 1}'])
 def test_a_damaged_file_is_named(tmp_path, content) -> None:
     open_state(tmp_path, "proxy")
     (tmp_path / "proxy.json").write_bytes(content)
