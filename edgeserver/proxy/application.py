@@ -1,8 +1,8 @@
 """The homeserver on localhost: an ASGI application that answers ordinary clients from the other end of a line.
 
 What only takes long is no error: a request waits for the line, and is repeated where that is harmless, until the client
-goes away. See `paths` for what is done with each endpoint, `outbox` for messages, `polls` for /sync, `media` for pictures,
-`front_page` for what people see.
+goes away; what is kept of its answers is given while the line is down. See `paths` for what is done with each endpoint, `outbox` for messages,
+`polls` for /sync, `media` for pictures, `kept_answers` and `owners` for what is kept and for whom, `front_page` for what people see.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ MAX_UPLOAD: Final = 16_000_000
 _MESSAGE_HEAD: Final = 4096
 _TERMS: Final = Terms(linger=120.0, keep_untaken=120.0)
 _TERMS_UNREPEATABLE: Final = Terms(linger=120.0, keep_untaken=120.0, shared=False)
-_TELLS_OF_MEDIA: Final = frozenset((Kind.SYNC, Kind.SLIDING_SYNC))
+_SYNCS: Final = frozenset((Kind.SYNC, Kind.SLIDING_SYNC))
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 
 Scope = MutableMapping[str, Any]
@@ -71,7 +71,7 @@ class ProxyApplication:
 
     def __init__(self, line: Line, state: State, policy: Policy = Policy.NONE, *, inline: bool = False) -> None:
         """`policy` says which media clients get over a thin line without a person's wish. `inline` is for tests with a virtual clock: what
-        media and meter do on disk does not run on another thread.
+        is done on disk does not run on another thread.
         """
         self._line = line
         self._errands = Errands()
@@ -162,9 +162,13 @@ class ProxyApplication:
     # ---- answered by the box
 
     def _noted(self, call: Call, response: Response) -> Response:
-        """What an answer tells about media and about whose token it is."""
-        self.owners.hear(call, response)
-        if response.status == 200 and (call.treatment.kind in _TELLS_OF_MEDIA or call.treatment.priority is Priority.HISTORY):
+        """What an answer tells about media, about whose token it is and about filters."""
+        kind = call.treatment.kind
+        if kind in _SYNCS or response.status == 401:
+            self.owners.hear(call, response)  # of all others with 200 `answers` has told, as soon as they came
+        if kind is Kind.SYNC and response.status == 400:
+            self.filters.forget(call.authorization)  # the box may have more of them than it keeps
+        if response.status == 200 and (kind in _SYNCS or call.treatment.priority is Priority.HISTORY):
             self.media.learn(response)
         return response
 
@@ -236,18 +240,18 @@ class ProxyApplication:
         if known is not None:
             return json_response({"filter_id": known})
         response = await self._forward(replace(call, request=replace(call.request, body=orjson.dumps(thin))))
-        if response.status == 200:
+        if response.status == 200 and not call.speaks_for_another:
             self.filters.learn(call.authorization, thin, (json_object(response.body) or {}).get("filter_id"))
         return response
 
     async def _logout(self, call: Call) -> Response:
         """Who has logged out here is given nothing more from here, whether or not the box has heard of it yet."""
         user = self.owners.known(call.authorization)
-        self.owners.forget(call.authorization)
+        self.owners.log_out(call.authorization)
         response = await self._forward(call)
-        self.owners.forget(call.authorization)  # something else may have been answered meanwhile
-        if response.status == 200 and user and not call.path.endswith("/logout"):
-            self.owners.forget_all(user)
+        self.owners.log_out(call.authorization)  # something else may have been answered meanwhile
+        if response.status == 200 and user and call.path.endswith("/all"):
+            self.owners.log_out_everywhere(user)
         return response
 
     # ---- sizes

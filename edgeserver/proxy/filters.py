@@ -97,6 +97,13 @@ class DefinedFilters:
         while len(self._ids) > MAX_KNOWN:
             self._ids.pop(next(iter(self._ids)))
 
+    def forget(self, authorization: str) -> None:
+        """All that were defined with that token: one of them is not there any more."""
+        digest = digest_of(authorization)
+        self._definitions = {key: definition for key, definition in self._definitions.items() if key[0] != digest}
+        self._ids = {key: filter_id for key, filter_id in self._ids.items() if key[0] != digest}
+        self._file.change()
+
     def definition(self, authorization: str, filter_id: str) -> dict[str, Any] | None:
         """What the filter says, if it was defined through this proxy."""
         key = self._definitions.get((digest_of(authorization), filter_id))

@@ -123,7 +123,7 @@ class FrontPage:
 
     def _downtime(self) -> str:
         seconds = self._line.down_seconds
-        if seconds is None:
+        if seconds is None or not self._line.is_thin:
             return ""
         since = "It went down" if self._line.profile is not None else "It has not been up since this proxy was started,"
         return f"<p>{since} {_duration(seconds)} ago. Until it is up again apps see what was known when it was up last."

@@ -83,7 +83,8 @@ class AnswerFolder:
         """What is there, what was not used for longest first. Makes the folder, and removes what is damaged or another box's."""
         found = []
         try:
-            self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in (self._path.parent, self._path):
+                folder.mkdir(exist_ok=True, mode=0o700)
             for name in os.listdir(self._path):
                 answer = self._head(name)
                 if answer is None:
@@ -229,6 +230,7 @@ class KeptAnswers:
         was_refused = False
         try:
             response = await carry()
+            self._owners.hear(call, response)
             was_refused = 400 <= response.status < 500
             return response
         finally:

@@ -2,17 +2,18 @@
 
 It is learnt from answers that pass through, and the box is asked (GET /account/whoami) only where the name itself is needed. Of some tokens
 it is known merely that they are one of the box's people's; their owner is "". A token is forgotten as soon as the box does not know it any
-more (401 M_UNKNOWN_TOKEN), and when it logs out.
+more (401 M_UNKNOWN_TOKEN), when another has taken its place, and when it logs out.
 
-The file `owners.json` holds pairs of the SHA-256 of a token, in hexadecimal digits, and its owner, the one used last at the end. Refresh
-tokens are among them, marked so that none counts as an access token. Spec: client-server API, "Using access tokens", "Refreshing access
-tokens".
+The file holds a list, what was used last at the end: the SHA-256 of an access token, in hexadecimal digits, and its owner; and, so that it
+is known whose the next access token is, that of a refresh token, its owner, and the SHA-256 of the access token that came with it. Spec:
+client-server API, "Using access tokens", "Refreshing access tokens".
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
@@ -53,6 +54,14 @@ def digest_of(authorization: str) -> str:
     return hashlib.sha256((token.strip() if scheme.lower() == "bearer" else authorization).encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """Of an access token; of a refresh token, if `access` is the digest of the access token that came with it."""
+
+    owner: str
+    access: str = ""
+
+
 class Owners:
     """User ids by token; all tokens are given as they stand in an Authorization header. `run` is one task for the life of the proxy.
 
@@ -62,8 +71,8 @@ class Owners:
     def __init__(self, line: Line, errands: Errands, path: Path, box: str, *, inline: bool = False) -> None:
         self._line = line
         self._errands = errands
-        self._file = SmallFile(path, box, lambda: self._owners.items(), inline=inline)
-        self._owners: dict[str, str] = {}
+        self._file = SmallFile(path, box, self._told, inline=inline)
+        self._owners: dict[str, _Entry] = {}
         self.when_forgotten: list[Callable[[str], None]] = []
         """Called with the `digest_of` a token that was forgotten, and with the user id of whom no token is known any more."""
 
@@ -72,6 +81,9 @@ class Owners:
         self._owners = _owners(await self._file.load())
         task_status.started()
         await self._file.run()
+
+    def _told(self) -> list[list[str]]:
+        return [[digest, entry.owner, *([entry.access] if entry.access else [])] for digest, entry in self._owners.items()]
 
     def known(self, authorization: str) -> str | None:
         """The user id, "" of somebody whom the box knows but who is not known here, or None. Without the line."""
@@ -98,14 +110,18 @@ class Owners:
     def learn(self, authorization: str, user_id: str) -> None:
         """The box has accepted that token; `user_id` may be "" if it has not said whose it is."""
         if authorization and len(user_id.encode()) <= _MAX_USER_ID:
-            self._learn(digest_of(authorization), user_id)
+            self._learn(digest_of(authorization), _Entry(user_id))
 
     def forget(self, authorization: str) -> None:
+        """The token is not valid any longer; another may still take its place."""
         self._forget(digest_of(authorization))
 
-    def forget_all(self, user_id: str) -> None:
-        """All tokens of one person."""
-        for digest in [digest for digest, owner in self._owners.items() if owner == user_id]:
+    def log_out(self, authorization: str) -> None:
+        """The token is not valid any longer, and neither is what refreshes it."""
+        self._log_out(digest_of(authorization))
+
+    def log_out_everywhere(self, user_id: str) -> None:
+        for digest in [digest for digest, entry in self._owners.items() if entry.owner == user_id]:
             self._forget(digest)
 
     def is_path_of_its_own(self, call: Call) -> bool:
@@ -120,7 +136,7 @@ class Owners:
             self._hear_login(call, response)
         elif _is_unknown(response):
             self.forget(call.authorization)
-        elif response.status == 200 and kind is not Kind.LOGOUT:
+        elif response.status == 200:
             user_id = _told_by(call, response)
             if user_id or kind in _TOLD_TO_PEOPLE or call.treatment.keep in _KEPT_FOR_PEOPLE:
                 self.learn(call.authorization, user_id)
@@ -132,37 +148,52 @@ class Owners:
             self._forget(used)
         told = json_object(response.body) if response.status == 200 else None
         token, refresh = _text(told, "access_token"), _text(told, "refresh_token")
-        user_id = _text(told, "user_id") or self._known(used) or ""
-        if token:
-            self.learn(f"Bearer {token}", user_id)
+        if not token:
+            return
+        before = self._owners.get(used)
+        user_id = _text(told, "user_id") or ("" if before is None else before.owner)
+        access = digest_of(f"Bearer {token}")
+        self._learn(access, _Entry(user_id))
         if refresh and user_id:
-            self._learn(_refresh_digest(refresh), user_id)
+            self._learn(_refresh_digest(refresh), _Entry(user_id, access))
+        if before is not None:
+            self._learn(used, _Entry(user_id, access))  # it is valid until the next is used, if this answer gets lost
+            self._log_out(before.access)
 
     # ---- by digest
 
     def _known(self, digest: str) -> str | None:
-        owner = self._owners.pop(digest, None)
-        if owner is not None:
-            self._owners[digest] = owner  # used last
-        return owner
+        entry = self._owners.pop(digest, None)
+        if entry is None or entry.access:
+            return None
+        self._owners[digest] = entry  # used last
+        return entry.owner
 
-    def _learn(self, digest: str, user_id: str) -> None:
-        known = self._known(digest)
-        if known is None or (user_id and user_id != known):
-            self._owners[digest] = user_id
-            while len(self._owners) > MAX_TOKENS:
-                del self._owners[next(iter(self._owners))]
+    def _learn(self, digest: str, entry: _Entry) -> None:
+        known = self._owners.pop(digest, None)
+        if known is not None and not entry.owner:
+            entry = known
+        self._owners[digest] = entry
+        while len(self._owners) > MAX_TOKENS:
+            del self._owners[next(iter(self._owners))]
+        if entry != known:
             self._file.change()
 
+    def _log_out(self, access: str) -> None:
+        for digest in [digest for digest, entry in self._owners.items() if entry.access == access]:
+            self._forget(digest)
+        self._forget(access)
+
     def _forget(self, digest: str) -> None:
-        owner = self._owners.pop(digest, None)
-        if owner is None:
+        entry = self._owners.pop(digest, None)
+        if entry is None:
             return
         self._file.change()
-        gone = [digest, owner] if owner and owner not in self._owners.values() else [digest]
-        for each in gone:
-            for tell in self.when_forgotten:
-                tell(each)
+        is_gone = bool(entry.owner) and all(each.owner != entry.owner for each in self._owners.values())
+        for tell in self.when_forgotten:
+            tell(digest)
+            if is_gone:
+                tell(entry.owner)
 
 
 def _told_by(call: Call, response: Response) -> str:
@@ -192,11 +223,15 @@ def _text(told: dict[str, Any] | None, name: str) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _owners(told: list[Any]) -> dict[str, str]:
+def _owners(told: list[Any]) -> dict[str, _Entry]:
     """What the file says."""
     found = {}
     for entry in told[-MAX_TOKENS:]:
         match entry:
-            case [str(digest), str(owner)] if _DIGEST.fullmatch(digest):
-                found[digest] = owner
+            case [str(digest), str(owner), *rest] if _DIGEST.fullmatch(digest) and _is_access(rest):
+                found[digest] = _Entry(owner, *rest)
     return found
+
+
+def _is_access(rest: list[Any]) -> bool:
+    return not rest or (len(rest) == 1 and isinstance(rest[0], str) and _DIGEST.fullmatch(rest[0]) is not None)

@@ -94,7 +94,7 @@ _TABLE: Final = [
         ("POST", rf"{_ROOM}/(?:receipt/.+|read_markers)", Kind.FORWARD, _R),
         ("GET", r"login", Kind.CACHED, _I),
         ("POST", r"login|register|refresh", Kind.LOGIN, _I),
-        ("POST", r"logout(?:/all)?|account/deactivate", Kind.LOGOUT, _I),
+        ("POST", r"logout(?:/all)?", Kind.LOGOUT, _I),
         ("GET", r"capabilities", Kind.CACHED, _I),
         ("POST", r"user/[^/]+/filter", Kind.FILTER, _I),
         ("GET", r"user/[^/]+/filter/[^/]+", Kind.FILTER, _I),

@@ -175,6 +175,7 @@ async def test_a_token_that_is_revoked_or_logs_out_gets_nothing_and_the_last_one
         assert await kept(second, f"{V3}/pushrules/") is not None
         assert len(list(folder.iterdir())) == len(START) - 1, "without whoami and devices of the first, with whoami of the second"
         await up(rig)
+        assert folder.parent.stat().st_mode & 0o077 == 0
         await second("POST", f"{V3}/logout", {})
         await trio.sleep(1)
         assert list(folder.iterdir()) == []
@@ -373,6 +374,13 @@ async def test_a_stranger_does_not_fill_what_is_kept_for_anybody(tmp_path, autoj
             await HttpClient(rig.app, "")("GET", f"/_matrix/client/versions?x={number}")
         await trio.sleep(1)
         assert list((tmp_path / "proxy.told" / "answers").iterdir()) == []
+
+
+async def test_the_page_promises_nothing_of_a_fat_line(tmp_path, autojump_clock) -> None:
+    async with rig_in_memory(tmp_path, Medium(1_000_000)) as rig:
+        await rig.up()
+        await down(rig)
+        assert "apps see" not in (await rig.client("GET", "/", headers={"accept": "text/html"})).body.decode()
 
 
 async def test_the_page_says_since_when_the_line_is_down_and_what_apps_see(tmp_path, autojump_clock) -> None:

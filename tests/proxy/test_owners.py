@@ -12,6 +12,7 @@ import trio
 from edgeserver.proxy.filters import MAX_DEFINITION, MAX_KNOWN
 from edgeserver.proxy.owners import MAX_TOKENS
 from tests.proxy.rig import V3, Doorkeeper, HttpClient, rig_in_memory
+from transports.exchange import Response
 
 LOGIN = {"type": "m.login.password", "refresh_token": True}
 
@@ -26,6 +27,9 @@ async def test_a_login_and_a_refresh_tell_whose_the_tokens_are_and_the_box_is_no
         third = (await stranger("POST", f"{V3}/refresh", {"refresh_token": second["refresh_token"]})).json
         assert rig.app.owners.known(f"bearer {third['access_token']}") == "@a:box"
         assert rig.app.owners.known(f"Bearer {third['refresh_token']}") is None, "it gives access to nothing"
+        assert rig.app.owners.known(f"Bearer {second['access_token']}") is None, "another has taken its place"
+        again = (await stranger("POST", f"{V3}/refresh", {"refresh_token": second["refresh_token"], "lost": "the answer"})).json
+        assert rig.app.owners.known(f"Bearer {again['access_token']}") == "@a:box"
         unknown = (await stranger("POST", f"{V3}/refresh", {"refresh_token": "from elsewhere"})).json
         assert rig.app.owners.known(f"Bearer {unknown['access_token']}") == "", "one of the box's people"
         assert rig.box.count("GET", "whoami") == 0
@@ -94,6 +98,37 @@ async def test_who_logs_out_everywhere_is_forgotten_everywhere(tmp_path, autojum
             await client("GET", f"{V3}/account/whoami")
         assert (await clients["T"]("POST", f"{V3}/logout/all", {})).status == 200
         assert [rig.app.owners.known(f"Bearer {token}") for token in clients] == [None, None, "@b:box"]
+
+
+async def test_with_the_last_token_of_a_person_that_could_be_refreshed_the_person_is_forgotten(tmp_path, autojump_clock) -> None:
+    async with rig_in_memory(tmp_path, box=Doorkeeper()) as rig:
+        gone: list[str] = []
+        rig.app.owners.when_forgotten.append(gone.append)
+        told = (await HttpClient(rig.app, "")("POST", f"{V3}/login", LOGIN)).json
+        del rig.box.users[told["access_token"]]
+        assert (await HttpClient(rig.app, told["access_token"])("GET", f"{V3}/devices")).status == 401
+        assert len(gone) == 1, "it has expired, and may be refreshed"
+        told = (await HttpClient(rig.app, "")("POST", f"{V3}/refresh", {"refresh_token": told["refresh_token"]})).json
+        for _ in range(2):
+            told = (await HttpClient(rig.app, "")("POST", f"{V3}/refresh", {"refresh_token": told["refresh_token"]})).json
+        assert "@a:box" not in gone
+        await HttpClient(rig.app, told["access_token"])("POST", f"{V3}/logout", {})
+        assert gone[-1] == "@a:box"
+        assert rig.app.owners._told() == []
+
+
+async def test_a_refresh_token_that_the_box_refuses_is_forgotten(tmp_path, autojump_clock) -> None:
+    class Refusing(Doorkeeper):
+        async def __call__(self, request, gone):
+            if request.target.endswith("/refresh"):
+                return Response(401, (), b'{"errcode": "M_UNKNOWN_TOKEN"}')
+            return await super().__call__(request, gone)
+
+    async with rig_in_memory(tmp_path, box=Refusing()) as rig:
+        told = (await HttpClient(rig.app, "")("POST", f"{V3}/login", LOGIN)).json
+        assert (await HttpClient(rig.app, "")("POST", f"{V3}/refresh", {"refresh_token": told["refresh_token"]})).status == 401
+        rig.app.owners.forget(f"Bearer {told['access_token']}")
+        assert rig.app.owners._told() == []
 
 
 async def test_what_is_known_outlives_a_restart_without_any_token_on_disk_and_without_the_line(tmp_path, autojump_clock) -> None:
@@ -203,6 +238,29 @@ async def test_a_sync_names_the_filter_that_an_earlier_run_defined_and_nobody_is
         await rig.client("GET", f"{V3}/sync?since=s0")
         assert "filter=1" in rig.box.asked[-1].target
         assert (rig.box.count("GET", "whoami"), rig.box.count("POST", "/filter")) == (1, 1)
+
+
+@pytest.mark.parametrize("given", ["", "?filter=1"])
+async def test_filters_that_the_box_has_dropped_are_defined_anew(tmp_path, autojump_clock, given) -> None:
+    async with rig_in_memory(tmp_path, box=Doorkeeper()) as rig:
+        await rig.client("POST", f"{V3}/user/@a:box/filter", {})
+        rig.box.refuses = (400, "M_INVALID_PARAM")
+        assert (await rig.client("GET", f"{V3}/sync{given}")).status == 400
+        rig.box.refuses = None
+        defined = rig.box.count("POST", "/filter")
+        await rig.client("POST", f"{V3}/user/@a:box/filter", {})
+        assert (await rig.client("GET", f"{V3}/sync{given}")).status == 200
+        assert rig.box.count("POST", "/filter") == defined + 1
+
+
+async def test_a_service_that_speaks_for_many_defines_no_filter_of_its_own_by_that(tmp_path, autojump_clock) -> None:
+    async with rig_in_memory(tmp_path, box=Doorkeeper()) as rig:
+        await rig.client("GET", f"{V3}/account/whoami")
+        ghost = f"{V3}/user/@ghost:box/filter?user_id=@ghost:box"
+        for _ in range(2):
+            await rig.client("POST", ghost, {})
+        await rig.client("POST", f"{V3}/user/@a:box/filter", {})
+        assert rig.box.count("POST", "/filter") == 3
 
 
 async def test_filters_are_bounded_in_number_and_size(tmp_path, autojump_clock) -> None:

@@ -106,7 +106,7 @@ async def test_a_proxy_is_paired_by_code_and_its_client_outlives_power_cuts_and_
 
 
 @pytest.mark.story
-async def test_a_person_has_a_picture_fetched_in_a_browser_and_it_is_there_after_a_restart_without_a_line(tmp_path) -> None:
+async def test_a_person_has_a_picture_fetched_in_a_browser_and_it_is_there_after_a_restart_without_a_line_as_answers_are(tmp_path) -> None:
     file = random.Random(2).randbytes(5000)
     picture = "/_matrix/client/v1/media/download/box/a"
     with PtyLine(tmp_path, 9600) as cable, trio.fail_after(120):
@@ -135,6 +135,7 @@ async def test_a_person_has_a_picture_fetched_in_a_browser_and_it_is_there_after
                         assert (await ask("POST", "/fetch", body=form, headers=elsewhere)).status == 403
                         assert (await ask("POST", "/fetch", body=form, headers=elsewhere | {"Origin": url})).status == 303
                     assert (await ask("GET", picture)).body == file
+                    assert (await ask("GET", f"{V3}/account/whoami")).json == {"user_id": "@a:box"}
                     program.cancel_scope.cancel()
                 await trio.to_thread.run_sync(cable.cut)
             nursery.cancel_scope.cancel()
