@@ -1,8 +1,9 @@
 """The homeserver on localhost: an ASGI application that answers ordinary clients from the other end of a line.
 
 What only takes long is no error: a request waits for the line, and is repeated where that is harmless, until the client
-goes away; what is kept of its answers is given while the line is down. See `paths` for what is done with each endpoint, `outbox` for messages,
-`polls` for /sync, `media` for pictures, `kept_answers` and `owners` for what is kept and for whom, `front_page` for what people see.
+goes away; while the line is down what the box has said before is given. See `paths` for what is done with each endpoint, `outbox` for
+messages, `polls` for /sync, `media` for pictures, `kept_answers` and `owners` for what is kept and for whom, `front_page` for what people
+see.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import hashlib
 import logging
 import os
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -50,6 +51,8 @@ MAX_ANSWER: Final = 512_000
 """Bytes of a body that is kept, before compression."""
 _MAX_HEAD: Final = 65_536
 _TOUCH_SECONDS: Final = 3600.0
+_RECENT: Final = 64
+"""Changes that are remembered for the answers that are under way meanwhile."""
 
 
 @dataclass(eq=False)
@@ -162,6 +165,7 @@ class KeptAnswers:
         self._unsettled: dict[str, Response | None] = {}  # by name: what is still to be written, or (None) removed
         self._work = trio.Event()
         self._changes = 0
+        self._recent: deque[re.Pattern[str]] = deque(maxlen=_RECENT)
         self._trouble = ""
         owners.when_forgotten.append(self._forget_owner)
 
@@ -224,7 +228,7 @@ class KeptAnswers:
             changes = self._changes
             response = await carry()
             self._owners.hear(call, response)  # now, for this goes on without the client
-            if changes == self._changes:  # else it may be older than a change that was answered sooner
+            if not self._has_changed(endpoint_of(call.path), since=changes):  # else it may be older than what was answered sooner
                 self._hear(call, response)
             return response
         was_refused = False
@@ -240,8 +244,14 @@ class KeptAnswers:
     def outdate(self, endpoints: re.Pattern[str]) -> None:
         """Something has changed that these tell of."""
         self._changes += 1
+        self._recent.append(endpoints)
         for name in [name for name, kept in self._kept.items() if endpoints.fullmatch(kept.endpoint)]:
             self._drop(name)
+
+    def _has_changed(self, endpoint: str, since: int) -> bool:
+        """Whether what that tells of may have changed since there were so many changes."""
+        recent = list(self._recent)[max(0, len(self._recent) - (self._changes - since)) :]
+        return self._changes - since > len(recent) or any(change.fullmatch(endpoint) for change in recent)
 
     # ---- what is kept
 

@@ -119,23 +119,26 @@ _KEPT: Final = [
     )
 ]
 """What is kept of GET."""
+_MEMBERS: Final = "(?:state(?:/.*)?|members|joined_members)"
 _OUTDATES: Final = [
     (re.compile(f"(?:PUT|POST|DELETE) (?:{change})"), outdated)
     for change, outdated in (
-        (r"(user/[^/]+/(?:rooms/[^/]+/)?account_data/[^/]+)", "{}"),
-        (r"(user/[^/]+/rooms/[^/]+/)tags/.*", r"{}(?:tags|account_data/m\.tag)"),
-        (r"()pushrules/.*", r"{}pushrules(?:/.*)?|user/[^/]+/account_data/m\.push_rules"),
-        (r"(profile/[^/]+)/.*", "{}(?:/.*)?"),
-        (rf"({_ROOM}/)state/.*", "{}(?:state(?:/.*)?|members|joined_members|aliases|hierarchy)"),
-        (rf"({_ROOM}/)(?:join|leave|forget|invite|kick|ban|unban|upgrade)", "{}(?:state(?:/.*)?|members|joined_members)|joined_rooms"),
-        (rf"({_ROOM}/)redact/.*", "{}(?:messages|threads|(?:event|context|relations)/.*)"),
-        (r"()(?:join/.*|createRoom)", "{}joined_rooms"),
+        (r"(user/[^/]+/(?:rooms/[^/]+/)?account_data/[^/]+)", r"{}"),
+        (r"(user/[^/]+/rooms/[^/]+)/tags/.*", r"{}/(?:tags|account_data/m\.tag)"),
+        (rf"({_ROOM})/(?:read_markers|receipt/m\.fully_read/.*)", r"user/[^/]+/{}/account_data/m\.fully_read"),
+        (r"pushrules/.*", r"pushrules(?:/.*)?|user/[^/]+/account_data/m\.push_rules"),
+        (r"(profile/[^/]+)/.*", r"{}(?:/.*)?"),
+        (rf"({_ROOM})/state/.*", rf"{{}}/(?:{_MEMBERS}|aliases|hierarchy)"),
+        (rf"({_ROOM})/(?:join|leave|forget|invite|kick|ban|unban|upgrade)", rf"{{}}/{_MEMBERS}|joined_rooms"),
+        (r"(?:join|knock)/([^/]+)", rf"rooms/{{}}/{_MEMBERS}|joined_rooms"),
+        (r"createRoom", r"joined_rooms"),
+        (rf"({_ROOM})/redact/.*", r"{}/(?:messages|threads|(?:event|context|relations)/.*)"),
         (r"(directory/room/.*)", rf"{{}}|{_ROOM}/aliases"),
-        (r"()(?:devices/.*|delete_devices)", "{}devices(?:/.*)?"),
-        (r"()room_keys/version.*", "{}room_keys/version.*"),
+        (r"devices/.*|delete_devices", r"devices(?:/.*)?"),
+        (r"room_keys/version.*", r"room_keys/version.*"),
     )
 ]
-"""Which kept answers a change makes untrue, as far as its path tells: `{}` stands for the group."""
+"""Which kept answers a change makes untrue, as far as its path tells: `{}` stands for what the group has matched."""
 _REPEATABLE_POSTS: Final = re.compile(
     rf"sync|keys/(?:query|upload(?:/.*)?)|{_ROOM}/(?:receipt/.+|read_markers|join)|join/[^/]+|user/[^/]+/filter"
     r"|search|publicRooms|user_directory/search|logout"
@@ -176,7 +179,7 @@ def outdated_by(method: str, path: str) -> re.Pattern[str] | None:
     endpoint = endpoint_of(path)
     for pattern, outdated in _OUTDATES:
         if (change := pattern.fullmatch(f"{method} {endpoint}")) is not None:
-            return re.compile(outdated.format(re.escape(change[1])))
+            return re.compile(outdated.replace("{}", re.escape(change[1]) if pattern.groups else ""))
     return None
 
 

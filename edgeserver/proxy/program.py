@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class ProxyOptions:
     """`link` is the line's URI (see `app.wires`); `listen` the host:port for clients; `pair` a pairing code or QR
-    string (None: paired already); `state` the folder for key, pairing, held messages, media and what the box has told;
-    `name` what the box calls this device (empty: after this machine); `media` which media apps get over a thin line without somebody's wish.
+    string (None: paired already); `state` the folder for key, pairing, held messages, media and what the box has told; `name` what the box
+    calls this device (empty: after this machine); `media` which media apps get over a thin line without somebody's wish.
     """
 
     link: str
