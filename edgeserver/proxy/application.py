@@ -2,8 +2,8 @@
 
 What only takes long is no error: a request waits for the line, and is repeated where that is harmless, until the client
 goes away; while the line is down what the box has said before is given. See `paths` for what is done with each endpoint, `outbox` for
-messages, `polls` for /sync, `media` for pictures, `kept_answers` and `owners` for what is kept and for whom, `front_page` for what people
-see.
+messages, `polls` for /sync, `media` for pictures, `feeds`, `kept_answers` and `owners` for what is kept and for whom, `front_page` for what
+people see.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from edgeserver.proxy import front_page
 from edgeserver.proxy.call import Call
 from edgeserver.proxy.copies import Copies
 from edgeserver.proxy.errands import Errands, Terms
+from edgeserver.proxy.feeds import Feeds
 from edgeserver.proxy.filters import DefinedFilters, thinned
 from edgeserver.proxy.front_page import FrontPage
 from edgeserver.proxy.held import HeldFolder
@@ -36,6 +37,7 @@ from edgeserver.proxy.owners import Owners
 from edgeserver.proxy.paths import Keep, Kind, outdated_by, treatment_of
 from edgeserver.proxy.polls import Polls
 from edgeserver.proxy.replies import error_response, json_object, json_response, request_headers, response_headers
+from edgeserver.proxy.scroll_back import ScrollBack
 from edgeserver.proxy.transfers import Transfers
 from transports.exchange import Priority, Request, Response
 
@@ -83,7 +85,10 @@ class ProxyApplication:
         self.answers = KeptAnswers(line, self._errands, self.owners, AnswerFolder(told / "answers", box), inline=inline)
         self._copies = Copies(line, self._errands, self.answers)
         self._transfers = Transfers(line, 12 * PATIENCE)
-        self._polls = Polls(line, self._errands, self.filters)
+        self.feeds = Feeds(told / "feeds", box, self.owners, inline=inline)
+        self._polls = Polls(line, self._errands, self.filters, self.feeds)
+        self.owners.when_forgotten.append(self._polls.forget)
+        self._scroll_back = ScrollBack(line, self.feeds, self._kept_or_forwarded)
         self.outbox = Outbox(line, self._errands, HeldFolder(state.file.parent / "outbox", box))
         self.media = Media(line, self._transfers, MediaFolder(state.file.parent / "media", box), self.owners, policy, inline=inline)
         self._meter = Meter(state.file.parent / "meter.json", line.stats, time.time, inline=inline)
@@ -96,6 +101,7 @@ class ProxyApplication:
             await nursery.start(self.owners.run)
             await nursery.start(self.filters.run)
             await nursery.start(self.answers.run)
+            await nursery.start(self.feeds.run)
             await nursery.start(self._polls.run)
             await nursery.start(self._meter.run)
             await nursery.start(self.media.run)
@@ -182,6 +188,8 @@ class ProxyApplication:
                 return await self._polls.sync(call)
             case Kind.SLIDING_SYNC:
                 return await self._polls.sliding_sync(call)
+            case Kind.OLDER:
+                return await self._scroll_back.answer(call)
             case Kind.CACHED:
                 return self._media_limit(call, await self._copies.answer(call))
             case Kind.FILTER:
@@ -198,10 +206,13 @@ class ProxyApplication:
             case Kind.DOWNLOAD:
                 download = self._transfers.download
                 return await self._errands.ask(call.identity(), lambda: download(call), _TERMS)
-            case _ if call.treatment.keep is not Keep.NOT and self._line.is_thin:
-                return await self.answers.answer(call, lambda: self._begin(call))
             case _:
-                return await self._forward(call)
+                return await self._kept_or_forwarded(call)
+
+    async def _kept_or_forwarded(self, call: Call) -> Response:
+        if call.treatment.keep is not Keep.NOT and self._line.is_thin:
+            return await self.answers.answer(call, lambda: self._begin(call))
+        return await self._forward(call)
 
     async def _forward(self, call: Call) -> Response:
         return await self._errands.wait(self._begin(call))

@@ -69,6 +69,7 @@ class DefinedFilters:
         self._file = SmallFile(path, box, self._told, inline=inline)
         self._ids: dict[tuple[str, bytes], str] = {}
         self._definitions: dict[tuple[str, str], bytes] = {}
+        owners.when_replaced.append(self._replace)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Reads the file, and from then on writes it, until cancelled."""
@@ -103,6 +104,13 @@ class DefinedFilters:
         self._definitions = {key: definition for key, definition in self._definitions.items() if key[0] != digest}
         self._ids = {key: filter_id for key, filter_id in self._ids.items() if key[0] != digest}
         self._file.change()
+
+    def _replace(self, token: str, new: str) -> None:
+        """The device of the first token has the second one now. Both are `owners.digest_of`."""
+        for (digest, filter_id), key in list(self._definitions.items()):
+            if digest == token:
+                self._keep(new, filter_id, key)
+                self._file.change()
 
     def definition(self, authorization: str, filter_id: str) -> dict[str, Any] | None:
         """What the filter says, if it was defined through this proxy."""

@@ -75,6 +75,8 @@ class Owners:
         self._owners: dict[str, _Entry] = {}
         self.when_forgotten: list[Callable[[str], None]] = []
         """Called with the `digest_of` a token that was forgotten, and with the user id of whom no token is known any more."""
+        self.when_replaced: list[Callable[[str, str], None]] = []
+        """Called with the `digest_of` an access token and of that which takes its place, before the first is forgotten."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Reads the file, and from then on writes it, until cancelled."""
@@ -158,6 +160,9 @@ class Owners:
             self._learn(_refresh_digest(refresh), _Entry(user_id, access))
         if before is not None:
             self._learn(used, _Entry(user_id, access))  # it is valid until the next is used, if this answer gets lost
+            if before.access != access:
+                for tell in self.when_replaced:
+                    tell(before.access, access)
             self._log_out(before.access)
 
     # ---- by digest

@@ -26,6 +26,8 @@ class Kind(Enum):
     """Make it cheap, hold the poll at the box, let a newer one take its place."""
     SLIDING_SYNC = auto()
     """Let a newer one take its place."""
+    OLDER = auto()
+    """Give a page of older events from what has been told, as far as that goes."""
     HUSHED = auto()
     """Answer it here on a thin line: typing and presence."""
     CACHED = auto()
@@ -98,7 +100,8 @@ _TABLE: Final = [
         ("GET", r"capabilities", Kind.CACHED, _I),
         ("POST", r"user/[^/]+/filter", Kind.FILTER, _I),
         ("GET", r"user/[^/]+/filter/[^/]+", Kind.FILTER, _I),
-        ("GET", rf"{_ROOM}/(?:messages|context/.+|relations/.+|threads|timestamp_to_event)", Kind.FORWARD, _H),
+        ("GET", rf"{_ROOM}/messages", Kind.OLDER, _H),
+        ("GET", rf"{_ROOM}/(?:context/.+|relations/.+|threads|timestamp_to_event)", Kind.FORWARD, _H),
         ("GET", rf"{_ROOM}/(?:members|joined_members|state|hierarchy)", Kind.FORWARD, _M),
         ("GET|PUT|POST|DELETE", r"room_keys/.*", Kind.FORWARD, _H),
         ("POST", r"keys/upload(?:/.*)?", Kind.FORWARD, _M),

@@ -1,31 +1,43 @@
 """GET /_matrix/client/v3/sync, and simplified sliding sync's POST. Spec: client-server API, "Syncing"; MSC4186.
 
 On a thin line a sync that goes on is observed at the box (`watch`): polls end here, and news come as they happen. A client whose own
-timeout is over gets an empty answer. What begins a classic sync, and whatever comes over a fat line, is asked for as it is, and an answer
-that comes too late for the client that asked (an initial sync may take an hour) is there when it asks again. A newer sync of the same
-device, from another point, takes the place of the older one.
+timeout is over gets an empty answer. What begins a sync that has been told before is answered from here (`feeds`), and goes on at the box.
+What else begins a classic sync, and whatever comes over a fat line, is asked for as it is, and an answer that comes too late for the client
+that asked (an initial sync may take an hour) is there when it asks again. A newer sync of the same device, from another point, takes the
+place of the older one.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import trio
 
+from edgeserver.proxy import mirror, sliding_mirror
+from edgeserver.proxy.asked import Asked, without_progress
 from edgeserver.proxy.errands import Terms
 from edgeserver.proxy.filters import thinned
-from edgeserver.proxy.replies import json_object, json_response
+from edgeserver.proxy.owners import digest_of
+from edgeserver.proxy.replies import json_object, json_response, kept_response
 from edgeserver.proxy.watch import Watch
 from transports import syncing
+from transports.exchange import ExchangeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgeserver.paired.line import Line
     from edgeserver.proxy.call import Call
     from edgeserver.proxy.errands import Errands
+    from edgeserver.proxy.feeds import Feeds
     from edgeserver.proxy.filters import DefinedFilters
     from transports.exchange import Request, Response
+
+log = logging.getLogger(__name__)
 
 LEAST_WAIT: Final = 20.0
 """Seconds that the line has at least, before a client gets an empty answer to a poll that has only just left."""
@@ -46,6 +58,7 @@ class _Device:
     watch: Watch | None = None
     asked: Any = None
     """What the watch asks for: whoever asks for something else begins anew."""
+    catches_up: bool = False
 
     def close(self) -> None:
         if self.watch is not None:
@@ -56,10 +69,11 @@ class _Device:
 class Polls:
     """The syncs of all clients; `run` is one task for the life of the proxy."""
 
-    def __init__(self, line: Line, errands: Errands, filters: DefinedFilters) -> None:
+    def __init__(self, line: Line, errands: Errands, filters: DefinedFilters, feeds: Feeds) -> None:
         self._line = line
         self._errands = errands
         self._filters = filters
+        self._feeds = feeds
         self._devices: dict[tuple[str, str], _Device] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -72,6 +86,9 @@ class Polls:
     async def sync(self, call: Call) -> Response:
         asked = call.parameters
         device = self._device(call.authorization, "")
+        begins = not asked.get("since") or asked.get("full_state") == "true"
+        if self._line.is_thin and begins and (told := await self._begun_here(call, device, asked)) is not None:
+            return told
         if self._line.is_thin and asked.get("since") and device.counts is not None and asked.get("full_state") != "true":
             return await self._watched_sync(call, device, asked)
         device.close()
@@ -83,15 +100,68 @@ class Polls:
             self._errands.drop(key, errand)
         return response
 
+    async def _begun_here(self, call: Call, device: _Device, asked: dict[str, str]) -> Response | None:
+        """What the sync of this device, or of another one of the same person, has told before."""
+        feed, since, is_up = self._feed(call, asked), asked.get("since"), self._line.is_up
+        if feed is None:
+            return None
+        if since:
+            told = await self._feeds.full_state(call.authorization, feed, since, is_up=is_up)
+        else:
+            told = await self._feeds.first(call.authorization, feed, min(feed.limit, mirror.FIRST_EVENTS), is_up=is_up)
+        if told is None:
+            return None
+        body, counts = told
+        device.counts = counts or device.counts
+        return kept_response(body)
+
+    def _feed(self, call: Call, asked: dict[str, str]) -> Asked | None:
+        """None if the answers are of no use to who begins anew. An application service may ask for several people."""
+        given = asked.get("filter", "")
+        is_inline = not given or given.startswith("{")
+        definition = thinned(json_object(given.encode()) or {}) if is_inline else self._filters.definition(call.authorization, given)
+        return None if definition is None or call.speaks_for_another else Asked.classic(definition, asked)
+
+    def _hear(self, call: Call, feed: Asked | None, start: str | None, response: Response) -> None:
+        if feed is not None and self._line.is_thin:
+            self._feeds.hear(call.authorization, feed, start, response)
+
+    def _catch_up(self, call: Call, device: _Device, feed: Asked | None, template: Request) -> None:
+        """Asks for what the feed lacks, if answers were lost on their way to the disk."""
+        position = None if feed is None else self._feeds.lacking(call.authorization, feed)
+        if feed is not None and position is not None and not device.catches_up and self._nursery is not None:
+            device.catches_up = True
+            self._nursery.start_soon(self._fetch_lacking, call.authorization, device, feed, position, template)
+
+    async def _fetch_lacking(self, authorization: str, device: _Device, feed: Asked, position: str, template: Request) -> None:
+        try:
+            response = await self._carry(syncing.at(template, syncing.Form.CLASSIC, position), PATIENCE)
+        except ExchangeError as error:
+            log.info("what was lost of a sync has not come: %s", error)
+        else:
+            self._feeds.hear(authorization, feed, position, response)
+        device.catches_up = False
+
     async def _watched_sync(self, call: Call, device: _Device, asked: dict[str, str]) -> Response:
         since, timeout = asked["since"], _milliseconds(asked.get("timeout")) / 1000
         template = call.with_parameters(await self._thin_parameters(call, asked))
-        form = syncing.Form.CLASSIC
-        response, _ = await self._watched(device, template, form, syncing.at(template, form, None), since, timeout)
+        form, feed = syncing.Form.CLASSIC, self._feed(call, asked)
+        if feed is not None:
+            self._feeds.went_on(call.authorization, feed)
+        self._catch_up(call, device, feed, template)
+        hear = partial(self._hear, call, feed)
+        response, _ = await self._watched(device, template, form, syncing.at(template, form, None), since, timeout, hear)
         if response is None:
             return json_response({"next_batch": since, **(device.counts or {})})
         self._learn_counts(device, response)
         return response
+
+    def forget(self, token: str) -> None:
+        """Whoever has logged out, or been logged out by the box, is told nothing more. `token`: its `owners.digest_of`."""
+        for key in [key for key in self._devices if digest_of(key[0]) == token]:
+            device = self._devices.pop(key)
+            device.close()
+            self._errands.drop(device.key)
 
     async def sliding_sync(self, call: Call) -> Response:
         body = json_object(call.request.body) or {}
@@ -101,15 +171,29 @@ class Polls:
             return await self._forwarded_sliding(call, device)
         position = syncing.position_of(call.request, form)
         timeout = _milliseconds(str(body.get("timeout", 0)) if form is syncing.Form.IN_BODY else call.parameters.get("timeout")) / 1000
-        asked = (_without_acknowledgement(body), syncing.at(call.request, form, None).target)
+        asked = without_progress(call.request, form)
         patience = timeout if position is not None else PATIENCE
-        response, watch = await self._watched(device, call.request, form, asked, position, patience)
+        feed = None if call.speaks_for_another else Asked.sliding(call.request, form)
+        if feed is not None and position is None:
+            told = await self._feeds.first(call.authorization, feed, sliding_mirror.FIRST_EVENTS, is_up=self._line.is_up)
+            if told is not None:
+                return kept_response(told[0])
+        elif feed is not None:
+            self._feeds.went_on(call.authorization, feed)
+        response, watch = await self._watched(device, call.request, form, asked, position, patience, partial(self._hear, call, feed))
         return json_response(_nothing_new(form, position, watch.counts)) if response is None else response
 
     async def _watched(
-        self, device: _Device, template: Request, form: syncing.Form, asked: Any, position: str | None, timeout: float
+        self,
+        device: _Device,
+        template: Request,
+        form: syncing.Form,
+        asked: Any,
+        position: str | None,
+        timeout: float,
+        hear: Callable[[str | None, Response], None],
     ) -> tuple[Response | None, Watch]:
-        """What follows that position of the sync that is asked for; None if nothing does in time."""
+        """What follows that position of the sync that is asked for; None if nothing does in time. `hear`: see `Watch`."""
         watch = device.watch
         if watch is not None and device.asked != asked and form is not syncing.Form.CLASSIC and watch.holds(position):
             return await watch.answer(position, 0), watch  # the box knows that it has arrived: what else is asked for follows it
@@ -117,7 +201,7 @@ class Polls:
         if watch is None or not joins:
             device.close()
             self._take_place(device, None)
-            watch = device.watch = Watch(self._line, form, template, position)
+            watch = device.watch = Watch(self._line, form, template, position, hear)
             device.asked = asked
             assert self._nursery is not None
             self._nursery.start_soon(watch.run)
@@ -167,8 +251,12 @@ class Polls:
         request, timeout = call.request, _milliseconds(asked.get("timeout")) / 1000
         if self._line.is_thin:
             request = call.with_parameters(await self._thin_parameters(call, asked))
+        feed = self._feed(call, asked)
+        if feed is not None and asked.get("since") and asked.get("full_state") != "true":
+            self._feeds.went_on(call.authorization, feed)
         response = await self._carry(request, PATIENCE + timeout)
         self._learn_counts(device, response)
+        self._hear(call, feed, asked.get("since") or None, response)
         return response
 
     async def _thin_parameters(self, call: Call, asked: dict[str, str]) -> dict[str, str]:
@@ -205,15 +293,6 @@ def _goes_on(response: Response, since: str | None) -> bool:
     """Whether the client's next sync will be another one than this."""
     told = json_object(response.body) if response.status == 200 else None
     return told is not None and told.get("next_batch") != since
-
-
-def _without_acknowledgement(body: dict[str, Any]) -> dict[str, Any]:
-    """A sliding sync's body without what changes from poll to poll though the same is asked for."""
-    kept = {name: value for name, value in body.items() if name not in ("pos", "timeout")}
-    extensions = kept.get("extensions")
-    if isinstance(extensions, dict) and isinstance(wanted := extensions.get("to_device"), dict):
-        kept["extensions"] = {**extensions, "to_device": {name: value for name, value in wanted.items() if name != "since"}}
-    return kept
 
 
 def _nothing_new(form: syncing.Form, position: str | None, counts: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,11 @@ def json_response(content: Any, status: int = 200) -> Response:
     return Response(status, (("content-type", "application/json"),), orjson.dumps(content))
 
 
+def kept_response(body: bytes) -> Response:
+    """JSON that is known here."""
+    return Response(200, (("content-type", "application/json"),), body)
+
+
 def error_response(error: MatrixError) -> Response:
     return json_response(error.as_json(), error.status)
 

@@ -21,6 +21,8 @@ from transports import syncing
 from transports.exchange import ExchangeError, TooLarge
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgeserver.paired.line import Line
     from transports.exchange import Request, Response
 
@@ -41,11 +43,16 @@ class _Told:
 
 
 class Watch:
-    """`template` is the client's request; its position and timeout do not matter. `run` is one task."""
+    """`template` is the client's request; its position and timeout do not matter. `hear` gets each answer and where it starts. `run` is one
+    task.
+    """
 
-    def __init__(self, line: Line, form: syncing.Form, template: Request, position: str | None) -> None:
+    def __init__(
+        self, line: Line, form: syncing.Form, template: Request, position: str | None, hear: Callable[[str | None, Response], None]
+    ) -> None:
         self._line = line
         self._form = form
+        self._hear = hear
         self.template = template
         self._told: deque[_Told] = deque()
         self._end: str | None = position
@@ -94,6 +101,7 @@ class Watch:
         return response.status == 200 and syncing.Answer(response.body, self._form).position == self._end
 
     def _take(self, response: Response) -> None:
+        self._hear(self._end, response)
         answer = syncing.Answer(response.body, self._form) if response.status == 200 else None
         end = None if answer is None else answer.position
         self._told.append(_Told(self._end, response, end))

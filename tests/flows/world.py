@@ -131,6 +131,9 @@ class _Port:
         return await self.internet.carry(self.name, request)
 
 
+PASSWORD = "correct horse battery"
+
+
 @dataclass
 class Person:
     """A logged-in client, speaking JSON to its box."""
@@ -245,7 +248,7 @@ class BoxInWorld:
         shutil.rmtree(disk)
         held.rename(disk)
 
-    async def person(self, name: str, password: str = "correct horse battery") -> Person:
+    async def person(self, name: str, password: str = PASSWORD) -> Person:
         from edgeserver.users.accounts import DeviceWish
 
         user_id, session = await self.box.users.accounts.create_person(name, password, device=DeviceWish(None, "test"))

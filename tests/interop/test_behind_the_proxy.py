@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,51 @@ async def talk(world: World, disturbances: int) -> None:
 
 async def test_three_people_talk_through_cuts_resets_and_kills(world: World) -> None:
     await talk(world, 12)
+
+
+async def test_apps_that_are_started_while_the_line_is_down_show_what_they_knew_and_go_on_when_it_is_back(world: World) -> None:
+    async with people(world) as (room, those):
+        plain = await those["bob"].create_room(preset="public_chat", name="Quay")
+        for name in ("alice", "carol"):
+            await those[name].join(plain)
+        await those["bob"].send(room, "sealed")
+        await those["bob"].send(plain, "open")
+        for name in ("alice", "carol"):
+            await those[name].wait_message(plain, "open", timeout=120)
+        await those["alice"].wait_message(room, "sealed", timeout=120)
+        sessions = {name: await those[name].session() for name in ("alice", "carol")}
+        for name in ("alice", "carol"):
+            those[name].stop()
+        await trio.to_thread.run_sync(world.proxy.kill)
+        await trio.to_thread.run_sync(world.line.cut)
+        await trio.to_thread.run_sync(world.proxy.start)
+        await those["bob"].send(plain, "while the line was down")
+        with (
+            NioClient(world.folder, world.url, name="alice", timeline_limit=500) as alice,
+            JsClient(world.folder, world.url, name="carol") as carol,
+        ):
+            await alice.resume(sessions["alice"])
+            await carol.resume(sessions["carol"])
+            assert (await alice.wait_message(room, "sealed", timeout=5))["decrypted"]
+            for app in (alice, carol):
+                await app.wait_message(plain, "open", timeout=5)
+                assert "@bob:box.test" in await app.members(plain)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(
+                    partial(alice.acall, "send", timeout=300, room_id=plain, kind="m.room.message", content=_text("from Alice"))
+                )
+                nursery.start_soon(
+                    partial(carol.acall, "send", timeout=300, room_id=plain, kind="m.room.message", content=_text("from Carol"))
+                )
+                await trio.sleep(2)
+                await trio.to_thread.run_sync(world.line.restore)
+            for client in (alice, carol, those["bob"]):
+                for body in ("while the line was down", "from Alice", "from Carol"):
+                    await client.wait_message(plain, body, timeout=120)
+
+
+def _text(body: str) -> dict[str, str]:
+    return {"msgtype": "m.text", "body": body}
 
 
 @pytest.mark.full

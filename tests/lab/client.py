@@ -33,6 +33,14 @@ class Client(RpcProgram):
         """Registers an account (with a registration token where one is wanted), then does what `login` does."""
         return await self.acall("register", **self._server(), user=user, password=password, token=token)
 
+    async def session(self) -> dict[str, str]:
+        """What `login` returned."""
+        return await self.acall("session")
+
+    async def resume(self, session: dict[str, str]) -> dict[str, str]:
+        """Goes on with what `login` returned, as an app that is started again after its data were cleared; js-sdk's without its keys."""
+        return await self.acall("resume", **self._server(), session=session)
+
     def _server(self) -> dict[str, str | None]:
         return {"homeserver": self.homeserver, "ca": str(self.ca) if self.ca else None}
 

@@ -68,6 +68,15 @@ class Driver:
         _good(await client.login(password, device_name="edge lab"))
         return await self._begin()
 
+    async def resume(self, homeserver: str, ca: str | None, session: Params) -> Params:
+        """A session that was kept, with its keys, and nothing of its rooms."""
+        client = self._open(homeserver, session["user_id"], ca)
+        client.restore_login(session["user_id"], session["device_id"], session["access_token"])
+        client.loaded_sync_token = ""
+        self._syncing = asyncio.create_task(client.sync_forever(timeout=30_000, sync_filter=self._filter, full_state=True))
+        await self._until("the first sync", lambda: client.next_batch, 60)  # what it asks for besides may wait for a line
+        return await self.session()
+
     async def register(self, homeserver: str, ca: str | None, user: str, password: str, token: str | None) -> Params:
         client = self._open(homeserver, user, ca)
         if token is None:
@@ -84,6 +93,10 @@ class Driver:
         if self._syncing.done():
             await self._syncing
             raise CallError("sync ended")
+        return await self.session()
+
+    async def session(self) -> Params:
+        """For `resume`."""
         client = self.client
         return {"user_id": client.user_id, "device_id": client.device_id, "access_token": client.access_token}
 

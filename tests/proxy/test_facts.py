@@ -8,26 +8,31 @@ import shutil
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
+import trio
+
 from tests.proxy.rig import V3, HttpClient, until
 from tests.proxy.test_real_box import Meter, line_of, paired_state, proxy_on
 from transports.memory import Medium, MemoryCable
 
 ROOMS = 10
 SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+LEFT_TOO = '{"room":{"include_leave":true}}'
 SCREEN = {"lists": {"all": {"ranges": [[0, 19]], "timeline_limit": 3, "required_state": [["m.room.name", ""]]}}}
 
 
 class Reader:
-    """A client that looks at its rooms, and makes sure that it gets each event as the box has it."""
+    """A client that looks at its rooms, and makes sure that it gets each event as the box has it. It asks in such ways that the proxy has
+    to ask the box, though it has told it before.
+    """
 
     def __init__(self, person, link, app, token: str) -> None:
         self.person, self.meter, self.client = person, Meter(link), HttpClient(app, token)
 
     async def first_screen(self) -> int:
-        return await self._look("POST", SLIDING, SCREEN)
+        return await self._look("POST", SLIDING, SCREEN | {"conn_id": f"{trio.current_time()}"})
 
     async def sync(self) -> int:
-        return await self._look("GET", f"{V3}/sync")
+        return await self._look("GET", f"{V3}/sync?filter={quote(LEFT_TOO)}")
 
     async def scroll_back(self, room_id: str) -> int:
         return await self._look("GET", f"{V3}/rooms/{quote(room_id)}/messages?dir=b&limit=20")

@@ -22,7 +22,7 @@ ROOM = "/_matrix/client/v3/rooms/%21abc%3Abox"
         ("PUT", "/_matrix/client/v3/presence/%40a%3Abox/status", Kind.HUSHED, Priority.RECEIPT),
         ("POST", f"{ROOM}/receipt/m.read/%24e", Kind.FORWARD, Priority.RECEIPT),
         ("POST", f"{ROOM}/read_markers", Kind.FORWARD, Priority.RECEIPT),
-        ("GET", f"{ROOM}/messages", Kind.FORWARD, Priority.HISTORY),
+        ("GET", f"{ROOM}/messages", Kind.OLDER, Priority.HISTORY),
         ("GET", f"{ROOM}/context/%24e", Kind.FORWARD, Priority.HISTORY),
         ("GET", "/_matrix/client/v1/rooms/%21abc/relations/%24e/m.thread", Kind.FORWARD, Priority.HISTORY),
         ("PUT", "/_matrix/client/v3/room_keys/keys", Kind.FORWARD, Priority.HISTORY),

@@ -228,11 +228,15 @@ async def test_a_sliding_sync_that_asks_for_more_takes_the_place_of_the_one_befo
         assert news(await rig.client("POST", f"{SLIDING}?pos=s1&timeout=30000", more)) == "s2"
 
 
-async def test_a_sliding_client_that_begins_anew_gets_everything_anew(tmp_path, autojump_clock) -> None:
+async def test_a_sliding_client_that_begins_anew_is_told_everything_once_more_without_the_box(tmp_path, autojump_clock) -> None:
     async with rig_in_memory(tmp_path) as rig:
         for _ in range(2):
             assert news(await rig.client("POST", f"{SLIDING}?timeout=30000", {})) == "s1"
             assert news(await rig.client("POST", f"{SLIDING}?pos=s1&timeout=1000", {})) is None
+        begun = [request for request in rig.box.asked if "pos=" not in request.target and request.method == "POST"]
+        assert len(begun) == 1
+        for _ in range(2):  # who does not go on from what it was told is told it by the box
+            assert news(await rig.client("POST", f"{SLIDING}?timeout=30000", {})) == "s1"
         begun = [request for request in rig.box.asked if "pos=" not in request.target and request.method == "POST"]
         assert len(begun) == 2
 

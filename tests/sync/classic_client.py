@@ -66,15 +66,19 @@ class ClassicClient:
         answer = await self.person.ok("GET", "/sync", query=query)
         if lost:
             return True
+        return await self.take(answer, is_repeated=full_state)
+
+    async def take(self, answer: dict[str, Any], *, is_repeated: bool = False) -> bool:
+        """What a sync has brought; True if that is anything. `is_repeated`: with all that was told before."""
         first, self.since = self.since is None, answer["next_batch"]
         for item in answer.get("account_data", {}).get("events", []):
             self.account_data["", item["type"]] = item["content"]
         rooms = answer.get("rooms", {})
         for section in ("join", "leave", "invite", "knock"):
             for room_id, entry in rooms.get(section, {}).items():
-                await self._take(room_id, section, entry, may_be_empty=first or full_state)
+                await self._take(room_id, section, entry, may_be_empty=first or is_repeated)
         await self._excuse()
-        return bool(rooms and not full_state) or bool(answer.get("account_data"))
+        return bool(rooms and not is_repeated) or bool(answer.get("account_data"))
 
     async def settle(self) -> None:
         """Polls until there is nothing new."""

@@ -42,12 +42,12 @@ async function until(what, find, within) {
 const STATE = [["m.room.member", "$LAZY"], ["m.room.member", "$ME"], ["*", "*"]];
 const LISTS = { rooms: { ranges: [[0, 19]], timeline_limit: 20, required_state: STATE } };
 
-async function begin(answer, sliding = false) {
+async function begin(answer, { sliding = false, encrypts = true } = {}) {
   client = lab.client = sdk.createClient({
     baseUrl: base, userId: answer.user_id, deviceId: answer.device_id, accessToken: answer.access_token,
     cryptoCallbacks: callbacks(lab), verificationMethods: ["m.sas.v1"],
   });
-  await client.initRustCrypto({ useIndexedDB: false });
+  if (encrypts) await client.initRustCrypto({ useIndexedDB: false });
   let ready = false;
   client.on("sync", (state) => { ready ||= state === "PREPARED" || state === "SYNCING"; });
   const more = {};
@@ -58,7 +58,7 @@ async function begin(answer, sliding = false) {
   }
   await client.startClient({ initialSyncLimit: 50, threadSupport: true, ...more });
   await until("the first sync", () => ready, 60);
-  await until("the keys", async () => (await client.getCrypto().getOwnDeviceKeys()).ed25519, 30);
+  if (encrypts) await until("the keys", async () => (await client.getCrypto().getOwnDeviceKeys()).ed25519, 30);
   return { user_id: answer.user_id, device_id: answer.device_id, access_token: answer.access_token };
 }
 
@@ -81,7 +81,17 @@ const calls = {
       type: "m.login.password", identifier: { type: "m.id.user", user }, password,
       initial_device_display_name: "edge lab",
     };
-    return begin(good(await http("POST", "/_matrix/client/v3/login", body), "login"), sliding);
+    return begin(good(await http("POST", "/_matrix/client/v3/login", body), "login"), { sliding });
+  },
+
+  async session() {
+    return { user_id: client.getUserId(), device_id: client.getDeviceId(), access_token: client.getAccessToken() };
+  },
+
+  // A session that was kept, and nothing of its rooms; its keys are lost, so it reads what is in clear.
+  async resume({ homeserver, session }) {
+    base = homeserver;
+    return begin(session, { encrypts: false });
   },
 
   async register({ homeserver, user, password, token }) {
