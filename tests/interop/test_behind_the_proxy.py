@@ -189,7 +189,7 @@ async def talk(world: World, disturbances: int) -> None:
             for bodies in said.values():
                 await client.wait_message(room, bodies[-1], timeout=300)
         for name, client in those.items():
-            events = await (client.do("scrolled", room_id=room) if isinstance(client, JsClient) else client.events(room))
+            events = await (client.do("scrolled", timeout=600, room_id=room) if isinstance(client, JsClient) else client.events(room))
             heard = [event["content"]["body"] for event in events if "body" in event["content"]]
             for speaker, bodies in said.items():
                 assert [body for body in heard if body.startswith(f"{speaker} ")] == bodies, f"{name} of {speaker}: {world.happened}"

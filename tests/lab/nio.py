@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import nio
+from nio.crypto.memorystores import GroupSessionStore
+from nio.crypto.sessions import InboundGroupSession
 
 Params = dict[str, Any]
 _ENCRYPTION = {"type": "m.room.encryption", "state_key": "", "content": {"algorithm": "m.megolm.v1.aes-sha2"}}
@@ -31,6 +33,17 @@ def _good(response: Any) -> Any:
     if isinstance(response, nio.ErrorResponse):
         raise CallError(f"{type(response).__name__}: {response.status_code} {response.message}")
     return response
+
+
+class _RoomKeys(GroupSessionStore):
+    """The keys that were received. A sender may share a key again, from a later message on; matrix-js-sdk does so as soon as the other side
+    has opened an Olm session of its own. nio puts the later one in the place of the first, and cannot read what is between them where both
+    come before it, as they do after an outage.
+    """
+
+    def add(self, session: InboundGroupSession) -> bool:
+        known = self.get(session.room_id, session.sender_key, session.id)
+        return (known is None or session.first_known_index < known.first_known_index) and super().add(session)
 
 
 class Driver:
@@ -86,6 +99,8 @@ class Driver:
         return await self._begin()
 
     async def _begin(self) -> Params:
+        assert self.client.olm is not None
+        self.client.olm.inbound_group_store = _RoomKeys()
         self._syncing = asyncio.create_task(self.client.sync_forever(timeout=30_000, sync_filter=self._filter, full_state=True))
         synced = asyncio.create_task(self.client.synced.wait())
         await asyncio.wait((self._syncing, synced), return_when=asyncio.FIRST_COMPLETED)
