@@ -594,8 +594,10 @@ def in_memory(report: Report, folder: Path) -> None:
     """What is measured on simulated lines: radios and loss."""
     from tests.bench.loss import losses
     from tests.bench.radio import on_the_air
+    from tests.bench.radio_screens import screens_on_the_air
 
     on_the_air(report, folder)
+    screens_on_the_air(report, folder / "screens")
     losses(report)
 
 

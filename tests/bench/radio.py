@@ -12,20 +12,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import trio
 from trio.testing import MockClock
 
-from edgeserver.config import parse
+from edgeserver.paired.facts import HeardFile
 from edgeserver.paired.line import Line
 from edgeserver.paired.pairing import pair
 from edgeserver.paired.state import State, open_state
 from edgeserver.proxy.application import ProxyApplication
 from tests.bench.report import Report, say
-from tests.bench.rooms import furnish
-from tests.bench.thin import CLIENT, ENCRYPTED, ON_SCREEN, SCREEN, SLIDING, text_message
+from tests.bench.servers import PASSWORD
+from tests.bench.thin import CLIENT, ON_SCREEN, SCREEN, SLIDING, text_message
 from tests.flows.world import BoxInWorld, Person, World, until
 from tests.lab.programs import LabError
 from tests.proxy.rig import HttpClient
@@ -33,7 +33,6 @@ from transports.link.connection import Link
 from transports.link.lora import MESHTASTIC_LONG_FAST, LoRa
 from transports.memory import Air, Medium, Station
 
-PASSWORD = "correct horse battery"
 QUIET = 30.0
 """Virtual seconds without a byte after which the air counts as quiet: more than any timer of the link."""
 CONFIG = """\
@@ -79,10 +78,15 @@ class Meter:
     def __init__(self, air: Air) -> None:
         self._air = air
 
+    @property
+    def bytes(self) -> int:
+        """Of all time."""
+        return self._air.bytes_sent
+
     async def settle(self) -> int:
         """Waits until nothing has been sent for a while; returns the bytes of all time."""
         count = -1
-        while count != (count := self._air.bytes_sent):
+        while count != (count := self.bytes):
             await trio.sleep(QUIET)
         return count
 
@@ -94,40 +98,63 @@ class Meter:
         return await self.settle() - before, seconds
 
 
-class Proxied:
-    """A box, a radio channel and a proxy that has been paired; it comes and goes."""
+class Paired:
+    """A box, a radio channel and a device that has been paired; it comes and goes."""
 
     def __init__(self, nursery: trio.Nursery, station: Station, state: State, air: Air) -> None:
         self.meter = Meter(air)
-        self._nursery, self._station, self._state = nursery, station, state
+        self.state = state
+        self._nursery, self._station = nursery, station
         self._scope = trio.CancelScope()
         self._gone = trio.Event()
-        self.client: HttpClient
 
-    async def connect(self) -> None:
-        """Returns when the line is up."""
-        assert self._state.box is not None
-        name, key = self._state.box.name, self._state.box.public_key
-        line = Line(Link(self._station, self._state.identity, {key: name}.get, peer_key=key), name)
-        app = ProxyApplication(line, self._state)
-        self.client = HttpClient(app, "")
+    def line(self) -> Line:
+        """A new one, as `paired.joining` makes it."""
+        assert self.state.box is not None
+        name, key = self.state.box.name, self.state.box.public_key
+        facts = HeardFile(self.state.facts_file, self.state.identity.public_key, inline=True)
+        return Line(Link(self._station, self.state.identity, {key: name}.get, peer_key=key), name, facts)
+
+    async def begin(self, story: Callable[..., Awaitable[None]]) -> None:
+        """Runs it, which tells when it has started, until `hang_up`."""
         self._scope, self._gone = trio.CancelScope(), trio.Event()
-        await self._nursery.start(self._run, line, app)
-        while not line.is_up:
-            await line.change()
+        await self._nursery.start(self._run, story)
 
-    async def _run(self, line: Line, app: ProxyApplication, task_status: trio.TaskStatus[None]) -> None:
+    async def _run(self, story: Callable[..., Awaitable[None]], task_status: trio.TaskStatus[None]) -> None:
         with self._scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(app.run)
-                nursery.start_soon(line.run)
-                task_status.started()
+            await story(task_status=task_status)
         self._gone.set()
 
     async def hang_up(self) -> None:
         self._scope.cancel()
         await self._gone.wait()
         await self.meter.settle()
+
+    def forget(self) -> None:
+        """What was heard so far; the next connection is like a first one."""
+        self.state.facts_file.unlink(missing_ok=True)
+
+
+class Proxied(Paired):
+    """The device is a proxy."""
+
+    client: HttpClient
+
+    async def connect(self) -> None:
+        """Returns when the line is up."""
+        line = self.line()
+        app = ProxyApplication(line, self.state)
+        self.client = HttpClient(app, "")
+
+        async def serve(*, task_status: trio.TaskStatus[None]) -> None:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(app.run)
+                nursery.start_soon(line.run)
+                task_status.started()
+
+        await self.begin(serve)
+        while not line.is_up:
+            await line.change()
 
     async def call(self, method: str, target: str, body: Any = None) -> Any:
         """The JSON of a 200. Raises `LabError`."""
@@ -141,28 +168,34 @@ class Proxied:
         self.client.token = ""
         self.client.token = (await self.call("POST", f"{CLIENT}/login", body))["access_token"]
 
-    async def screen(self) -> None:
-        """The whole first screen: a thin line brings its rooms by and by."""
+    async def screen(self, rooms: int = ON_SCREEN, pos: str = "") -> str:
+        """What is new on the first screen until so many rooms were told: a thin line brings them by and by, and a poll may be over before
+        the next ones are there. Returns the position.
+        """
         told: set[str] = set()
-        target = f"{SLIDING}?timeout=30000"
-        while len(told) < ON_SCREEN:
-            answer = await self.call("POST", target, SCREEN)
-            if not answer["rooms"]:
-                raise LabError(f"no more than {len(told)} rooms came")
-            told |= answer["rooms"].keys()
-            target = f"{SLIDING}?timeout=30000&pos={answer['pos']}"
+        with trio.fail_after(3600):
+            while len(told) < rooms:
+                answer = await self.call("POST", f"{SLIDING}?timeout=30000" + (pos and f"&pos={pos}"), SCREEN)
+                told |= answer["rooms"].keys()
+                pos = answer["pos"]
+        return pos
+
+
+Device = TypeVar("Device", bound=Paired)
 
 
 @asynccontextmanager
-async def proxied(folder: Path, radio: Radio, seed: int) -> AsyncIterator[tuple[Proxied, BoxInWorld]]:
-    """The proxy is paired and away."""
+async def paired(
+    kind: Callable[[trio.Nursery, Station, State, Air], Device], folder: Path, radio: Radio, seed: int
+) -> AsyncIterator[tuple[Device, BoxInWorld]]:
+    """The device is paired and away. The box is that of `folder`, if one has been there."""
     air = radio.air(seed)
     async with World(folder, seed=seed) as world:
         box = await world.box("box", CONFIG, {"line": air.station("box")}, server_name="")
-        station, state = air.station("proxy"), open_state(folder / "proxy", "proxy")
+        station, state = air.station("device"), open_state(folder / "device", "device")
         code, _ = box.box.links.open_offer(front=False)
-        state.pair(await pair(station, state.identity, code, "proxy on a laptop", lambda sentence: None))
-        yield Proxied(world.nursery, station, state, air), box
+        state.pair(await pair(station, state.identity, code, "device on a laptop", lambda sentence: None))
+        yield kind(world.nursery, station, state, air), box
 
 
 Samples = list[tuple[int, float]]
@@ -173,48 +206,46 @@ def on_the_air(report: Report, folder: Path) -> None:
     folder.mkdir()
     for radio in RADIOS:
         prefix = f"line.{radio.name}"
-        tell = partial(_tell, report, prefix, radio)
-        if report.wants(*_both(prefix, "connect", "login", "send"), f"{prefix}.push.bytes"):
+        say_of = partial(tell, report, prefix, radio)
+        if report.wants(*both(prefix, "connect", "login", "send"), f"{prefix}.push.bytes"):
             say(f"behind the proxy, {radio.name}")
-            for name, samples in _run(_behind_the_proxy, report, radio, _fresh(folder, radio, "proxy"), threads=True).items():
-                tell(name, samples)
-        if report.wants(*_both(prefix, "first_screen.rooms20")):
-            say(f"first screen of 20 rooms, {radio.name}")
-            tell("first_screen.rooms20", _screens(report, radio, _fresh(folder, radio, "screens")))
-        if report.wants(*_both(prefix, "box.join"), f"{prefix}.box.message.bytes"):
+            for name, samples in run(_behind_the_proxy, report, radio, fresh(folder, radio, "proxy"), threads=True).items():
+                say_of(name, samples)
+        if report.wants(*both(prefix, "box.join"), f"{prefix}.box.message.bytes"):
             say(f"between boxes, {radio.name}")
-            for name, samples in _run(_between_boxes, report, radio, _fresh(folder, radio, "boxes")).items():
-                tell(name, samples)
+            for name, samples in run(_between_boxes, report, radio, fresh(folder, radio, "boxes")).items():
+                say_of(name, samples)
         if report.wants(f"{prefix}.idle_hour.bytes"):
             say(f"idle hour, {radio.name}")
-            tell("idle_hour", [(_run(_idle_hour, report, radio, _fresh(folder, radio, "idle")), 3600.0)])
+            say_of("idle_hour", [(run(_idle_hour, report, radio, fresh(folder, radio, "idle")), 3600.0)])
 
 
-def _fresh(folder: Path, radio: Radio, name: str) -> Path:
+def fresh(folder: Path, radio: Radio, name: str) -> Path:
     made = folder / f"{radio.name}-{name}"
     made.mkdir()
     return made
 
 
-def _both(prefix: str, *names: str) -> list[str]:
+def both(prefix: str, *names: str) -> list[str]:
     return [f"{prefix}.{name}.{unit}" for name in names for unit in ("bytes", "s")]
 
 
 Story = Callable[[Report, Radio, Path], Awaitable[Any]]
 
 
-def _run(story: Story, report: Report, radio: Radio, folder: Path, *, threads: bool = False) -> Any:
+def run(story: Story, report: Report, radio: Radio, folder: Path, *, threads: bool = False) -> Any:
     """`threads`: what they work at must not cost virtual time, so the clock waits a little before it leaps."""
     clock = MockClock(autojump_threshold=0.02 if threads else 0)
     clock.jump(86_400)  # it is later than all that a box may have been furnished with
     return trio.run(story, report, radio, folder, clock=clock)
 
 
-ONLY_BYTES = ("push", "box.message", "idle_hour")
+ONLY_BYTES = ("push", "push.text", "send.text", "box.message", "idle_hour")
 
 
-def _tell(report: Report, prefix: str, radio: Radio, name: str, samples: Samples) -> None:
-    note = f"virtual clock; {radio.note}"
+def tell(report: Report, prefix: str, radio: Radio, name: str, samples: Samples, more: str = "") -> None:
+    """`more` is added to the note."""
+    note = f"virtual clock; {radio.note}" + (more and f"; {more}")
     report.median(f"{prefix}.{name}.bytes", [count for count, _ in samples], "B", note)
     if name not in ONLY_BYTES:
         report.median(f"{prefix}.{name}.s", [seconds for _, seconds in samples], "s", note)
@@ -223,9 +254,9 @@ def _tell(report: Report, prefix: str, radio: Radio, name: str, samples: Samples
 async def _behind_the_proxy(report: Report, radio: Radio, folder: Path) -> dict[str, Samples]:
     text = report.texts()
     found: dict[str, Samples] = {"connect": [], "login": [], "send": [], "push": []}
-    async with proxied(folder, radio, report.random.randrange(1 << 30)) as (bench, box):
+    async with paired(Proxied, folder, radio, report.random.randrange(1 << 30)) as (bench, box):
         alice, bob = await box.person("alice", PASSWORD), await box.person("bob")
-        rooms = [await _room(bob, alice, number, text) for number in range(20)]
+        rooms = [await make_room(bob, alice, number, text) for number in range(20)]
         for number in range(report.runs(5, 2)):
             if number:
                 await bench.hang_up()
@@ -240,7 +271,7 @@ async def _behind_the_proxy(report: Report, radio: Radio, folder: Path) -> dict[
     return found
 
 
-async def _room(bob: Person, alice: Person, number: int, text: Callable[[], str]) -> str:
+async def make_room(bob: Person, alice: Person, number: int, text: Callable[[], str]) -> str:
     room_id = await bob.create_room(preset="public_chat", name=f"Room number {number}")
     await alice.join(room_id)
     for _ in range(3):
@@ -277,32 +308,6 @@ async def _push(report: Report, bench: Proxied, bob: Person, room_id: str, text:
     return found
 
 
-def _screens(report: Report, radio: Radio, folder: Path) -> Samples:
-    """As on a serial line: rooms of few and of many members, each time a new connection, which remembers nothing."""
-
-    async def move_in() -> str:
-        async with World(folder) as world:
-            box = await world.box("box", CONFIG, {"line": radio.air(0).station("box")}, server_name="")
-            return (await box.person("alice", PASSWORD)).user_id
-
-    alice = trio.run(move_in, clock=MockClock(autojump_threshold=0))
-    database = parse(CONFIG, folder / "box").data / "edgeserver.db"
-    furnish(database, alice.partition(":")[2], alice, 20, report.random, report.texts(), ENCRYPTED)
-    found: Samples = _run(_look, report, radio, folder, threads=True)
-    return found
-
-
-async def _look(report: Report, radio: Radio, folder: Path) -> Samples:
-    found: Samples = []
-    async with proxied(folder, radio, report.random.randrange(1 << 30)) as (bench, _):
-        for _ in range(report.runs(5, 2)):
-            await bench.connect()
-            await bench.login()
-            found.append(await bench.meter.measure(bench.screen))
-            await bench.hang_up()
-    return found
-
-
 async def _between_boxes(report: Report, radio: Radio, folder: Path) -> dict[str, Samples]:
     """Federation: joining a room at the other end, and messages."""
     text, air = report.texts(), radio.air(report.random.randrange(1 << 30))
@@ -331,7 +336,7 @@ async def _between_boxes(report: Report, radio: Radio, folder: Path) -> dict[str
 
 async def _idle_hour(report: Report, radio: Radio, folder: Path) -> int:
     """A client behind the proxy that polls for an hour and hears nothing."""
-    async with proxied(folder, radio, report.random.randrange(1 << 30)) as (bench, box):
+    async with paired(Proxied, folder, radio, report.random.randrange(1 << 30)) as (bench, box):
         alice = await box.person("alice", PASSWORD)
         await alice.create_room(name="Harbour")
         await bench.connect()

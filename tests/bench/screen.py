@@ -1,6 +1,6 @@
 """A person at the end of the line with `edgeserver chat`: its own session, client and line, without a face.
 
-`AtTheLine` runs them on a thread of their own, so that what they cost can be counted from outside.
+`Visit` is that in trio. `AtTheLine` runs one on a thread of its own, so that what it costs can be counted from outside.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgeserver.chat.model import Model
 from edgeserver.chat.outbox import Outbox
 from edgeserver.chat.session import Dialect, Session
 from edgeserver.paired.joining import line_to_box
-from edgeserver.paired.line import LineExchange
+from edgeserver.paired.line import Line, LineExchange
 from edgeserver.paired.state import open_state
 from tests.bench.servers import PASSWORD
 
@@ -48,14 +48,75 @@ class _Reader:
         pass
 
 
+class Visit:
+    """One connection of alice's, over a `line` that is not running yet; `folder` is the program's. `run` is one task."""
+
+    def __init__(self, line: Line, folder: Path) -> None:
+        self._line, self._folder = line, folder
+        self._reader = _Reader()
+        self._look = trio.Event()
+        self._looking = trio.CancelScope()
+        self.session: Session
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Has started when the line is up and alice has logged in, for whom nothing was asked yet."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._line.run)
+            client = Client(LineExchange(self._line))
+            told = await client.log_in("alice", PASSWORD, None, "bench")
+            client.token = told["access_token"]
+            outbox = Outbox(self._folder / "outbox.json")
+            self.session = Session(client, Model(told["user_id"]), outbox, self._reader, dialect=Dialect.COMPACT, now=time.time)
+            self._reader.session = self.session
+            task_status.started()
+            while True:
+                await self._look.wait()
+                self._look = trio.Event()
+                with trio.CancelScope() as self._looking:
+                    await self.session.run()
+
+    # What the person does
+
+    def look(self) -> None:
+        """At the list of rooms; what is new of them is shown from now on."""
+        self._look.set()
+
+    def look_away(self) -> None:
+        """Asks for nothing from now on, and sends nothing."""
+        self._looking.cancel()
+
+    def open(self, room_id: str) -> None:
+        self.session.open(room_id)
+
+    def say(self, room_id: str, text: str) -> None:
+        self.session.say(self.session.model.rooms[room_id], text)
+
+    # What there is to see
+
+    @property
+    def has_list(self) -> bool:
+        return self.session.is_ready
+
+    def has_opened(self, room_id: str) -> bool:
+        return self.session.has_told_of(room_id)
+
+    def has_read(self, *texts: str) -> bool:
+        return self._reader.texts.issuperset(texts)
+
+    @property
+    def sent_count(self) -> int:
+        """How many messages were shown as accepted."""
+        return self._reader.sent_count
+
+
 class AtTheLine:
     """`uri` is the line's, `folder` the program's. Every method waits until it is done; none may be called before `connect`."""
 
     def __init__(self, uri: str, folder: Path) -> None:
         self._uri, self._folder = uri, folder
-        self.reader = _Reader()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._visit: Visit
 
     def pair(self, code: str) -> None:
         async def pairing() -> None:
@@ -67,8 +128,6 @@ class AtTheLine:
     def connect(self) -> None:
         """Calls the box; returns when the line is up and somebody has logged in, for whom nothing was asked yet."""
         up = threading.Event()
-        self._looking = trio.CancelScope()
-        self._look = trio.Event()
         self._thread = threading.Thread(target=self._run, args=(up,), daemon=True)
         self._thread.start()
         if not up.wait(PATIENCE) or self._error is not None:
@@ -89,21 +148,10 @@ class AtTheLine:
         self._trio = trio.lowlevel.current_trio_token()
         state = open_state(self._folder, "chat")
         line = await line_to_box(self._uri, state, "chat", lambda _: None, pairing=None)
+        self._visit = Visit(line, self._folder)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(line.run)
-            client = Client(LineExchange(line))
-            told = await client.log_in("alice", PASSWORD, None, "bench")
-            client.token = told["access_token"]
-            model = Model(told["user_id"])
-            outbox = Outbox(self._folder / "outbox.json")
-            self.session = Session(client, model, outbox, self.reader, dialect=Dialect.COMPACT, now=time.time)
-            self.reader.session = self.session
+            await nursery.start(self._visit.run)
             up.set()
-            while True:
-                await self._look.wait()
-                self._look = trio.Event()
-                with trio.CancelScope() as self._looking:
-                    await self.session.run()
 
     def hang_up(self) -> None:
         if self._thread is not None and self._thread.is_alive():
@@ -125,28 +173,28 @@ class AtTheLine:
 
     def look(self) -> float:
         """The first screen."""
-        self._do(lambda: self._look.set())
-        return self.wait(lambda: self.session.is_ready)
+        self._do(self._visit.look)
+        return self.wait(lambda: self._visit.has_list)
 
     def look_away(self) -> None:
         """Asks for nothing from now on, and sends nothing."""
-        self._do(lambda: self._looking.cancel())
+        self._do(self._visit.look_away)
 
     def look_again(self, texts: set[str]) -> float:
         """Until these are on the screen."""
-        self._do(lambda: self._look.set())
-        return self.wait(lambda: texts <= self.reader.texts)
+        self._do(self._visit.look)
+        return self.wait(lambda: self._visit.has_read(*texts))
 
     def open(self, room_id: str) -> None:
-        self._do(lambda: self.session.open(room_id))
-        self.wait(lambda: self.session.has_told_of(room_id))
+        self._do(lambda: self._visit.open(room_id))
+        self.wait(lambda: self._visit.has_opened(room_id))
 
     def reads(self, text: str) -> float:
         """Until this text is on the screen."""
-        return self.wait(lambda: text in self.reader.texts)
+        return self.wait(lambda: self._visit.has_read(text))
 
     def say(self, room_id: str, text: str) -> float:
         """Until it is shown as accepted."""
-        before = self.reader.sent_count
-        self._do(lambda: self.session.say(self.session.model.rooms[room_id], text))
-        return self.wait(lambda: self.reader.sent_count > before)
+        before = self._visit.sent_count
+        self._do(lambda: self._visit.say(room_id, text))
+        return self.wait(lambda: self._visit.sent_count > before)
