@@ -195,6 +195,25 @@ async def talk(world: World, disturbances: int) -> None:
                 assert [body for body in heard if body.startswith(f"{speaker} ")] == bodies, f"{name} of {speaker}: {world.happened}"
 
 
+def test_a_key_that_is_shared_again_from_a_later_message_on_does_not_hide_the_first() -> None:
+    """Of the client of this laboratory: without that it cannot read what an outage has brought together."""
+    from nio.crypto.sessions import InboundGroupSession, OutboundGroupSession
+
+    from tests.lab.nio import RoomKeys
+
+    def key() -> InboundGroupSession:
+        return InboundGroupSession(sending.session_key, "ed25519", "curve25519", "!room")
+
+    sending, keys = OutboundGroupSession(), RoomKeys()
+    sending.mark_as_shared()
+    keys.add(key())
+    first = sending.encrypt("first")
+    keys.add(key())
+    known = keys.get("!room", "curve25519", sending.id)
+    assert known is not None
+    assert known.decrypt(first)[0] == "first"
+
+
 async def test_three_people_talk_through_cuts_resets_and_kills(world: World) -> None:
     await talk(world, 12)
 

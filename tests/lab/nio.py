@@ -35,7 +35,7 @@ def _good(response: Any) -> Any:
     return response
 
 
-class _RoomKeys(GroupSessionStore):
+class RoomKeys(GroupSessionStore):
     """The keys that were received. A sender may share a key again, from a later message on; matrix-js-sdk does so as soon as the other side
     has opened an Olm session of its own. nio puts the later one in the place of the first, and cannot read what is between them where both
     come before it, as they do after an outage.
@@ -100,7 +100,7 @@ class Driver:
 
     async def _begin(self) -> Params:
         assert self.client.olm is not None
-        self.client.olm.inbound_group_store = _RoomKeys()
+        self.client.olm.inbound_group_store = RoomKeys()
         self._syncing = asyncio.create_task(self.client.sync_forever(timeout=30_000, sync_filter=self._filter, full_state=True))
         synced = asyncio.create_task(self.client.synced.wait())
         await asyncio.wait((self._syncing, synced), return_when=asyncio.FIRST_COMPLETED)
