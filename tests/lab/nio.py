@@ -16,8 +16,10 @@ import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import nio
+from aiohttp import ClientPayloadError
 from nio.crypto.memorystores import GroupSessionStore
 from nio.crypto.sessions import InboundGroupSession
 
@@ -101,7 +103,7 @@ class Driver:
     async def _begin(self) -> Params:
         assert self.client.olm is not None
         self.client.olm.inbound_group_store = RoomKeys()
-        self._syncing = asyncio.create_task(self.client.sync_forever(timeout=30_000, sync_filter=self._filter, full_state=True))
+        self._syncing = asyncio.create_task(self._sync())
         synced = asyncio.create_task(self.client.synced.wait())
         await asyncio.wait((self._syncing, synced), return_when=asyncio.FIRST_COMPLETED)
         synced.cancel()
@@ -114,6 +116,13 @@ class Driver:
         """For `resume`."""
         client = self.client
         return {"user_id": client.user_id, "device_id": client.device_id, "access_token": client.access_token}
+
+    async def _sync(self) -> None:
+        """Until cancelled. A server that is killed within an answer ends nio's own loop, which tries again after any other failure."""
+        while True:
+            is_first = self.client.next_batch == ""
+            with contextlib.suppress(ClientPayloadError):
+                await self.client.sync_forever(timeout=30_000, sync_filter=self._filter, full_state=is_first)
 
     async def close(self) -> None:
         if self._syncing is not None:
@@ -194,7 +203,11 @@ class Driver:
     async def send(self, room_id: str, kind: str, content: Params) -> str:
         if self.client.should_query_keys:
             _good(await self.client.keys_query())
-        return str(_good(await self.client.room_send(room_id, kind, content, ignore_unverified_devices=True)).event_id)
+        transaction = str(uuid4())
+        while True:
+            with contextlib.suppress(ClientPayloadError):  # the server was killed within its answer
+                sent = await self.client.room_send(room_id, kind, content, transaction, ignore_unverified_devices=True)
+                return str(_good(sent).event_id)
 
     async def wait_message(self, room_id: str, body: str, within: float) -> Params:
         def find() -> Params | None:
