@@ -159,6 +159,8 @@ class Mirror:
             raise Unmirrorable("a room that is new, and not whole")
         room = MirroredRoom() if known is None else MirroredRoom.read(known)
         room.recent = without_repeated(room.recent, events)
+        if not room.recent:
+            room.older = without_repeated(room.older, events)
         if is_whole or timeline.get("limited"):
             room.state = {} if is_whole else room.state_now(state_after=self._state_after)
             room.older, room.recent, room.is_limited = [], [], bool(timeline.get("limited"))

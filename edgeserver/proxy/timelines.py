@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -52,13 +52,20 @@ def last(stretches: Sequence[Stretch], limit: int) -> list[Stretch]:
     return list(stretches[at:])
 
 
-def without_repeated(stretches: list[Stretch], events: Sequence[Json]) -> list[Stretch]:
-    """Those before the ones that are told once more in `events`, from an earlier point on."""
-    told = {event["event_id"] for event in events}
-    end = len(stretches)
-    while end and all(event["event_id"] in told for event in stretches[end - 1].events):
-        end -= 1
-    return stretches[:end]
+def without_repeated(stretches: Sequence[Stretch], events: Sequence[Json]) -> list[Stretch]:
+    """What is before that which is told once more in `events`, from an earlier point on. It may be that of a stretch only the end is."""
+    told, found = {event["event_id"] for event in events}, list(stretches)
+    while found:
+        before = found[-1].events
+        end = len(before)
+        while end and before[end - 1]["event_id"] in told:
+            end -= 1
+        if end == len(before) > 0:
+            return found
+        last_one = found.pop()
+        if end:
+            return [*found, replace(last_one, events=before[:end])]
+    return found
 
 
 def changes(stretches: Iterable[Stretch]) -> dict[str, Json]:
