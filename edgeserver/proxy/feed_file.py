@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 import orjson
 import zstandard
 
+from edgeserver.matrix.errors import MatrixError
 from edgeserver.proxy.asked import Asked
 from edgeserver.proxy.mirror import Mirror, goes_on
 from edgeserver.proxy.sliding_mirror import SlidingMirror
@@ -147,7 +148,7 @@ class FeedFile:
             self._append(b"".join(_packed(record.data) for record in fitting))
         if self.fold is not None:
             for record in fitting:
-                self.fold = _heard(self.fold, orjson.loads(record.data))
+                self.fold = _heard(self.fold, record.data)
         if self._rest == 0:
             self._rest = self.size
         if self.size - self._rest > max(REWRITTEN, self._rest):
@@ -167,7 +168,10 @@ class FeedFile:
         return True
 
     def _goes_on(self, start: str) -> bool:
-        return goes_on(self.position, start) if self.asked.form is Form.CLASSIC else start == self.position
+        try:
+            return goes_on(self.position, start) if self.asked.form is Form.CLASSIC else start == self.position
+        except MatrixError as error:
+            raise Unmirrorable(f"no token: {error!r}") from error
 
     def _append(self, data: bytes) -> None:
         with self.path.open("r+b") as file:
@@ -196,12 +200,9 @@ class FeedFile:
             return self.fold
         classic = self.asked.form is Form.CLASSIC
         fold: Fold = Mirror(state_after=self.asked.state_after) if classic else SlidingMirror(self.person)
-        try:
-            for told, end in self._objects():
-                fold = _heard(fold, told)
-                self.size = end
-        except (AttributeError, KeyError, TypeError, ValueError, zstandard.ZstdError) as error:
-            raise Unmirrorable(repr(error)) from error
+        for data, end in self._records():
+            fold = _heard(fold, data)
+            self.size = end
         if not fold.position:
             raise Unmirrorable("nothing is left of it")
         if not self._is_known:
@@ -209,8 +210,8 @@ class FeedFile:
         self.fold = fold
         return fold
 
-    def _objects(self) -> Iterator[tuple[Json, int]]:
-        """What is in the records, and where each ends."""
+    def _records(self) -> Iterator[tuple[bytes, int]]:
+        """The JSON of each record, and where it ends."""
         with self.path.open("rb") as file:
             end = len(file.readline(_MAX_LINE))
             while len(head := file.read(_HEAD)) == _HEAD:
@@ -219,7 +220,7 @@ class FeedFile:
                 if len(record) != size or zlib.crc32(record) != check:
                     return
                 end += _HEAD + size
-                yield orjson.loads(zstandard.ZstdDecompressor().decompress(record, max_output_size=MAX_OBJECT)), end
+                yield _unpacked(record), end
 
 
 def _packed(data: bytes) -> bytes:
@@ -227,11 +228,24 @@ def _packed(data: bytes) -> bytes:
     return len(record).to_bytes(4, "little") + zlib.crc32(record).to_bytes(4, "little") + record
 
 
-def _heard(fold: Fold, told: Json) -> Fold:
-    if "whole" in told:
-        return type(fold).read(orjson.dumps(told["whole"]))
-    if "room" in told:
-        fold.hear_older(told["room"], told["start"], told["page"])
-    else:
-        fold.hear(told["since"], told["answer"])
+def _unpacked(record: bytes) -> bytes:
+    try:
+        if zstandard.frame_content_size(record) > MAX_OBJECT:
+            raise Unmirrorable("a record is too long")
+        return bytes(zstandard.ZstdDecompressor().decompress(record, max_output_size=MAX_OBJECT))
+    except zstandard.ZstdError as error:
+        raise Unmirrorable(repr(error)) from error
+
+
+def _heard(fold: Fold, data: bytes) -> Fold:
+    try:
+        told = orjson.loads(data)
+        if "whole" in told:
+            return type(fold).read(orjson.dumps(told["whole"]))
+        if "room" in told:
+            fold.hear_older(told["room"], told["start"], told["page"])
+        else:
+            fold.hear(told["since"], told["answer"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise Unmirrorable(repr(error)) from error
     return fold

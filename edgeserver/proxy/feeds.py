@@ -18,9 +18,10 @@ import trio
 
 from edgeserver.app.blocking import Hop
 from edgeserver.proxy.feed_file import FeedFile, Record
-from edgeserver.proxy.mirror import Mirror
+from edgeserver.proxy.mirror import Mirror, acknowledging_as
 from edgeserver.proxy.owners import digest_of
-from edgeserver.proxy.timelines import Unmirrorable
+from edgeserver.proxy.replies import json_object
+from edgeserver.proxy.timelines import Unmirrorable, of_no_device
 from transports.syncing import Answer, Form
 
 if TYPE_CHECKING:
@@ -97,20 +98,26 @@ class Feeds:
         finally:
             with trio.CancelScope(shield=True):
                 await self._write_all()
+                await self._rename_all()
 
     def _found(self) -> list[FeedFile]:
         """Those of an earlier run, the one that was used last at the end."""
         found = []
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for path in self._folder.iterdir():
+            paths = [*self._folder.iterdir()]
+        except OSError as error:
+            log.warning("%s cannot be used: %s", self._folder, error)
+            return []
+        for path in paths:
+            try:
                 file = FeedFile.found(path, self._box) if _NAME.fullmatch(path.name) else None
                 if file is None:
                     path.unlink()
                 else:
                     found.append((path.stat().st_mtime, file))
-        except OSError as error:
-            log.warning("%s cannot be used: %s", self._folder, error)
+            except OSError as error:
+                log.warning("%s cannot be used: %s", path, error)
         found.sort(key=lambda pair: pair[0])
         return [file for _, file in found]
 
@@ -131,8 +138,8 @@ class Feeds:
 
     def hear_older(self, authorization: str, room_id: str, start: str, response: Response) -> None:
         """An answer to /messages backwards from `start`."""
-        feed = next(iter(self._of(authorization)), None)
-        if feed is not None and response.status == 200:
+        feed = next((feed for feed in self._of(authorization) if _is_of(feed, digest_of(authorization))), None)
+        if feed is not None and response.status == 200 and json_object(response.body) is not None:
             self._add(feed, Record.of_older(room_id, start, response.body))
 
     def _begin(self, authorization: str, asked: Asked) -> _Feed:
@@ -154,6 +161,8 @@ class Feeds:
         feed.records.append(record)
         if sum(len(each.data) for each in feed.records) > MAX_WAITING:
             self._lose(feed, "more has come than can be written")
+        elif self._feeds.get(feed.name) is feed:
+            self._feeds[feed.name] = self._feeds.pop(feed.name)
         self._changed.set()
 
     def _replace(self, token: str, new: str) -> None:
@@ -166,20 +175,24 @@ class Feeds:
             token, new = self._renamed[0]
             for feed in [feed for feed in self._feeds.values() if _is_of(feed, token)]:
                 async with feed.lock:
-                    await self._rename(feed, self._folder / (new[:_HALF] + feed.name[_HALF:]))
+                    self._rename(feed, self._folder / (new[:_HALF] + feed.name[_HALF:]))
             del self._renamed[0]
 
-    async def _rename(self, feed: _Feed, path: Path) -> None:
+    def _rename(self, feed: _Feed, path: Path) -> None:
+        """Under its lock."""
         if self._feeds.get(feed.name) is not feed:
             return
-        del self._feeds[feed.name]
+        if path.name in self._feeds:
+            self._lose(feed, "")  # the device has begun anew since
+            return
         try:
-            await self._hop(feed.file.path.rename, path)
+            feed.file.path.rename(path)
         except OSError as error:
-            log.warning("%s cannot be renamed: %s", feed.file.path, error)
-        else:
-            feed.file.path = path
-            self._feeds[feed.name] = feed
+            self._lose(feed, str(error))
+            return
+        del self._feeds[feed.name]
+        feed.file.path = path
+        self._feeds[feed.name] = feed
 
     def _forget(self, owner: str) -> None:
         """A person of whom no token is known any more, or a token. Its feeds are of use to the person's other devices, if it is known whose
@@ -199,6 +212,9 @@ class Feeds:
             return
         del self._feeds[feed.name]
         feed.records.clear()
+        self._remove(feed)
+
+    def _remove(self, feed: _Feed) -> None:
         try:
             feed.file.path.unlink(missing_ok=True)
         except OSError as error:
@@ -215,20 +231,25 @@ class Feeds:
         begins_anew, feed.begins_anew = feed.begins_anew, False
         if self._feeds.get(feed.name) is not feed:
             return  # it was given up, or another one has taken its place
-        try:
-            if begins_anew:
-                await self._hop(feed.file.begin)
-            if records:
-                await self._hop(feed.file.write, records)
-        except (OSError, Unmirrorable) as error:
-            self._lose(feed, str(error))
+        with trio.CancelScope(shield=True):  # a client that goes away takes nothing along
+            try:
+                if begins_anew:
+                    await self._hop(feed.file.begin)
+                if records:
+                    await self._hop(feed.file.write, records)
+            except (OSError, Unmirrorable) as error:
+                self._lose(feed, str(error))
+        if feed.name not in self._feeds:
+            self._remove(feed)  # it was given up while it was written
 
     # ---- what a client is told
 
-    def lacking(self, authorization: str, asked: Asked) -> str | None:
-        """From where on the answers to a classic sync have been lost, so that its feed needs what comes after that; None: they have not."""
+    def lacking(self, authorization: str, asked: Asked, since: str) -> str | None:
+        """From where on the answers to a classic sync have been lost, so that its feed needs what comes after that; None: they have not.
+        It acknowledges no more messages to the device than the client does, which goes on from `since`.
+        """
         feed = self._feeds.get(_name(authorization, asked))
-        return feed.file.position if feed is not None and feed.file.lacks else None
+        return acknowledging_as(since, feed.file.position) if feed is not None and feed.file.lacks else None
 
     def went_on(self, authorization: str, asked: Asked) -> None:
         """The client has gone on from what it was told first."""
@@ -250,8 +271,9 @@ class Feeds:
         if feed is None or (feed.is_given and is_up):
             return None
         async with self._read(feed) as fold:
-            feed.is_given = True
-            return None if fold is None else (await self._hop(fold.first, limit), fold.counts)
+            told = None if fold is None else (await self._hop(fold.first, limit), fold.counts)
+            feed.is_given = told is not None
+            return told
 
     async def full_state(self, authorization: str, asked: Asked, start: str, *, is_up: bool) -> tuple[bytes, Json] | None:
         """As `first`, of an answer with the full state from `start` on. See `Mirror.full_state`."""
@@ -259,9 +281,9 @@ class Feeds:
         if feed is None or (feed.is_given and is_up):
             return None
         async with self._read(feed) as fold:
-            told = await self._hop(fold.full_state, start) if isinstance(fold, Mirror) else None
-            feed.is_given = told is not None
-            return None if fold is None or told is None else (told, fold.counts)
+            body = await self._hop(fold.full_state, start) if isinstance(fold, Mirror) else None
+            feed.is_given = body is not None
+            return None if fold is None or body is None else (body, fold.counts)
 
     async def messages(self, authorization: str, room_id: str, start: str | None, limit: int, *, lazy: bool, is_up: bool) -> Json | None:
         """See `Mirror.messages`. While the line is down what is known is better than nothing."""
@@ -269,7 +291,7 @@ class Feeds:
             async with self._read(feed) as fold:
                 found = fold.messages(room_id, start, limit, lazy=lazy, at_least=not is_up) if isinstance(fold, Mirror) else None
             if found is not None:
-                return found
+                return found if _is_of(feed, digest_of(authorization)) else {**found, "chunk": [*map(of_no_device, found["chunk"])]}
         return None
 
     def _of(self, authorization: str) -> list[_Feed]:

@@ -12,7 +12,7 @@ events that make them, which are kept as well. Sans-io. Spec: client-server API,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import orjson
@@ -31,6 +31,7 @@ from edgeserver.proxy.timelines import (
     is_said_by,
     kept,
     last,
+    of_no_device,
     receipts,
     receipts_in,
     state_key,
@@ -92,6 +93,12 @@ class MirroredRoom:
 def goes_on(position: str, start: str) -> bool:
     """Whether an answer to the sync from `start` on lacks nothing for who stands at `position`. Raises MatrixError for what is no token."""
     return bool(position) and _stream(start) <= _stream(position)
+
+
+def acknowledging_as(since: str, position: str) -> str:
+    """That position, of a device that has got no more messages than a sync from `since` on says. Raises MatrixError for no token."""
+    stands = sync_token.parse(position)
+    return str(replace(stands, to_device=min(stands.to_device, sync_token.parse(since).to_device), typing_rooms=()))
 
 
 class Mirror:
@@ -362,9 +369,9 @@ class Mirror:
         made._counts, made._owes_messages = {}, True
         for room_id, known in made._rooms.items():
             room = MirroredRoom.read(known)
-            for event in (*room.state.values(), *(event for stretch in room.stretches() for event in stretch.events)):
-                if isinstance(event.get("unsigned"), dict):
-                    event["unsigned"].pop("transaction_id", None)
+            room.state = {key: of_no_device(event) for key, event in room.state.items()}
+            for stretch in room.stretches():
+                stretch.events = [*map(of_no_device, stretch.events)]
             made._rooms[room_id] = room.write()
         return made
 

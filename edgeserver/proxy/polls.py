@@ -126,9 +126,9 @@ class Polls:
         if feed is not None and self._line.is_thin:
             self._feeds.hear(call.authorization, feed, start, response)
 
-    def _catch_up(self, call: Call, device: _Device, feed: Asked | None, template: Request) -> None:
-        """Asks for what the feed lacks, if answers were lost on their way to the disk."""
-        position = None if feed is None else self._feeds.lacking(call.authorization, feed)
+    def _catch_up(self, call: Call, device: _Device, feed: Asked | None, since: str, template: Request) -> None:
+        """Asks for what the feed lacks, if answers were lost on their way to the disk. The client goes on from `since`."""
+        position = None if feed is None else self._feeds.lacking(call.authorization, feed, since)
         if feed is not None and position is not None and not device.catches_up and self._nursery is not None:
             device.catches_up = True
             self._nursery.start_soon(self._fetch_lacking, call.authorization, device, feed, position, template)
@@ -148,7 +148,7 @@ class Polls:
         form, feed = syncing.Form.CLASSIC, self._feed(call, asked)
         if feed is not None:
             self._feeds.went_on(call.authorization, feed)
-        self._catch_up(call, device, feed, template)
+        self._catch_up(call, device, feed, since, template)
         hear = partial(self._hear, call, feed)
         response, _ = await self._watched(device, template, form, syncing.at(template, form, None), since, timeout, hear)
         if response is None:

@@ -92,6 +92,14 @@ def kept(event: Json) -> Json:
     return event | {"unsigned": {name: value for name, value in unsigned.items() if name != "age"}}
 
 
+def of_no_device(event: Json) -> Json:
+    """The event without what is only told to the device that has sent it."""
+    unsigned = event.get("unsigned")
+    if not isinstance(unsigned, dict) or "transaction_id" not in unsigned:
+        return event
+    return event | {"unsigned": {name: value for name, value in unsigned.items() if name != "transaction_id"}}
+
+
 def receipts_in(content: Json) -> dict[str, tuple[str, Json]]:
     """Of an m.receipt: event id and value, by `words` of kind, user and thread. Raises AttributeError for what is none."""
     return {

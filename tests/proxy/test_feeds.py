@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
 import orjson
 import trio
+import trio.testing
 
 from edgeserver.proxy import feeds as feeds_module
-from tests.proxy.rig import V3, HttpClient, rig_in_memory, until
+from edgeserver.proxy.asked import Asked
+from edgeserver.proxy.feeds import Feeds
+from edgeserver.proxy.owners import digest_of
+from tests.proxy.rig import V3, HttpClient, StandIn, at_once, rig_in_memory, until
 from tests.proxy.test_facts import SCREEN, SLIDING
 from tests.proxy.test_real_box import Meter, line_of, paired_state, proxy_on
+from transports.exchange import Response
 from transports.memory import Medium, MemoryCable
 
 ROOMS = 4
@@ -402,3 +408,128 @@ async def test_what_a_feed_says_is_out_of_memory_a_minute_after_somebody_has_ask
         assert feed.file.fold is not None
         await trio.sleep(130)
         assert feed.file.fold is None
+
+
+class _Unreadable(StandIn):
+    """What it says of older events is no JSON."""
+
+    async def __call__(self, request, gone):
+        if "/messages" in request.target:
+            return Response(200, (("content-type", "application/json"),), b"<html>")
+        return await super().__call__(request, gone)
+
+
+async def test_a_page_that_is_no_json_ends_neither_the_proxy_nor_what_it_knows(tmp_path, autojump_clock) -> None:
+    box = _Unreadable()
+    box.beside = {"rooms": {}}
+    async with rig_in_memory(tmp_path, box=box) as rig:
+        await rig.client("GET", f"{V3}/sync")
+        await rig.client("GET", f"{V3}/sync?since=s1&timeout=1000")
+        for _ in range(2):
+            assert (await rig.client("GET", f"{V3}/sync")).json["next_batch"] == "s1"
+            assert (await rig.client("GET", f"{V3}/rooms/!r:box/messages?dir=b&from=s1")).body == b"<html>"
+            await rig.client("GET", f"{V3}/sync?since=s1&timeout=1000")
+        assert sum("/sync" in request.target and "since" not in request.target for request in rig.box.asked) == 1
+
+
+async def test_a_feed_that_goes_on_is_not_given_up_for_others_that_only_begin(tmp_path, autojump_clock, monkeypatch) -> None:
+    monkeypatch.setattr(feeds_module, "MAX_FEEDS", 3)
+    box = StandIn()
+    box.beside = {"rooms": {}}
+    async with rig_in_memory(tmp_path, box=box) as rig:
+        await rig.client("GET", f"{V3}/sync")
+        for number, kind in enumerate("abcd"):
+            wanted = quote(f'{{"room":{{"timeline":{{"not_types":["{kind}"]}}}}}}')
+            await rig.client("GET", f"{V3}/sync?filter={wanted}")
+            rig.box.tell(f"s{number + 2}", rooms={})
+            await rig.client("GET", f"{V3}/sync?since=s{number + 1}&timeout=30000")
+        asked = len(rig.box.asked)
+        assert (await rig.client("GET", f"{V3}/sync")).json["next_batch"] == "s5"
+        assert len(rig.box.asked) == asked
+
+
+async def own_feeds(nursery, rig, folder) -> Feeds:
+    """That write on threads, of a person whom the box knows."""
+    assert (await rig.client("GET", f"{V3}/account/whoami")).status == 200
+    feeds = Feeds(folder, "box", rig.app.owners)
+    await nursery.start(feeds.run)
+    return feeds
+
+
+def told(position: str) -> Response:
+    return Response(200, (), orjson.dumps({"next_batch": position}))
+
+
+CLASSIC = Asked.classic({"room": {"timeline": {"limit": 5}}}, {})
+
+
+async def test_nothing_stays_on_disk_of_what_is_given_up_while_it_is_written(tmp_path, autojump_clock) -> None:
+    async with rig_in_memory(tmp_path) as rig, trio.open_nursery() as nursery:
+        folder = tmp_path / "feeds"
+        feeds = await own_feeds(nursery, rig, folder)
+        feeds.hear("Bearer T", CLASSIC, None, told("s1_0"))
+        assert await first_of(feeds, "Bearer T") == "s1_0"
+        [path] = folder.iterdir()
+        os.mkfifo(path.with_suffix(".new"))  # it cannot be opened for writing before somebody reads
+        feeds.hear("Bearer T", CLASSIC, None, told("s2_0"))
+        await trio.testing.wait_all_tasks_blocked()
+        rig.app.owners.log_out("Bearer T")
+        assert not path.exists()
+        reader = os.open(path.with_suffix(".new"), os.O_RDONLY | os.O_NONBLOCK)
+        await at_once(lambda: not [*folder.iterdir()])
+        os.close(reader)
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_begins_anew_with_a_new_token_before_the_old_feed_is_theirs_goes_on_with_the_new_one(tmp_path, autojump_clock) -> None:
+    async with rig_in_memory(tmp_path) as rig, trio.open_nursery() as nursery:
+        folder = tmp_path / "feeds"
+        feeds = await own_feeds(nursery, rig, folder)
+        rig.app.owners.learn("Bearer U", "@a:box")
+        feeds.hear("Bearer T", CLASSIC, None, told("s1_0"))
+        await at_once(lambda: len([*folder.glob("*.feed")]) == 1)
+        for tell in rig.app.owners.when_replaced:
+            tell(digest_of("Bearer T"), digest_of("Bearer U"))
+        feeds.hear("Bearer U", CLASSIC, None, told("s5_0"))
+        feeds.hear("Bearer U", CLASSIC, "s5_0", told("s6_0"))
+        assert await first_of(feeds, "Bearer U") == "s6_0"
+        await at_once(lambda: len([*folder.iterdir()]) == 1)
+        assert await first_of(feeds, "Bearer U") == "s6_0"
+        nursery.cancel_scope.cancel()
+
+
+async def first_of(feeds: Feeds, authorization: str) -> str:
+    found = await feeds.first(authorization, CLASSIC, 5, is_up=False)
+    assert found is not None
+    return orjson.loads(found[0])["next_batch"]
+
+
+async def test_a_client_that_goes_away_while_it_begins_anew_takes_nothing_along(tmp_path, autojump_clock) -> None:
+    async with rig_in_memory(tmp_path) as rig, trio.open_nursery() as nursery:
+        assert (await rig.client("GET", f"{V3}/account/whoami")).status == 200
+        for number in range(20):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            feeds = Feeds(folder, "box", rig.app.owners)  # whoever asks writes, for nobody runs it
+            feeds.hear("Bearer T", CLASSIC, None, told("s1_0"))
+            scope = trio.CancelScope()
+            nursery.start_soon(begin_within, scope, feeds)
+            await at_once(lambda folder=folder: bool([*folder.iterdir()]))
+            scope.cancel()
+            assert await first_of(feeds, "Bearer T") == "s1_0"
+
+
+async def begin_within(scope: trio.CancelScope, feeds: Feeds) -> None:
+    with scope:
+        await feeds.first("Bearer T", CLASSIC, 5, is_up=True)
+
+
+async def test_to_catch_up_acknowledges_no_message_that_the_client_does_not(tmp_path, autojump_clock) -> None:
+    async with rig_in_memory(tmp_path) as rig, trio.open_nursery() as nursery:
+        feeds = await own_feeds(nursery, rig, tmp_path / "feeds")
+        feeds.hear("Bearer T", CLASSIC, None, told("s4_0"))
+        feeds.hear("Bearer T", CLASSIC, "s7_0_3", told("s8_0_3"))
+        await at_once(lambda: feeds.lacking("Bearer T", CLASSIC, "s8_0_3") is not None)
+        assert feeds.lacking("Bearer T", CLASSIC, "s8_0_3") == "s4_0_3"
+        assert feeds.lacking("Bearer T", CLASSIC, "s8_0") == "s4_0"
+        nursery.cancel_scope.cancel()
