@@ -267,7 +267,7 @@ class Mirror:
         return orjson.dumps({"next_batch": end, **parts})
 
     def _acknowledging_nothing(self) -> str:
-        """The position, of a device that has got no messages yet."""
+        """The position, of a device that has got no messages yet; what the box takes it to hold otherwise is forgotten, too."""
         stands = sync_token.parse(self.position)
         return str(sync_token.Since(stands.stream, stands.typing, 0))
 

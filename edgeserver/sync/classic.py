@@ -102,6 +102,8 @@ class ClassicSync:
                     return body
 
     async def _answer(self, request: SyncRequest) -> _Answer:
+        if request.device_id is not None and request.since is not None and request.since.is_anothers:
+            self._held.forget((request.user_id, request.device_id))
         versions = self._typing.version
         typing = {} if request.since is None else self._typing.changed(request.since.typing)
         presence = self._presence_since(request)

@@ -64,6 +64,11 @@ class SentMembers:
             self._entries += len(held.members)
         self._bound()
 
+    def forget(self, device: Device) -> None:
+        """The device begins anew with what another one has been told."""
+        held = self._devices.pop(device, None)
+        self._entries -= 0 if held is None else len(held.members)
+
     def _bound(self) -> None:
         while self._entries > MAX_ENTRIES:
             oldest = next(iter(self._devices))

@@ -31,6 +31,11 @@ class Since:
     to_device: int
     typing_rooms: tuple[int, ...] = ()
 
+    @property
+    def is_anothers(self) -> bool:
+        """Whether this device has never had an answer of its own: it begins with what the person's other devices have been told."""
+        return self.to_device == 0 < self.stream
+
     def __str__(self) -> str:
         rest = "" if self.to_device == self.stream else f"_{self.to_device}"
         rooms = "" if not self.typing_rooms else f"~{'.'.join(map(str, self.typing_rooms))}"

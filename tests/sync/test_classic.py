@@ -280,6 +280,18 @@ async def test_lazy_loading_gives_those_who_speak_and_nobody_twice(world: World)
     assert set(state_of(joined(elsewhere, room))) == {("m.room.member", BOB)}
 
 
+async def test_a_device_that_begins_with_what_another_was_told_is_told_of_those_who_speak_then(world: World) -> None:
+    room = await world.room(ALICE, BOB, name="Kitchen")
+    await world.say(room, BOB, "hello")
+    first = await world.sync(ALICE, wanted=LAZY)
+    await world.say(room, BOB, "well?")
+    assert not joined(await world.sync(ALICE, first, LAZY), room)["state"]["events"]
+    anothers = await world.sync(ALICE, f"{first['next_batch']}_0", LAZY)
+    assert set(state_of(joined(anothers, room))) == {("m.room.member", BOB)}
+    await world.say(room, BOB, "still here")
+    assert not joined(await world.sync(ALICE, anothers, LAZY), room)["state"]["events"]
+
+
 async def test_lazy_loading_gives_the_heroes_of_a_room_without_a_name(world: World) -> None:
     room = await world.room(ALICE, BOB, CAROL)
     found = joined(await world.sync(ALICE, wanted={"room": {"timeline": {"limit": 0}, **LAZY["room"]}}), room)
