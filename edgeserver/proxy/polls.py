@@ -251,12 +251,14 @@ class Polls:
         request, timeout = call.request, _milliseconds(asked.get("timeout")) / 1000
         if self._line.is_thin:
             request = call.with_parameters(await self._thin_parameters(call, asked))
-        feed = self._feed(call, asked)
-        if feed is not None and asked.get("since") and asked.get("full_state") != "true":
+        feed, since = self._feed(call, asked), asked.get("since") or None
+        is_repeated = since is not None and asked.get("full_state") == "true"
+        if feed is not None and since is not None and not is_repeated:
             self._feeds.went_on(call.authorization, feed)
         response = await self._carry(request, PATIENCE + timeout)
         self._learn_counts(device, response)
-        self._hear(call, feed, asked.get("since") or None, response)
+        if not is_repeated:  # else it looks as if the rooms began where the client goes on
+            self._hear(call, feed, since, response)
         return response
 
     async def _thin_parameters(self, call: Call, asked: dict[str, str]) -> dict[str, str]:

@@ -143,6 +143,23 @@ async def test_an_app_that_wants_all_state_anew_is_told_it_from_here_and_its_eve
             assert (refused.status, refused.json["errcode"]) == (400, "M_INVALID_PARAM")
 
 
+async def test_all_state_that_the_box_tells_anew_ends_no_history(tmp_path, autojump_clock) -> None:
+    async with world(tmp_path) as (_, state, cable, bob, alice, _, rooms), line_of(state, cable) as (line, _), proxy_on(line, state) as proxy:
+        app = App(proxy, alice.token)
+        await app.poll()
+        await app.poll()
+        target = f"{V3}/sync?full_state=true&timeout=1000&since={app.since}"
+        await app.client("GET", target)
+        await bob.say(rooms[0], "the last boat")
+        app.since = (await app.client("GET", target)).json["next_batch"]  # by the box, for it is asked for once more
+        await app.poll()
+        app.begin_anew()
+        await app.poll()
+        await app.poll(30_000)
+        assert app.rooms[rooms[0]][-1] == "the last boat"
+        assert len(app.rooms[rooms[0]]) + len(await app.scroll_back(rooms[0], 100) or ()) == 13
+
+
 async def test_a_sliding_app_that_begins_anew_costs_the_line_nothing_either(tmp_path, autojump_clock) -> None:
     async with world(tmp_path) as (_, state, cable, bob, alice, _, rooms), line_of(state, cable) as (line, link):
         meter = Meter(link)
