@@ -13,6 +13,8 @@ from edgeserver.matrix.redaction import redact_content
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from edgeserver.matrix.room_versions import RoomVersion
+
 CREATE: Final = '["m.room.create",""]'
 """The `state_key` of the event that began the room."""
 IGNORED: Final = "m.ignored_user_list"
@@ -142,8 +144,7 @@ def apply_relations(stretches: Sequence[Stretch], state: Iterable[Json], events:
     for event in events:
         content = event.get("content", {})
         if event["type"] == "m.room.redaction":
-            everything = [*state, *(one for stretch in stretches for one in stretch.events)]
-            _redact(everything, event.get("redacts", content.get("redacts")), event, create)
+            _redact(stretches, state, event.get("redacts", content.get("redacts")), event, create)
         related = content.get("m.relates_to")
         if isinstance(related, dict) and related.get("rel_type") in _OUTDATES:
             for stretch in stretches:
@@ -151,10 +152,29 @@ def apply_relations(stretches: Sequence[Stretch], state: Iterable[Json], events:
                     stretch.is_outdated = True
 
 
-def _redact(events: Iterable[Json], target: object, because: Json, create: Json) -> None:
+def _redact(stretches: Sequence[Stretch], state: Iterable[Json], target: object, because: Json, create: Json) -> None:
     version = create.get("content", {}).get("room_version", "1") if create else _UNKNOWN_VERSION
     rules = room_versions.SUPPORTED.get(version, room_versions.SUPPORTED[_UNKNOWN_VERSION])
-    for event in events:
-        if event["event_id"] == target:
-            event["content"] = redact_content(event["type"], event["content"], rules)
-            event["unsigned"] = {"redacted_because": because}
+    for event in state:
+        _redact_in(event, target, because, rules)
+    for stretch in stretches:
+        for event in stretch.events:
+            if _redact_in(event, target, because, rules):
+                stretch.is_outdated = True
+
+
+def _redact_in(event: Json, target: object, because: Json, rules: RoomVersion) -> bool:
+    """The event, or what is told beside it; True for the latter, which the box tells otherwise by now."""
+    unsigned = event.get("unsigned")
+    if event["event_id"] == target:
+        event["content"] = redact_content(event["type"], event["content"], rules)
+        event["unsigned"] = {"redacted_because": because}
+    elif isinstance(unsigned, dict) and unsigned.get("replaces_state") == target:
+        unsigned["prev_content"] = redact_content(event["type"], unsigned.get("prev_content", {}), rules)
+    elif isinstance(unsigned, dict) and isinstance(relations := unsigned.get("m.relations"), dict):
+        if relations.get("m.replace", {}).get("event_id") == target:
+            del relations["m.replace"]
+            return True
+        latest = relations.get("m.thread", {}).get("latest_event")
+        return latest is not None and (_redact_in(latest, target, because, rules) or latest["event_id"] == target)
+    return False

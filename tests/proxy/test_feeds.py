@@ -144,8 +144,12 @@ async def test_an_app_that_wants_all_state_anew_is_told_it_from_here_and_its_eve
 
 
 async def test_all_state_that_the_box_tells_anew_ends_no_history(tmp_path, autojump_clock) -> None:
-    async with world(tmp_path) as (_, state, cable, bob, alice, _, rooms), line_of(state, cable) as (line, _), proxy_on(line, state) as proxy:
-        app = App(proxy, alice.token)
+    async with (
+        world(tmp_path) as (_, state, cable, bob, alice, _, rooms),
+        line_of(state, cable) as (line, _),
+        proxy_on(line, state) as host,
+    ):
+        app = App(host, alice.token)
         await app.poll()
         await app.poll()
         target = f"{V3}/sync?full_state=true&timeout=1000&since={app.since}"

@@ -52,3 +52,35 @@ def test_an_answer_from_far_back_doubles_nothing_of_what_is_no_longer_told_first
     mirror.hear("s6_0", answer("s25_0", map(word, repeated), prev_batch="in between"))
     assert told(mirror) == repeated
     assert before(mirror, "in between") == ["$7", "$6b", "$6", "$5b", "$5", "$1"]
+
+
+def removal(position: int, target: str) -> dict:
+    event = {"type": "m.room.redaction", "event_id": f"$r{position}", "sender": "@b:box", "content": {"redacts": target}}
+    return answer(f"s{position}_0", [event], prev_batch=f"p{position}")
+
+
+def test_what_was_removed_is_not_told_beside_other_events_either() -> None:
+    reply = word("$reply", unsigned={"m.relations": {"m.replace": word("$edit of reply")}})
+    thread = {"m.thread": {"latest_event": reply, "count": 2, "current_user_participated": False}}
+    topic = {"type": "m.room.topic", "state_key": "", "event_id": "$topic", "sender": "@b:box", "content": {"topic": "new"}}
+    topic["unsigned"] = {"replaces_state": "$old", "prev_content": {"topic": "old"}}
+    events = [word("$1", unsigned={"m.relations": {"m.replace": word("$edit")}}), word("$2", unsigned={"m.relations": thread}), topic]
+    mirror = Mirror(state_after=False)
+    mirror.hear(None, answer("s4_0", events, prev_batch="p1", limited=True, state=[CREATE]))
+    targets = {"$edit": b'"body":"$edit"', "$edit of reply": b'"body":"$edit of', "$reply": b'"body":"$reply"', "$old": b'"topic":"old"'}
+    for position, (target, content) in enumerate(targets.items(), 5):
+        assert content in mirror.first(20)
+        mirror.hear(f"s{position - 1}_0", removal(position, target))
+        assert content not in mirror.first(20)
+    assert b'"count":2' in mirror.first(20)
+
+
+def test_a_page_whose_edits_were_removed_is_asked_for_at_the_box() -> None:
+    mirror = Mirror(state_after=False)
+    event = word("$1", unsigned={"m.relations": {"m.replace": word("$edit")}})
+    mirror.hear(None, answer("s4_0", [event], prev_batch="p1", limited=True, state=[CREATE]))
+    mirror.hear("s4_0", answer("s5_0", [word("$2")], prev_batch="p5"))
+    assert mirror.messages(ROOM, "p5", 100, lazy=False, at_least=False) is not None
+    mirror.hear("s5_0", removal(6, "$edit"))
+    assert mirror.messages(ROOM, "p5", 100, lazy=False, at_least=False) is None
+    assert before(mirror, "p5") == ["$1"]
