@@ -24,7 +24,7 @@ import zstandard
 
 from edgeserver.matrix.errors import MatrixError
 from edgeserver.proxy.asked import Asked
-from edgeserver.proxy.mirror import Mirror, goes_on
+from edgeserver.proxy.mirror import Mirror, goes_on, is_overtaken
 from edgeserver.proxy.sliding_mirror import SlidingMirror
 from edgeserver.proxy.timelines import Unmirrorable
 from transports.syncing import Form
@@ -143,7 +143,10 @@ class FeedFile:
         """Adds those that go on from what is there."""
         if not self._is_known:
             self.read()
-        fitting = [record for record in records if self._takes(record)]
+        try:
+            fitting = [record for record in records if self._takes(record)]
+        except MatrixError as error:
+            raise Unmirrorable(f"no token: {error!r}") from error
         if fitting:
             self._append(b"".join(_packed(record.data) for record in fitting))
         if self.fold is not None:
@@ -159,6 +162,8 @@ class FeedFile:
     def _takes(self, record: Record) -> bool:
         if not record.is_sync:
             return True
+        if record.start is not None and self._is_overtaken(record.start, record.end):
+            return False
         if record.start is not None and not self._goes_on(record.start):
             if self.asked.form is not Form.CLASSIC:
                 raise Unmirrorable("answers have been lost")
@@ -167,11 +172,11 @@ class FeedFile:
         self.position, self.lacks = record.end, False
         return True
 
+    def _is_overtaken(self, start: str, end: str) -> bool:
+        return self.asked.form is Form.CLASSIC and is_overtaken(self.position, start, end)
+
     def _goes_on(self, start: str) -> bool:
-        try:
-            return goes_on(self.position, start) if self.asked.form is Form.CLASSIC else start == self.position
-        except MatrixError as error:
-            raise Unmirrorable(f"no token: {error!r}") from error
+        return goes_on(self.position, start) if self.asked.form is Form.CLASSIC else start == self.position
 
     def _append(self, data: bytes) -> None:
         with self.path.open("r+b") as file:

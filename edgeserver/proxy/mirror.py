@@ -95,6 +95,13 @@ def goes_on(position: str, start: str) -> bool:
     return bool(position) and _stream(start) <= _stream(position)
 
 
+def is_overtaken(position: str, start: str, end: str) -> bool:
+    """Whether who stands at `position` knows all of an answer from `start` to `end`; not so of one that tells all anew, as a box does
+    that was restored. Raises MatrixError for what is no token.
+    """
+    return bool(position) and _stream(start) <= _stream(end) < _stream(position)
+
+
 def acknowledging_as(since: str, position: str) -> str:
     """That position, of a device that has got no more messages than a sync from `since` on says. Raises MatrixError for no token."""
     stands = sync_token.parse(position)
@@ -125,8 +132,8 @@ class Mirror:
                 self._clear()  # in the second case the box is one that was restored, and has told everything anew
             elif not goes_on(self.position, start):
                 raise Unmirrorable(f"an answer from {start} on is no help at {self.position}")
-            elif _stream(answer["next_batch"]) < _stream(self.position):
-                return  # it was overtaken by another one
+            elif is_overtaken(self.position, start, answer["next_batch"]):
+                return
             self._hear(answer)
         except (AttributeError, KeyError, MatrixError, TypeError, ValueError) as error:
             raise Unmirrorable(f"no answer to a sync: {error!r}") from error

@@ -554,3 +554,15 @@ async def test_to_catch_up_acknowledges_no_message_that_the_client_does_not(tmp_
         assert feeds.lacking("Bearer T", CLASSIC, "s8_0_3") == "s4_0_3"
         assert feeds.lacking("Bearer T", CLASSIC, "s8_0") == "s4_0"
         nursery.cancel_scope.cancel()
+
+
+async def test_what_a_feed_lacked_and_gets_too_late_does_not_set_it_back_nor_does_rubbish_end_anything(tmp_path, autojump_clock) -> None:
+    async with rig_in_memory(tmp_path) as rig, trio.open_nursery() as nursery:
+        feeds = await own_feeds(nursery, rig, tmp_path / "feeds")
+        feeds.hear("Bearer T", CLASSIC, None, told("s12_0"))
+        feeds.hear("Bearer T", CLASSIC, "s4_0", told("s9_0"))
+        feeds.hear("Bearer T", CLASSIC, "s12_0", told("s13_0"))
+        assert await first_of(feeds, "Bearer T") == "s13_0"
+        feeds.hear("Bearer T", CLASSIC, "rubbish", told("s13_0"))
+        assert await feeds.first("Bearer T", CLASSIC, 5, is_up=False) is None
+        nursery.cancel_scope.cancel()
