@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +38,9 @@ def test_ranges_behave_as_a_set_of_integers(steps) -> None:
         assert all((n in ranges) == (n in model) for n in range(42))
 
 
-segments = st.builds(Segment, st.integers(0, fragments.ID_SPAN - 1), st.integers(0, 10**6), st.binary(max_size=20), st.booleans())
+segments = st.sampled_from([fragments.ID_SPAN, fragments.SHORT_ID_SPAN]).flatmap(
+    lambda span: st.builds(Segment, st.integers(0, span - 1), st.integers(0, 10**6), st.binary(max_size=20), st.booleans(), st.just(span))
+)
 
 
 @given(st.lists(segments, min_size=1, max_size=5))
@@ -91,7 +94,9 @@ def test_messages_survive_any_cutting_loss_order_and_doubling_of_their_segments(
                 each.lost(*extent)
                 continue
             for _ in range(chance.choice([1, 1, 2])):
-                message = receiver.feed(segment)
+                span = chance.choice([fragments.ID_SPAN, fragments.SHORT_ID_SPAN])
+                (told,) = fragments.decode(fragments.encode_segment(replace(segment, id_span=span), last=True))
+                message = receiver.feed(told)
                 if message is not None:
                     got.append(message)
             each.acknowledge(*extent) if chance.random() < 0.7 else each.lost(*extent)
@@ -107,8 +112,27 @@ def test_a_short_acknowledgement_is_a_byte_or_two_and_other_chunks_may_follow(ne
         assert fragments.decode(encoded + bytes([fragments.PING])) == [ShortAck(newest % span, span), Ping()]
 
 
-def test_a_short_message_costs_two_bytes() -> None:
+def test_a_short_message_costs_two_bytes_or_one() -> None:
     assert len(fragments.encode_segment(Segment(5, 0, b"hello", True), last=True)) == 2 + 5
+    assert len(fragments.encode_segment(Segment(5000, 0, b"hello", True, fragments.SHORT_ID_SPAN), last=True)) == 1 + 5
+
+
+@given(st.lists(st.integers(0, fragments.SHORT_IDS - 1), max_size=60))
+def test_a_short_id_names_one_message_as_long_as_few_are_unfinished(order: list[int]) -> None:
+    receiver, unfinished, following = Reassembler(1024), list(range(fragments.SHORT_IDS)), fragments.SHORT_IDS
+    for at in order:
+        message_id = unfinished[at % len(unfinished)]
+        (told,) = fragments.decode(
+            fragments.encode_segment(Segment(message_id, 0, bytes([message_id]), True, fragments.SHORT_ID_SPAN), last=True)
+        )
+        assert receiver.feed(told) == bytes([message_id])
+        assert receiver.feed(told) is None
+        unfinished.remove(message_id)
+        if unfinished and following - unfinished[0] < fragments.SHORT_IDS:
+            unfinished.append(following)
+            following += 1
+        if not unfinished:
+            unfinished, following = list(range(following, following + fragments.SHORT_IDS)), following + fragments.SHORT_IDS
 
 
 @pytest.mark.parametrize(

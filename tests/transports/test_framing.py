@@ -63,7 +63,7 @@ def test_a_frame_costs_four_bytes_two_when_its_tag_guards_it_and_one_less_behind
 
 def test_what_is_too_short_for_a_tag_is_damage() -> None:
     decoder = hdlc.Decoder(100)
-    assert decoder.feed(b"~@ishorter~") == []
+    assert decoder.feed(b"~@ishorte~") == []
     assert decoder.crc_errors == 1
 
 

@@ -234,7 +234,7 @@ async def test_an_idle_link_sends_nothing_for_a_day(cable, autojump_clock, nurse
     nursery.cancel_scope.cancel()
 
 
-async def test_a_message_and_its_acknowledgement_cost_twenty_seven_bytes_beside_it(cable, autojump_clock, nursery) -> None:
+async def test_a_message_and_its_acknowledgement_cost_twenty_four_bytes_beside_it(cable, autojump_clock, nursery) -> None:
     alice = cable.start_alice(nursery, random=random.Random(1).randbytes)
     bob = cable.start_bob(nursery, random=random.Random(2).randbytes)
     a, b = await both_up(alice, bob)
@@ -245,8 +245,8 @@ async def test_a_message_and_its_acknowledgement_cost_twenty_seven_bytes_beside_
     assert await b.receive() == message
     await trio.sleep(10)
     # flag, counter, head, message, tag, flag; flag, counter, acknowledgement, tag, flag. No byte of these needs an escape.
-    assert alice.link.stats.bytes_out - before[0] == 1 + 2 + 2 + 30 + 8 + 1
-    assert bob.link.stats.bytes_out - before[1] == 1 + 2 + 1 + 8 + 1
+    assert alice.link.stats.bytes_out - before[0] == 1 + 1 + 1 + 30 + 8 + 1
+    assert bob.link.stats.bytes_out - before[1] == 1 + 1 + 1 + 8 + 1
     nursery.cancel_scope.cancel()
 
 

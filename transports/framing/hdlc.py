@@ -5,7 +5,7 @@ start value FFFF, most significant bit first, two bytes, big endian. It costs 4 
 an escape (1 in 128 of ciphertext).
 
 Two of the four are saved where a payload's first byte is 40 to 7F hex: that says that it ends in an authentication tag of its own, which
-finds damage better than any CRC (a compact frame of `transports.link.secure`). Such a frame has no CRC and 10 bytes at least; whoever
+finds damage better than any CRC (a compact frame of `transports.link.secure`). Such a frame has no CRC and 9 bytes at least; whoever
 verifies the tag counts the damaged ones.
 
 One flag between two frames is enough (RFC 1662 section 4.1): the opening one is left out when the closing one of the frame before was sent
@@ -23,7 +23,7 @@ FLAG = b"\x7e"
 ESCAPE = b"\x7d"
 OVERHEAD = 4
 FLAG_STANDS = 0.2
-_GUARDED, _GUARDED_END, _SHORTEST_GUARDED = 0x40, 0x80, 10
+_GUARDED, _GUARDED_END, _SHORTEST_GUARDED = 0x40, 0x80, 9
 
 
 def _is_guarded(payload: bytes) -> bool:

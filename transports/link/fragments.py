@@ -3,6 +3,7 @@
 A sealed frame's plaintext is a row of chunks, each a kind byte and its fields (numbers are varints unless a size is given)::
 
     1ofl0000  DATA    message id mod 2^14 [offset if o] [length if l, else to the end of the frame] bytes; f: these bytes end the message
+    1oflnnnn  DATA    the same, where n - 1 is the message id mod 15
     00000001  ACK     newest frame number mod 2^16 (2 B), how many before it arrived too,
                       how many more runs, then for each: frames missing, frames arrived less one
     01nnnnnn  ACK     newest frame number mod 64; it and the 15 before it arrived
@@ -12,9 +13,12 @@ A sealed frame's plaintext is a row of chunks, each a kind byte and its fields (
     00000100  PING    wants an acknowledgement, nothing else
     00000101  CLOSE   the session is over
 
-A message that fits one frame costs 2 to 3 bytes here and 18 or 10 in `secure.py`, its acknowledgement 5 bytes, or 1 in the ordinary
+A message that fits one frame costs 1 to 3 bytes here and 18, 10 or 9 in `secure.py`, its acknowledgement 5 bytes, or 1 in the ordinary
 case where both ends take the short ones (`Terms.compact`; `window.Receipts` says when, `Session` how they are read). Its end mark counts
 as one more byte of the message, so that an empty message too is something that can be acknowledged.
+
+Short message ids are for wires on which no frame overtakes another, as long as no more than `SHORT_IDS` messages are unfinished, those
+between the oldest and the newest counted as well: then the receiver, who has got so far as well, knows which is meant.
 
 Credit: a receiver holds at most `credit_for(max_message)` of messages that are incomplete or that nobody has taken yet, each counted with
 its length and 64. That is five whole messages, and a sender has at most one begun message in each of the five priorities,
@@ -33,12 +37,13 @@ from transports.link.secure import expand
 DATA, OFFSET, FIN, LENGTH = 0x80, 0x40, 0x20, 0x10
 ACK, CREDIT, RESET, PING, CLOSE = 1, 2, 3, 4, 5
 ID_SPAN = 1 << 14
+SHORT_ID_SPAN, SHORT_IDS = 15, 6
 ID_WINDOW = 4096  # messages between the oldest unfinished one and the newest
 MESSAGE_COST = 64
 CREDIT_UNIT = 1024
 SHORT_RUN = 16
 SHORT_SPAN, SHORTER_SPAN = 1 << 13, 1 << 6
-_SHORT, _SHORTER = 0x20, 0x40
+_SHORT, _SHORTER, _SHORT_ID = 0x20, 0x40, 0x0F
 _MAX_RUNS = 32
 _MAX_PIECES = 2 * ID_WINDOW  # a sender has at most 512 frames under way, so it never leaves that many holes
 
@@ -49,12 +54,13 @@ class Violation(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """`data` at `offset` of message `message_id` (mod 2^14 until `Reassembler` has placed it)."""
+    """`data` at `offset` of message `message_id` (mod `id_span` until `Reassembler` has placed it)."""
 
     message_id: int
     offset: int
     data: bytes
     fin: bool
+    id_span: int = ID_SPAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,10 @@ def credit_for(max_message: int) -> int:
 def encode_segment(segment: Segment, *, last: bool) -> bytes:
     """`last`: no chunk follows in this frame, so the length need not be said."""
     kind = DATA | (OFFSET if segment.offset else 0) | (FIN if segment.fin else 0) | (0 if last else LENGTH)
-    head = bytes([kind]) + varint.encode(segment.message_id % ID_SPAN)
+    if segment.id_span == SHORT_ID_SPAN:
+        head = bytes([kind | segment.message_id % SHORT_ID_SPAN + 1])
+    else:
+        head = bytes([kind]) + varint.encode(segment.message_id % ID_SPAN)
     if segment.offset:
         head += varint.encode(segment.offset)
     if not last:
@@ -187,8 +196,9 @@ def _decode_one(data: bytes, at: int) -> tuple[Chunk, int]:
 
 
 def _decode_segment(kind: int, data: bytes, at: int) -> tuple[Segment, int]:
-    offset = 0
-    message_id, at = varint.decode(data, at)
+    offset, message_id, span = 0, (kind & _SHORT_ID) - 1, SHORT_ID_SPAN
+    if message_id < 0:
+        (message_id, at), span = varint.decode(data, at), ID_SPAN
     if kind & OFFSET:
         offset, at = varint.decode(data, at)
     stop = len(data)
@@ -197,9 +207,9 @@ def _decode_segment(kind: int, data: bytes, at: int) -> tuple[Segment, int]:
         stop = at + length
         if stop > len(data):
             raise Violation("a segment is cut off")
-    if message_id >= ID_SPAN or kind & 0x0F:
+    if message_id >= span:
         raise Violation("a malformed segment")
-    return Segment(message_id, offset, data[at:stop], bool(kind & FIN)), stop
+    return Segment(message_id, offset, data[at:stop], bool(kind & FIN), span), stop
 
 
 def _decode_ack(data: bytes, at: int) -> tuple[Ack, int]:
@@ -316,7 +326,7 @@ class Reassembler:
 
     def feed(self, segment: Segment) -> bytes | None:
         """The message that this segment completes, if it does. Raises `Violation`."""
-        message_id = self._place(segment.message_id)
+        message_id = self._place(segment.message_id, segment.id_span)
         if message_id in self._finished:
             return None
         incoming = self._partial.get(message_id)
@@ -349,7 +359,7 @@ class Reassembler:
 
     def reset(self, reset: Reset) -> None:
         """The sender gave a message up. Raises `Violation`."""
-        message_id = self._place(reset.message_id)
+        message_id = self._place(reset.message_id, ID_SPAN)
         if message_id in self._finished:
             return
         incoming = self._partial.pop(message_id, None)
@@ -361,9 +371,9 @@ class Reassembler:
         self._released += MESSAGE_COST + reset.sent
         self._finished.add(message_id, message_id + 1)
 
-    def _place(self, low: int) -> int:
+    def _place(self, low: int, span: int) -> int:
         floor = self._finished.first[1] if len(self._finished) and self._finished.first[0] == 0 else 0
-        message_id = expand(low, floor, ID_SPAN)
+        message_id = expand(low, floor, span)
         if message_id >= floor + ID_WINDOW:
             raise Violation("too many unfinished messages")
         return message_id

@@ -13,22 +13,24 @@ Properties, from the Noise specification's section 7.7 and what `rendezvous.py` 
   responder's key learns who had called).
 - A replayed first message gets an answer that only the true initiator can use; no session is replaced before its
   owner has sealed a frame with the new keys.
-- Sealed frames have a 64-bit counter (its low 15 or 14 bits on the wire), each is accepted once, and only within 4,096
+- Sealed frames have a 64-bit counter (its low 15, 13 or 5 bits on the wire), each is accepted once, and only within 4,096
   of the newest.
 - Strangers (NN) get encryption against listeners only; `pairing.py` binds its proof to `Channel.handshake_hash`, so
   a man in the middle is found out.
 - Keys live as long as the session. Lengths and times of frames are not hidden.
 
 Bytes: first message 103, second 55 (59 with a connection id), frame overhead 18 (counter 2, tag 16) plus the
-connection id. Where both ends say so in their `Terms` (thin lines) frames are *compact*: tags of 8 bytes (see
-`short_tags.py`), so 10 in all. Handshake messages always have whole tags, and what is agreed there is authentic.
+connection id. Where both ends say so in their `Terms` (thin lines, on which no frame overtakes another) frames are
+*compact*: tags of 8 bytes (see `short_tags.py`), and a counter of one byte as long as the other end has acknowledged one
+of the last `REACH` frames, so 9 or 10 in all. Handshake messages always have whole tags, and what is agreed there is authentic.
 
 All first bytes below 40 hex are handshake kinds, 40 and above start a sealed frame::
 
     20 <IK message 1>   21 <IK message 2>   22 <NN message 1>   23 <NN message 2>
     24 <first 8 bytes of the frame that could not be read, or nothing>      "I have no session, please start one"
     1 bit set, 15 bits counter, connection id, ciphertext and tag of 16
-    bits 01, 14 bits counter, connection id, ciphertext and tag of 8        (compact)
+    bits 011, 13 bits counter, connection id, ciphertext and tag of 8       (compact)
+    bits 010, 5 bits counter, connection id, ciphertext and tag of 8        (compact, short)
 
 Forgeries of compact frames: each try succeeds with probability 2^-64, at the rate of a line of 64 kbit/s once in a
 billion years. After `MAX_FORGED` (2^16) frames that were not authentic a session with such tags ends and new keys
@@ -55,7 +57,10 @@ VERSION = 1
 IK1, IK2, NN1, NN2, WAKE = 0x20, 0x21, 0x22, 0x23, 0x24
 COUNTER = 2
 SEALED = 0x40  # the least first byte of a sealed frame
+REACH = 16
+"""Frames that may be lost one after another before one with a short counter could be taken for another."""
 MAX_FORGED = 1 << 16
+_SHORT_MARK, _SHORT_SPAN = 0x40, 32
 _REPLAY_WINDOW = 4096
 
 
@@ -120,7 +125,7 @@ class Channel:
         self.compact = compact
         self.forged = 0
         if compact:
-            self._mark, self._span, self._tag = 0x4000, 1 << 14, short_tags.TAG
+            self._mark, self._span, self._tag = 0x6000, 1 << 13, short_tags.TAG
             self._send_key, self._receive_key = short_tags.keys(self._send_key), short_tags.keys(self._receive_key)
             self._seal, self._unseal = short_tags.seal, short_tags.unseal
         else:
@@ -134,7 +139,7 @@ class Channel:
 
     @property
     def overhead(self) -> int:
-        """Bytes that a sealed frame to the other end has beyond its plaintext."""
+        """The most bytes that a sealed frame to the other end has beyond its plaintext."""
         return COUNTER + len(self._peer_id) + self._tag
 
     @property
@@ -146,21 +151,28 @@ class Channel:
         """So many forgeries were tried that tags of this length should get new keys."""
         return self.compact and self.forged >= MAX_FORGED
 
-    def seal(self, plaintext: bytes) -> bytes:
-        """The next frame; its number is `next_counter` as it was before the call."""
-        head = (self._mark | self._next % self._span).to_bytes(2, "big") + self._peer_id
+    def seal(self, plaintext: bytes, *, after: int | None = None) -> bytes:
+        """The next frame; its number is `next_counter` as it was before the call. `after`: the newest that the other end has acknowledged
+        (-1: none), if that is known and frames do not overtake each other.
+        """
+        if self.compact and after is not None and self._next - after <= REACH:
+            head = bytes((_SHORT_MARK | self._next % _SHORT_SPAN,)) + self._peer_id
+        else:
+            head = (self._mark | self._next % self._span).to_bytes(2, "big") + self._peer_id
         frame = head + self._seal(self._send_key, self._next, head, plaintext)
         self._next += 1
         return frame
 
     def open(self, frame: bytes) -> tuple[int, bytes, bool]:
         """(counter, plaintext, is it the newest so far). Raises `Refused`, `Forged` for a wrong tag."""
-        size = COUNTER + len(self._own_id)
+        is_short = self.compact and frame[0] & 0xE0 == _SHORT_MARK
+        width, mark, span = (1, _SHORT_MARK, _SHORT_SPAN) if is_short else (COUNTER, self._mark, self._span)
+        size = width + len(self._own_id)
         head, rest = frame[:size], frame[size:]
-        low = int.from_bytes(head[:COUNTER], "big") ^ self._mark
-        if len(rest) < self._tag or low >= self._span or head[COUNTER:] != self._own_id:
+        low = int.from_bytes(head[:width], "big") ^ mark
+        if len(rest) < self._tag or low >= span or head[width:] != self._own_id:
             raise Refused("not a sealed frame of this session")
-        counter = expand(low, self._newest + 1, self._span)
+        counter = expand(low, self._newest + 1, span)
         age = self._newest - counter
         if age >= _REPLAY_WINDOW or (age >= 0 and self._seen >> age & 1):
             raise Refused("seen before or too old")

@@ -7,7 +7,7 @@ nothing else has happened. What the application should know is collected in `eve
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from transports.exchange import Priority
@@ -295,7 +295,7 @@ class Session:
         if not plaintext and not idle:
             return None
         number = self._channel.next_counter
-        frame = self._channel.seal(plaintext)
+        frame = self._channel.seal(plaintext, after=self._newest_named)
         self._last_sent = now
         seconds = self._wire.time_on_air(len(frame))
         self._duty.charge(now, seconds)
@@ -403,19 +403,24 @@ class Session:
             room -= len(fragments.encode_segment(cut, last=False))
             outgoing = self._schedule.next_of(priority)
             cut = self._cut(outgoing, room) if outgoing is not None else None
+        if self._channel.compact and self._next_id - self._oldest_unfinished <= fragments.SHORT_IDS:
+            chosen = [replace(segment, id_span=fragments.SHORT_ID_SPAN) for segment in chosen]
         encoded = [fragments.encode_segment(segment, last=segment is chosen[-1]) for segment in chosen]
         size = sum(map(len, encoded)) + self._channel.overhead
         self._schedule.charge(priority, size)
         self._stats.bytes_by_priority[priority] += size
         return encoded
 
+    @property
+    def _oldest_unfinished(self) -> int:
+        return next(iter(self._unfinished), self._next_id)
+
     def _cut(self, outgoing: Outgoing, room: int) -> Segment | None:
         message_id = outgoing.message_id
         credit = self._credit_limit - self._credit_used
         if message_id is None:
             credit -= fragments.MESSAGE_COST
-            oldest = next(iter(self._unfinished), self._next_id)
-            if credit < 0 or self._next_id - oldest >= fragments.ID_WINDOW // 2:
+            if credit < 0 or self._next_id - self._oldest_unfinished >= fragments.ID_WINDOW // 2:
                 return None
             message_id = self._next_id
         before = outgoing.sent
