@@ -178,6 +178,12 @@ def place_of(tx: Transaction, room: int, token: str | None, upto: int, *, backwa
     return place(found)
 
 
+def is_place_of(tx: Transaction, room: int, place: Place, stream: int, upto: int) -> bool:
+    """Whether a stream position names a place of a room in which something came after it: what is before the one is before the other."""
+    newest = events.newest_stream(tx, room, stream)
+    return newest is not None and events.stream_before(tx, room, place, upto) == newest
+
+
 def stretch(tx: Transaction, room: int, start: Place, stop: Place | None, limit: int, upto: int, *, backwards: bool) -> Page:
     """A page of what is held of a room's timeline up to a stream position, whoever may see it."""
     found = (events.page_backwards if backwards else events.page_forwards)(tx, room, start, limit, upto)

@@ -380,6 +380,15 @@ def page_backwards(tx: Transaction, room: int, before: Place, limit: int, upto: 
     return [_load(row) for row in rows]
 
 
+def stream_before(tx: Transaction, room: int, before: Place, upto: int) -> int | None:
+    """The stream position of the first that `page_backwards` gives."""
+    row = tx.one(
+        "SELECT stream FROM events WHERE room = ? AND (depth, tie) <= (?, ?) AND stream <= ? ORDER BY depth DESC, tie DESC LIMIT 1",
+        (room, before.depth, before.tie, upto),
+    )
+    return row[0] if row else None
+
+
 def page_forwards(tx: Transaction, room: int, after: Place, limit: int, upto: int) -> list[StoredEvent]:
     """Timeline events after the place, oldest first."""
     rows = tx.all(

@@ -171,6 +171,7 @@ class ClassicSync:
             self._held,
             self._typing.in_room,
             since=None if since is None else since.stream,
+            since_token="" if since is None else str(since),
             upto=upto,
             full_state=request.full_state,
             state_after=request.state_after,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from edgeserver.rooms import client_view, tokens
+from edgeserver.rooms import client_view, history, tokens
 from edgeserver.store import account_data, events, receipts, room_views, state, unread
 from edgeserver.sync import room_view
 from edgeserver.sync.filters import kept
@@ -77,16 +77,19 @@ class Sections:
         typing_in: Callable[[str], list[str]],
         *,
         since: int | None,
+        since_token: str,
         upto: int,
         full_state: bool,
         state_after: bool,
     ) -> None:
+        """`since_token`: what the client calls `since`; empty if that is None."""
         self._viewer = viewer
         self._filter = wanted
         self._news = news
         self._held = held
         self._typing_in = typing_in
         self.since = since
+        self._since_token = since_token
         self._upto = upto
         self._full_state = full_state
         self._state_after = state_after
@@ -261,10 +264,19 @@ class Sections:
                 self.members.append((room, stored.event.state_key, stored.number))
 
     def _timeline(self, tx: Transaction, window: Window, shown: Timeline) -> dict[str, Any]:
-        start = tokens.write_stream(window.upto) if shown.start is None else tokens.write_place(shown.start)
         # With all that happened since, the client has the child events themselves
         listed = client_view.timeline(tx, shown.events, self._viewer, with_room_id=False, bundled=shown.limited)
-        return {"events": self._formatted(shown.events, listed), "limited": shown.limited, "prev_batch": start}
+        return {"events": self._formatted(shown.events, listed), "limited": shown.limited, "prev_batch": self._start(tx, window, shown)}
+
+    def _start(self, tx: Transaction, window: Window, shown: Timeline) -> str:
+        """`prev_batch`: the token that the client has, where that means the same, for a thin line has a short word for what it has told."""
+        since, start = self.since, shown.start
+        if start is None:
+            return tokens.write_stream(window.upto)
+        if since is None or window.since != since or shown.limited:
+            return tokens.write_place(start)
+        is_there = history.is_place_of(tx, window.room.number, start, since, window.upto)
+        return self._since_token if is_there else tokens.write_place(start)
 
     def _state(self, tx: Transaction, found: list[StoredEvent]) -> list[dict[str, Any]]:
         return self._formatted(found, client_view.state_events(tx, found, self._viewer, with_room_id=False))

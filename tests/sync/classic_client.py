@@ -135,6 +135,16 @@ class ClassicClient:
         assert is_whole or not set(told) & set(room.timeline), self._about(room_id, "an event was told twice")
         new = (await self._gap(room_id, room, timeline["prev_batch"]) if timeline["limited"] else []) + told
         room.timeline = _joined(room.timeline, new)
+        if told and not timeline["limited"]:
+            await self._check_start(room_id, told[0], timeline["prev_batch"])
+
+    async def _check_start(self, room_id: str, first: str, token: str) -> None:
+        """`prev_batch` reads back from just before the first event, whatever the token looks like."""
+        answer = await self.person.request("GET", f"/rooms/{quote(room_id)}/messages", query={"dir": "b", "from": token, "limit": "1000"})
+        whole = [event["event_id"] for event in await self._messages(room_id) or ()]
+        if answer.status == 200 and first in whole:
+            before = [event["event_id"] for event in answer.json["chunk"][::-1]]
+            assert before == whole[: whole.index(first)], self._about(room_id, "prev_batch reads back from elsewhere")
 
     async def _gap(self, room_id: str, room: ClassicRoom, token: str | None) -> list[str]:
         """What is before the token, back to the first that is known, oldest first."""

@@ -80,6 +80,20 @@ async def test_a_gap_is_limited_and_its_state_is_told(world: World) -> None:
     assert start.depth == oldest.event.depth
 
 
+async def test_without_a_gap_the_timeline_begins_at_the_token_that_the_client_has(world: World) -> None:
+    room = await world.room(ALICE, BOB)
+    first = await world.sync(ALICE)
+    await world.say(room, BOB, "x")
+    second = await world.sync(ALICE, first)
+    assert joined(second, room)["timeline"]["prev_batch"] == first["next_batch"]
+    wanted = {"room": {"timeline": {"types": ["m.room.message"]}}}
+    await world.composer.send(room, ALICE, "m.room.name", {"name": "Hall"}, state_key="")
+    await world.say(room, BOB, "y")
+    found = joined(await world.sync(ALICE, second, wanted), room)  # what the filter hides is before it, too
+    assert bodies(found) == ["y"]
+    assert isinstance(tokens.parse(found["timeline"]["prev_batch"]), Place)
+
+
 async def test_a_change_within_the_gap_and_one_in_the_timeline_end_with_the_last(world: World) -> None:
     room = await world.room(ALICE, BOB)
     first = await world.sync(ALICE)
