@@ -338,12 +338,14 @@ class Multiplexer:
         tells = condensed is not None and condensed.body is not None
         with trio.CancelScope(shield=tells or self._session.is_final(message)):
             await self._connection.send(message, priority=priority)
+        self._session.arrived(message)
         if condensed is not None:
             condensed.acknowledge()
 
     async def _send_quietly(self, message: bytes, priority: Priority, condensed: Condensed | None = None) -> None:
         try:
             await self._connection.send(message, priority=priority)
+            self._session.arrived(message)
             if condensed is not None:
                 condensed.acknowledge()
         except ExchangeError as error:

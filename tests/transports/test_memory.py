@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from transports.exchange import Priority, Request, Response
 from transports.lowband import memory
 from transports.lowband.documents import DocumentError
-from transports.lowband.messages import Cancel, MemoryLost, RequestMessage, ResponseMessage, Session
+from transports.lowband.messages import Cancel, Kind, MemoryLost, MessageError, RequestMessage, ResponseMessage, Session
 
 TOKEN = "Bearer syt_YWxpY2U_abcdefghijklmnop_1a2b3c"
 ROOM = "!IFC2eG3rC-5XnQzQG55I1cKc5ZeCXmDU7zqe__Q3P74"
@@ -113,11 +113,11 @@ def test_whatever_is_asked_comes_as_it_does_without_a_memory(asked: list[Request
 @settings(deadline=None)
 def test_documents_that_nobody_wrote_do_no_harm(junk: bytes) -> None:
     asking, answering = pair()
-    first = asking.encode_request(1, send(1, "low tide"))
-    told = (first[:2] + bytes((number % memory.NUMBERS,)) + junk for number in range(10))
+    list(answering.receive(asking.encode_request(1, send(1, "low tide"))))
     with suppress(MemoryLost):
-        for message in told:
-            assert all(isinstance(one, RequestMessage) for one in answering.receive(message))
+        for number in range(1, 10):
+            told = answering.receive(bytes((Kind.DOCUMENT << 5 | number,)) + junk)
+            assert all(isinstance(one, RequestMessage | ResponseMessage) for one in told)
 
 
 def test_what_has_overtaken_others_waits_for_them() -> None:
@@ -135,17 +135,56 @@ def test_what_has_overtaken_others_waits_for_them() -> None:
 def test_numbers_go_round() -> None:
     asking, answering = pair()
     for number in range(2 * memory.NUMBERS + 3):
-        assert only(answering.receive(asking.encode_request(number % 100, send(1, "tide")))).exchange_id == number % 100
+        told = asking.encode_request(number % 100, send(1, "tide"))
+        assert only(answering.receive(told)).exchange_id == number % 100
+        assert told[0] & 0x1F == number % memory.SHORT
+        asking.arrived(told)
 
 
-def test_a_document_that_came_twice_or_out_of_all_order_ends_the_memory() -> None:
+@given(st.lists(st.sampled_from(["write", "write", "write", "read", "acknowledge"]), max_size=300), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_documents_are_read_in_order_however_late_some_of_them_come_and_are_acknowledged(acts: list[str], chance: random.Random) -> None:
     asking, answering = pair()
-    told = [asking.encode_request(number, send(number, "tide")) for number in range(memory.MAX_HELD + 1)]
+    on_their_way: list[bytes] = []
+    unacknowledged: list[bytes] = []
+    told = found = 0
+    for act in [*acts, *["read"] * len(acts)]:
+        if act == "write":
+            message = asking.encode_request(told, send(1, "tide"))
+            if asking.is_final(message):  # else too many are under way, and it travels otherwise
+                told += 1
+                on_their_way.append(message)
+        elif act == "read" and on_their_way:
+            message = on_their_way.pop(chance.randrange(len(on_their_way)))
+            unacknowledged.append(message)
+            for one in answering.receive(message):
+                assert isinstance(one, RequestMessage)
+                assert one.exchange_id == found
+                found += 1
+        elif act == "acknowledge" and unacknowledged:
+            asking.arrived(unacknowledged.pop(chance.randrange(len(unacknowledged))))
+    assert found == told
+
+
+def test_a_bounded_count_of_documents_is_under_way() -> None:
+    asking, answering = pair()
+    told = [asking.encode_request(number, send(number, "tide")) for number in range(memory.MAX_HELD + 2)]
+    assert [asking.is_final(message) for message in told] == [True] * memory.MAX_HELD + [False] * 2
+    assert [only(answering.receive(message)).exchange_id for message in told[-2:]] == [memory.MAX_HELD, memory.MAX_HELD + 1]
+    asking.arrived(told[0])
+    assert asking.is_final(asking.encode_request(1, send(1, "tide")))
+    assert not asking.is_final(asking.encode_request(1, send(1, "tide")))
+
+
+def test_a_document_that_came_twice_or_without_its_number_ends_the_memory() -> None:
+    asking, answering = pair()
+    told = [asking.encode_request(number, send(number, "tide")) for number in range(memory.MAX_HELD)]
+    list(answering.receive(told[-1]))
     with pytest.raises(MemoryLost):
         list(answering.receive(told[-1]))
-    list(answering.receive(told[0]))
+    asking, answering = pair()
     with pytest.raises(MemoryLost):
-        list(answering.receive(told[0]))
+        list(answering.receive(b"\xff"))
 
 
 def test_ends_that_remember_different_things_speak_without_a_memory() -> None:
@@ -166,12 +205,34 @@ def test_what_others_build_upon_may_not_be_withdrawn() -> None:
     assert not asking.is_final(asking.encode_request(2, large))
 
 
-def test_an_answer_in_the_place_of_a_request_is_refused() -> None:
-    one, other = memory.Memory(), memory.Memory()
-    told = one.encode_response(answer(1), (), send(1, "").target)
-    assert told is not None
-    with pytest.raises(DocumentError):
-        other.decode_request(told[1:])
+def test_what_is_neither_a_request_nor_an_answer_is_refused() -> None:
+    wrong = ({"i": 1}, {"0": {"m": 1}}, {"0": 1, "i": 1}, {"x": {}, "i": 1}, {"0r": {}, "i": -1}, {"0r": {}, "0": {}, "i": 1}, [], 1)
+    for document in wrong:
+        told = memory._fresh(memory._Texts()).encode(document)
+        with pytest.raises(DocumentError):
+            memory.Memory().decode(told)
+    _, answering = pair()
+    beyond = memory._fresh(memory._Texts()).encode({"0r": {}, "i": 1 << 16})
+    with pytest.raises(MemoryLost):
+        list(answering.receive(bytes((Kind.DOCUMENT << 5,)) + beyond))
+
+
+def test_a_document_is_refused_where_no_memory_was_agreed() -> None:
+    asking, _ = pair()
+    with pytest.raises(MessageError):
+        list(Session().receive(asking.encode_request(1, send(1, "low tide"))))
+
+
+def test_texts_cost_less_after_others_in_the_same_words() -> None:
+    texts = [f"The boat with the batteries for Kirkegrund comes at {hour}" for hour in ("seven", "noon", "nine")]
+    asking, answering = pair()
+    sizes = []
+    for number, text in enumerate(texts):
+        told = asking.encode_request(number, send(number, text))
+        assert only(answering.receive(told)).request == send(number, text)
+        sizes.append(len(told))
+    alone = len(pair()[0].encode_request(2, send(2, texts[2]))) - len(pair()[0].encode_request(2, send(2, "")))
+    assert sizes[2] < alone / 2
 
 
 def test_what_has_been_coded_is_never_larger_than_a_link_that_remembers_must_carry() -> None:

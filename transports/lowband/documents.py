@@ -153,7 +153,6 @@ class _Recent:
         self._strings.insert(0, string)
         del self._strings[self._most :]
 
-
     def keep(self, pattern: re.Pattern[str]) -> None:
         self._strings = [string for string in self._strings if pattern.fullmatch(string)]
 
@@ -161,11 +160,22 @@ class _Recent:
 class _Shapes:
     """The last sets of keys of a place, the most recent first."""
 
-    __slots__ = ("index", "known")
+    __slots__ = ("_index", "_is_same", "known")
 
     def __init__(self) -> None:
         self.known: list[tuple[str, ...]] = []
-        self.index = AdaptiveNumber(_MAX_SHAPES)
+        self._is_same = AdaptiveBit(rate=4)
+        self._index = AdaptiveNumber(_MAX_SHAPES)
+
+    def code(self, coder: Coder, shape: tuple[str, ...]) -> int | None:
+        """Which one it is; None: none of them."""
+        at = self.known.index(shape) if shape in self.known else None
+        if self.known and self._is_same.code(coder, int(at == 0)):
+            return 0
+        index = self._index.code(coder, at or 0)
+        if index and index >= len(self.known):
+            raise DocumentError("a set of keys that was never told")
+        return index or None
 
 
 class _Integers:
@@ -255,6 +265,27 @@ def _taken_apart(string: str) -> tuple[tuple[str, ...], list[int]] | None:
     return tuple(parts[::2]), [int(part) for part in parts[1::2]]
 
 
+class _Kinds:
+    """Which kind of value stands at a place: the same as last time, or another, in the light of that. A new place begins as others did."""
+
+    __slots__ = ("_last", "_others", "_same")
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+        self._same: dict[int, AdaptiveBit] = {}
+        self._others = BitTree(len(_Kind), rate=4)
+
+    def code(self, coder: Coder, kind: int, first: BitTree) -> _Kind:
+        last = self._last
+        if last is None:
+            kind = first.code(coder, kind)
+        else:
+            same = self._same.get(last) or self._same.setdefault(last, AdaptiveBit(rate=4))
+            kind = last if same.code(coder, int(kind == last)) else self._others.code(coder, kind)
+        self._last = kind
+        return _Kind(kind)
+
+
 class _New:
     """New strings of a place: their forms and sigils, with how much of which one they begin and end, and whether the rest is digits."""
 
@@ -276,7 +307,7 @@ class _Place:
     __slots__ = ("_integers", "_list", "_new", "_object", "_patterns", "_strings", "children", "kind")
 
     def __init__(self) -> None:
-        self.kind = BitTree(len(_Kind), rate=4)
+        self.kind = _Kinds()
         self.children: dict[str, _Place] = {}
         self._integers: _Integers | None = None
         self._list: AdaptiveNumber | None = None
@@ -346,6 +377,7 @@ class Documents:
         self._key_list = list(keys)
         self._key = BitTree(len(keys) + 1)
         self._places = 1
+        self._first_kind = BitTree(len(_Kind))
         self._root = _Place()
         self._strays = _Place()
         self._new_keys = _Recent(_MAX_ANYWHERE)
@@ -398,7 +430,7 @@ class Documents:
     def _value(self, coder: Coder, place: _Place, value: Json, depth: int) -> Json:
         self._count(1, 0)
         kind, index = self._classify(place, value, depth)
-        kind = _Kind(place.kind.code(coder, kind))
+        kind = place.kind.code(coder, kind, self._first_kind)
         match kind:
             case _Kind.OBJECT:
                 return self._object(coder, place, value if isinstance(value, dict) else {}, depth)
@@ -460,11 +492,9 @@ class Documents:
     def _shape(self, coder: Coder, place: _Place, shape: tuple[str, ...]) -> tuple[str, ...]:
         """0 and a new set of keys, or which of the last ones."""
         shapes = place.shapes
-        index = shapes.index.code(coder, shapes.known.index(shape) + 1 if shape in shapes.known else 0)
-        if index > len(shapes.known):
-            raise DocumentError("a set of keys that was never told")
-        if index:
-            shape = shapes.known.pop(index - 1)
+        index = shapes.code(coder, shape)
+        if index is not None:
+            shape = shapes.known.pop(index)
         else:
             count = self._length.code(coder, len(shape))
             self._count(count, 0)
@@ -563,7 +593,7 @@ class Documents:
     def _server_name(self, coder: Coder, name: str) -> str:
         place = self._server
         index = place.recent.find(name)
-        if place.kind.code(coder, _Kind.NEW if index is None else _Kind.RECENT) == _Kind.RECENT:
+        if place.kind.code(coder, _Kind.NEW if index is None else _Kind.RECENT, self._first_kind) == _Kind.RECENT:
             name = place.recent.code(coder, index or 0)
         else:
             name = self._like(coder, place.new, name, place.recent.newest(_MAX_ALIKE))

@@ -4,8 +4,12 @@ Each direction has its own memory (`Documents`), which moves with every document
 each has a number, and what has overtaken another is held until that has come. Nothing that was written may be withdrawn. The memory begins
 with made-up traffic (`samples`) that both ends know; its name covers all that they must agree on.
 
-A request is `{template: {…}}` and its answer `{template + "r": {…}}`, with the number of the path's template as a key, so that the
-bodies of each endpoint have places of their own. Members, left out where they say nothing::
+As long as fewer than `SHORT` documents are without acknowledgement the number is one of five bits, which with the kind of the message makes
+one byte; else these say so, and a byte with the number follows.
+
+A request is `{template: {…}, "i": id}`, an answer `{template + "r": {…}, "i": id}`, with the number of the path's template as a key, so
+that the bodies of each endpoint have places of their own, and the id of the exchange.
+Members, left out where they say nothing::
 
     m  method * 5 + priority          h  headers, pairs
     a  authority                      y  quoting style of the parameters
@@ -14,7 +18,7 @@ bodies of each endpoint have places of their own. Members, left out where they s
        without its signature          q  the query, by its keys; pairs, if they are not in order
     g  that signature                 b  the body, JSON; of an answer, too
     s  status, if it is not 200       f  of a condensed body (`facts`), the number of its first fact
-                                      c  and its checksum
+    n  true, if it is not the last    c  and its checksum
 
 A parameter of the path or the query that is a whole number is written as one.
 """
@@ -24,7 +28,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import deque
+from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from transports.exchange import Headers, Priority, Request, Response
@@ -34,7 +41,7 @@ from transports.lowband.dictionary import WIRE_HASH
 from transports.lowband.documents import MAX_TEXT, DocumentError, Documents
 from transports.lowband.facts import CondensedBody
 from transports.lowband.rangecoder import Decoder
-from transports.lowband.text import decode_text, encode_text, text_model_hash
+from transports.lowband.text import LOOKED_AT, decode_text, encode_text, text_model_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +49,7 @@ if TYPE_CHECKING:
     from transports.lowband.documents import TextCodec
     from transports.lowband.rangecoder import Coder
 
-VERSION: Final = 2
+VERSION: Final = 3
 LARGEST_BODY: Final = 16 * 1024
 """Bytes of JSON. A larger body would hold up whoever comes after it; other messages overtake what zstd has packed."""
 LARGEST_CONDENSED: Final = 24 * 1024
@@ -51,14 +58,41 @@ LEAST_MESSAGE: Final = 4 * LARGEST_BODY
 """Bytes that a message of the link must be allowed to have: what has been coded must also be sent."""
 MODELLED: Final = 4096
 """Characters of one document that the text model codes, at a tenth of a millisecond each: more would keep a small box busy."""
+_MOST_BEFORE: Final = 24
+_BEFORE_COSTS: Final = 16
+"""What it takes to look at the texts before one, in characters of it."""
 MAX_HELD: Final = 128
-"""Messages that may wait for one that they have overtaken."""
+"""Documents without acknowledgement: so many messages may wait for one that they have overtaken."""
 NUMBERS: Final = 256
+SHORT: Final = 31
+_LONG: Final = SHORT
+"""In the place of a short number: the number follows."""
 METHODS: Final = ("GET", "PUT", "POST", "DELETE")
 _BEARER: Final = "Bearer "
 _TOKEN: Final = "esa_Made0up0for0who0has0none"
-_MEMBERS: Final = (*"makgthypqsbfc", facts.MARKER)
+_EXCHANGE: Final = "i"
+_ANSWER: Final = "r"
+_MEMBERS: Final = (*"makgthypqsbfcn", _EXCHANGE, facts.MARKER)
 _WHOLE: Final = re.compile(r"0|[1-9][0-9]{0,14}")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestDocument:
+    """`request` lacks the Authorization header; `authorization` is what stands around a signature, and that."""
+
+    exchange_id: int
+    request: Request
+    authorization: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseDocument:
+    """`condensed`: the answer's body, if that is one."""
+
+    exchange_id: int
+    response: Response
+    is_last: bool
+    condensed: CondensedBody | None
 
 
 class Memory:
@@ -68,88 +102,88 @@ class Memory:
         self._texts = _Texts()
         self._out, self._in = _fresh(self._texts), _fresh(_Texts())
         self._written = self._read = 0
+        self._under_way: dict[int, None] = {}  # numbers, the oldest first
         self._held: dict[int, bytes] = {}
 
     # — out
 
-    def encode_request(self, request: Request, headers: Headers, authorization: tuple[str, bytes] | None) -> bytes | None:
+    def encode_request(
+        self, exchange_id: int, request: Request, headers: Headers, authorization: tuple[str, bytes] | None
+    ) -> bytes | None:
         """The number and the document; None if it must travel otherwise. `headers` are those to carry, `authorization` what stands
         around a signature and that.
         """
-        return self._encode(request_document(request, headers, authorization))
+        return self._encode(exchange_id, request_document(request, headers, authorization))
 
-    def encode_response(self, response: Response, headers: Headers, target: str, condensed: CondensedBody | None = None) -> bytes | None:
-        """The same of the answer to the other end's request for `target`. `condensed`: what its body is the JSON of."""
-        return self._encode(response_document(response, headers, target, condensed))
+    def encode_response(
+        self,
+        exchange_id: int,
+        response: Response,
+        headers: Headers,
+        target: str,
+        *,
+        is_last: bool = True,
+        condensed: CondensedBody | None = None,
+    ) -> bytes | None:
+        """The same of an answer to the other end's request for `target`. `condensed`: what its body is the JSON of."""
+        return self._encode(exchange_id, response_document(response, headers, target, is_last=is_last, condensed=condensed))
 
-    def _encode(self, document: dict[str, Any] | None) -> bytes | None:
-        if document is None:
+    def _encode(self, exchange_id: int, document: dict[str, Any] | None) -> bytes | None:
+        if document is None or self._written - self._oldest >= MAX_HELD:
             return None
         self._texts.left = MODELLED
         try:
-            coded = self._out.encode(document)
+            coded = self._out.encode(document | {_EXCHANGE: exchange_id})
         except DocumentError:  # nothing has been remembered of it
             return None
-        number, self._written = self._written, (self._written + 1) % NUMBERS
-        return bytes((number,)) + coded
+        number, is_short = self._written, self._written - self._oldest < SHORT
+        self._under_way[number] = None
+        self._written += 1
+        return (bytes((number % SHORT,)) if is_short else bytes((_LONG, number % NUMBERS))) + coded
+
+    @property
+    def _oldest(self) -> int:
+        """The other end has all before this one."""
+        return next(iter(self._under_way), self._written)
+
+    def arrived(self, document: bytes) -> None:
+        """The other end has acknowledged what `encode_…` gave."""
+        if document[0] == _LONG:
+            number = self._oldest + (document[1] - self._oldest) % NUMBERS
+        else:
+            number = self._oldest + (document[0] - self._oldest) % SHORT
+        self._under_way.pop(number, None)
 
     # — in
 
-    def in_order(self, message: bytes, number: int) -> Iterator[bytes]:
-        """Takes a message whose document has this number; gives those whose turn has come. Raises DocumentError."""
-        ahead = (number - self._read) % NUMBERS
+    def in_order(self, document: bytes) -> Iterator[bytes]:
+        """Takes a document with its number; gives those whose turn has come, without. Raises DocumentError."""
+        at = 1 if document[0] != _LONG else 2
+        if len(document) < at:
+            raise DocumentError("a document without a number")
+        ahead = (document[0] - self._read) % SHORT if at == 1 else (document[1] - self._read) % NUMBERS
+        number = self._read + ahead
         if ahead >= MAX_HELD or number in self._held:
             raise DocumentError("a document out of all order")
-        self._held[number] = message
+        self._held[number] = document[at:]
         while self._read in self._held:
             whole = self._held.pop(self._read)
-            self._read = (self._read + 1) % NUMBERS
+            self._read += 1
             yield whole
 
-    def decode_request(self, document: bytes) -> tuple[Request, tuple[str, str] | None]:
-        """The request without an Authorization header; what stands around a signature, and that. Raises ValueError."""
-        key, members = self._decode(document)
-        if key.endswith("r"):
-            raise DocumentError("an answer in the place of a request")
-        method, priority = divmod(_number(members.get("m")), len(Priority))
-        if method >= len(METHODS):
-            raise DocumentError("an unknown method")
-        parameters, query = _parameters(members.get("p", {})), _query(members.get("q", []))
-        target = targets.put_together(int(key), _number(members.get("y", 0)), parameters, query, tables.extended().paths)
-        body, headers = _body_and_headers(members)
-        authorization = None
-        if "k" in members:
-            _strings([members["k"]])
-            authorization = (_BEARER + members["k"], "")
-        elif "t" in members:
-            _strings(around := [members["t"], members.get("g", "")])
-            authorization = (around[0], around[1])
-        _strings([members.get("a", "")])
-        return Request(METHODS[method], target, members.get("a", ""), headers, body, Priority(priority)), authorization
-
-    def decode_response(self, document: bytes) -> tuple[Response, CondensedBody | None]:
-        """The answer; its body, if that is a condensed one. Raises ValueError."""
-        key, members = self._decode(document)
-        status = _number(members.get("s", 200))
-        if not key.endswith("r") or not 100 <= status <= 599:
-            raise DocumentError("not an answer")
-        first = members.pop("f", None)
-        if first is None:
-            body, headers = _body_and_headers(members)
-            return Response(status, headers, body), None
-        check = members.get("c")
-        condensed = CondensedBody(members.pop("b", None), _number(first), None if check is None else _number(check))
-        _, headers = _body_and_headers(members)
-        return Response(status, (("content-type", bodies.JSON), *headers), b""), condensed
-
-    def _decode(self, document: bytes) -> tuple[str, dict[str, Any]]:
+    def decode(self, document: bytes) -> RequestDocument | ResponseDocument:
+        """Raises ValueError."""
         found = self._in.decode(document)
+        exchange_id = _number(found.pop(_EXCHANGE, None)) if isinstance(found, dict) else 0
         if not isinstance(found, dict) or len(found) != 1:
             raise DocumentError("neither a request nor an answer")
         [(key, members)] = found.items()
-        if not isinstance(members, dict) or not key.removesuffix("r").isdecimal():
+        template = key.removesuffix(_ANSWER)
+        if not isinstance(members, dict) or not template.isdecimal():
             raise DocumentError("neither a request nor an answer")
-        return key, members
+        if template != key:
+            return ResponseDocument(exchange_id, *_decode_response(members))
+        return RequestDocument(exchange_id, *_decode_request(int(template), members))
 
 
 def request_document(request: Request, headers: Headers, authorization: tuple[str, bytes] | None) -> dict[str, Any] | None:
@@ -169,16 +203,18 @@ def request_document(request: Request, headers: Headers, authorization: tuple[st
 
 
 def response_document(
-    response: Response, headers: Headers, target: str, condensed: CondensedBody | None = None
+    response: Response, headers: Headers, target: str, *, is_last: bool = True, condensed: CondensedBody | None = None
 ) -> dict[str, Any] | None:
     parts = targets.take_apart(target, tables.extended().paths)
     if parts is None:
         return None
-    members = {} if response.status == 200 else {"s": response.status}
+    key = f"{parts[0]}{_ANSWER}"
+    members: dict[str, Any] = {} if response.status == 200 else {"s": response.status}
+    members |= {} if is_last else {"n": True}
     if condensed is None:
-        return _with_body(f"{parts[0]}r", members, headers, response.body)
+        return _with_body(key, members, headers, response.body)
     members |= {"f": condensed.first} if condensed.check is None else {"f": condensed.first, "c": condensed.check}
-    return _with_body(f"{parts[0]}r", members, headers, response.body, LARGEST_CONDENSED)
+    return _with_body(key, members, headers, response.body, LARGEST_CONDENSED)
 
 
 def _with_body(key: str, members: dict[str, Any], headers: Headers, body: bytes, largest: int = LARGEST_BODY) -> dict[str, Any] | None:
@@ -192,6 +228,38 @@ def _with_body(key: str, members: dict[str, Any], headers: Headers, body: bytes,
         except (ValueError, TypeError):
             return None
     return {key: members | ({"h": [list(header) for header in headers]} if headers else {})}
+
+
+def _decode_request(template: int, members: dict[str, Any]) -> tuple[Request, tuple[str, str] | None]:
+    method, priority = divmod(_number(members.get("m")), len(Priority))
+    if method >= len(METHODS):
+        raise DocumentError("an unknown method")
+    parameters, query = _parameters(members.get("p", {})), _query(members.get("q", []))
+    target = targets.put_together(template, _number(members.get("y", 0)), parameters, query, tables.extended().paths)
+    body, headers = _body_and_headers(members)
+    authorization = None
+    if "k" in members:
+        _strings([members["k"]])
+        authorization = (_BEARER + members["k"], "")
+    elif "t" in members:
+        _strings(around := [members["t"], members.get("g", "")])
+        authorization = (around[0], around[1])
+    _strings([members.get("a", "")])
+    return Request(METHODS[method], target, members.get("a", ""), headers, body, Priority(priority)), authorization
+
+
+def _decode_response(members: dict[str, Any]) -> tuple[Response, bool, CondensedBody | None]:
+    status, is_last = _number(members.get("s", 200)), "n" not in members
+    if not 100 <= status <= 599:
+        raise DocumentError("not an answer")
+    first = members.pop("f", None)
+    if first is None:
+        body, headers = _body_and_headers(members)
+        return Response(status, headers, body), is_last, None
+    check = members.get("c")
+    condensed = CondensedBody(members.pop("b", None), _number(first), None if check is None else _number(check))
+    _, headers = _body_and_headers(members)
+    return Response(status, (("content-type", bodies.JSON), *headers), b""), is_last, condensed
 
 
 def _by_key(pairs: list[list[str]]) -> dict[str, int | str] | list[list[str]]:
@@ -259,7 +327,7 @@ def name() -> bytes:
 def _keys() -> list[str]:
     table = tables.extended()
     templates = [str(index) for index in range(len(table.paths.templates))]
-    return list(dict.fromkeys([*_MEMBERS, *templates, *(f"{one}r" for one in templates), *table.vocabulary.keys]))
+    return list(dict.fromkeys([*_MEMBERS, *templates, *(f"{one}{_ANSWER}" for one in templates), *table.vocabulary.keys]))
 
 
 def _traffic() -> list[list[tuple[str, str, Any, Any]]]:
@@ -276,45 +344,47 @@ def _fresh(texts: TextCodec) -> Documents:
 def _primed() -> bytes:
     """Has seen the made-up traffic; its names, hashes and texts are forgotten."""
     made = Documents(_Untold(), _keys())
+    ids = count()
     for exchanges in _traffic():
         for method, target, asked, answered in exchanges:
+            exchange = {_EXCHANGE: next(ids) % 128}
             request = Request(method, target, body=b"" if asked is None else bodies.from_value(asked), priority=Priority.MESSAGE)
             response = Response(200, body=bodies.from_value(answered))
-            for document in (request_document(request, (), (_BEARER + _TOKEN, b"")), response_document(response, (), target)):
+            told = [request_document(request, (), (_BEARER + _TOKEN, b"")), response_document(response, (), target)]
+            told.append(_with_references(answered, target, is_last=True))
+            if target.partition("?")[0].endswith("/sync"):  # may be observed
+                told.append(_with_references(answered, target, is_last=False))
+            for document in told:
                 if document is not None:
-                    made.encode(document)
-            _prime_with_references(made, answered, target)
+                    made.encode(document | exchange)
         made.forget_names()
     return made.snapshot()
 
 
-def _prime_with_references(made: Documents, answered: Any, target: str) -> None:
-    """The same answer once more, with numbers in the place of its facts."""
-    count = 0
-
-    def find(fact: bytes) -> int:
-        nonlocal count
-        count += 1
-        return count
-
-    condensed, _, _ = facts.condense(answered, find, 1)
-    if count:
-        document = response_document(Response(200, body=bodies.from_value(condensed.value)), (), target, condensed)
-        assert document is not None
-        made.encode(document)
+def _with_references(answered: Any, target: str, *, is_last: bool) -> dict[str, Any] | None:
+    """The same answer once more, with numbers in the place of its facts; None if it has none."""
+    numbers = count(1)
+    condensed, _, refers = facts.condense(answered, lambda _: next(numbers), 1)
+    if not refers:
+        return None
+    return response_document(Response(200, body=bodies.from_value(condensed.value)), (), target, is_last=is_last, condensed=condensed)
 
 
 class _Texts:
-    """By the model of texts, as long as `left` characters last."""
+    """By the model of texts, in the light of the last ones, as long as `left` characters last."""
 
     def __init__(self) -> None:
         self.left = 0
+        self._before: deque[str] = deque(maxlen=_MOST_BEFORE)
 
     def code(self, coder: Coder, text: str = "") -> str:
         if isinstance(coder, Decoder):
-            return decode_text(coder, max_length=MAX_TEXT)
-        encode_text(coder, text, modelled=len(text) <= self.left)
-        self.left -= len(text)
+            text = decode_text(coder, context=self._before, max_length=MAX_TEXT)
+        else:
+            encode_text(coder, text, context=self._before, modelled=len(text) <= self.left)
+            self.left -= len(text) + _BEFORE_COSTS
+        if " " in text:  # what people write: a name of a server or a token has none
+            self._before.append(text[-LOOKED_AT:])
         return text
 
 

@@ -3,10 +3,9 @@
 Either end asks; a request's id is chosen by who asks and is free again once its one answer has come. Every message is::
 
     byte 0    kind << 5 | extended tables << 4 | CBOR body << 3 | compression      (compression: 0 none, 1 zstd,
-              2 + n zstd with the n-th dictionary that the *receiver's* HELLO announced; or, if that names a memory, a
-              document of it)
+              2 + n zstd with the n-th dictionary that the *receiver's* HELLO announced)
     number    exchange id (not in HELLO and FACTS)
-    payload   compressed if that makes it smaller; or the number of a document, and that
+    payload   compressed if that makes it smaller
 
     HELLO     version, hash of the extended tables (4 bytes), names of dictionaries and of a memory (4 bytes each); of an end
               that tells facts or holds some their name (4 bytes) and the number of the last one (4 bytes); in the second case
@@ -19,6 +18,8 @@ Either end asks; a request's id is chosen by who asks and is free again once its
     CANCEL    nothing; the answer still comes, and is most likely a FAILURE
     FAILURE   code, reason: the link or the program failed, there is no HTTP status
     FACTS     number of facts, their chain (8 bytes): what an end holds from now on; no exchange id
+    DOCUMENT  kind << 5 | number of the document (5 bits, or what says that a byte with it follows), the document: a request or an
+              answer with its exchange id (`memory`)
 
 An end that tells facts and one that holds them (`facts`) agree on the lesser of the numbers in their HELLOs. If that is the telling
 end's, the other says FACTS.
@@ -29,7 +30,7 @@ care for the header. The asking end has no end of its own but CANCEL.
 
 A message before the other end's HELLO uses MSC3079's tables and no dictionary, which every receiver has. Messages may
 overtake each other: whatever one relies on was acknowledged before it was written. Between two ends that remember (`memory`)
-small requests and answers are documents instead, which are read in the order in which they were written.
+small requests and answers are DOCUMENTs instead, which are read in the order in which they were written.
 
 Authorization is sticky: the first request that carries a value also gives it a handle, and once that request is
 acknowledged the handle alone is sent. The 64-byte signature of an X-Matrix header is cut out and travels as raw
@@ -95,6 +96,7 @@ class Kind(IntEnum):
     FAILURE = 4
     NOTIFICATION = 5
     FACTS = 6
+    DOCUMENT = 7
 
 
 _ANSWERS = (Kind.RESPONSE, Kind.NOTIFICATION)
@@ -205,9 +207,10 @@ class Session:
         """The request, without headers of no meaning here. Raises ValueError on what cannot be a request."""
         if self._is_remembered(request.target):
             carried, value = _carried(request.headers)
-            document = self._shared_memory.encode_request(request, carried, None if value is None else _around_signature(value))
+            around = None if value is None else _around_signature(value)
+            document = self._shared_memory.encode_request(exchange_id, request, carried, around)
             if document is not None:
-                return self._remembered(Kind.REQUEST, exchange_id, document)
+                return _marked(document)
         method = _METHODS.index(request.method) if request.method in _METHODS else _OTHER_METHOD
         headers, authorization = _carried(request.headers)
         verbatim = _VERBATIM.match(request.target) is not None
@@ -268,9 +271,11 @@ class Session:
         """None: the body has no form in which it may be condensed."""
         headers, _ = _carried(response.headers)
         if self._is_remembered(target):
-            document = self._shared_memory.encode_response(response, headers, target, body)
+            document = self._shared_memory.encode_response(
+                exchange_id, response, headers, target, is_last=kind is Kind.RESPONSE, condensed=body
+            )
             if document is not None:
-                return self._remembered(kind, exchange_id, document)
+                return _marked(document)
         packed, headers = self._body(response.body, headers, _VERBATIM.match(target) is not None)
         if packed is None and body is not None:
             return None
@@ -303,13 +308,15 @@ class Session:
 
     def is_final(self, message: bytes) -> bool:
         """Whether a written message may not be withdrawn, for later ones build upon it."""
-        return self.peer is not None and self._is_document(message[0], self.peer.dictionaries)
+        return self._is_document(message)
 
-    def _is_document(self, first: int, announced: tuple[bytes, ...]) -> bool:
-        if not self.remembers or first >> 5 not in (Kind.REQUEST, *_ANSWERS):
-            return False
-        index = (first & 7) - 2
-        return 0 <= index < len(announced) and announced[index] == memories.name()
+    def arrived(self, message: bytes) -> None:
+        """The other end has acknowledged this message."""
+        if self._is_document(message):
+            self._shared_memory.arrived(_unmarked(message))
+
+    def _is_document(self, message: bytes) -> bool:
+        return self.remembers and message[0] >> 5 == Kind.DOCUMENT
 
     def _is_remembered(self, target: str) -> bool:
         if not self.remembers or self.peer is None or memories.name() not in self.peer.dictionaries:
@@ -321,11 +328,6 @@ class Session:
         if self._memory is None:
             self._memory = memories.Memory()
         return self._memory
-
-    def _remembered(self, kind: Kind, exchange_id: int, document: bytes) -> bytes:
-        assert self.peer is not None
-        first = kind << 5 | (2 + self.peer.dictionaries.index(memories.name()))
-        return bytes((first,)) + fields.number(exchange_id) + document
 
     @property
     def _extended(self) -> bool:
@@ -385,31 +387,28 @@ class Session:
         """The messages whose turn has come with this one: itself, unless it has overtaken what it builds upon. Raises MessageError,
         MemoryLost.
         """
-        if not data or not self._is_document(data[0], self._announced):
+        if not data or not self._is_document(data):
             yield self.decode(data)
             return
         try:
-            for message in self._shared_memory.in_order(data, _number_of_document(data)):
-                yield self._decode_document(message)
+            for document in self._shared_memory.in_order(_unmarked(data)):
+                yield self._decode_document(document)
         except ValueError as error:
             raise MemoryLost(str(error)) from error
 
     def _decode_document(self, data: bytes) -> Message:
-        reader = fields.Reader(data)
-        kind, exchange_id = Kind(reader.byte() >> 5), reader.number(MAX_ID)
-        reader.byte()
-        if kind in _ANSWERS:
-            response, condensed = self._shared_memory.decode_response(reader.rest())
-            return ResponseMessage(exchange_id, response, kind is Kind.RESPONSE, condensed)
-        if kind is not Kind.REQUEST:
-            raise fields.FieldError("a document of a kind that has none")
-        request, authorization = self._shared_memory.decode_request(reader.rest())
+        told = self._shared_memory.decode(data)
+        if told.exchange_id > MAX_ID:
+            raise fields.FieldError("an exchange id beyond its limit")
+        if isinstance(told, memories.ResponseDocument):
+            return ResponseMessage(told.exchange_id, told.response, told.is_last, told.condensed)
+        request = told.request
         _check_target(request.target)
         _check_headers(request.headers)
-        if authorization is not None:
-            value = _with_signature(*authorization)
+        if told.authorization is not None:
+            value = _with_signature(*told.authorization)
             request = replace(request, headers=(("authorization", value), *request.headers))
-        return RequestMessage(exchange_id, request)
+        return RequestMessage(told.exchange_id, request)
 
     def decode(self, data: bytes) -> Message:
         """The message in these bytes, which is no document; a HELLO is remembered. Raises MessageError."""
@@ -419,6 +418,8 @@ class Session:
             reader = fields.Reader(data)
             first = reader.byte()
             kind = Kind(first >> 5)
+            if kind is Kind.DOCUMENT:
+                raise fields.FieldError("a document of a memory that was not agreed")
             if kind is Kind.HELLO:
                 self.peer = _decode_hello(reader)
                 held = self.peer.holds
@@ -529,10 +530,12 @@ def _check_headers(headers: Headers) -> None:
             raise fields.FieldError("not a header")
 
 
-def _number_of_document(data: bytes) -> int:
-    reader = fields.Reader(data[1:])
-    reader.number(MAX_ID)
-    return reader.byte()
+def _marked(document: bytes) -> bytes:
+    return bytes((Kind.DOCUMENT << 5 | document[0],)) + document[1:]
+
+
+def _unmarked(message: bytes) -> bytes:
+    return bytes((message[0] & 0x1F,)) + message[1:]
 
 
 def _decode_hello(reader: fields.Reader) -> Hello:

@@ -174,35 +174,62 @@ def _cost(probability: int) -> int:
 _COST: Final = [_cost(probability) for probability in range(4097)]
 
 
-class AdaptiveBit:
-    """A bit whose probability is learnt: fast at first, then by 1/2**`rate` of the error."""
+_COPIED: Final = 3
+_SHARES: Final = [10 * ONE // (10 * seen + 13) for seen in range(257)]
+"""What an error moves a probability by, in 1/65536, after so many bits."""
 
-    __slots__ = ("_p", "_rate", "_seen")
+
+class AdaptiveBit:
+    """A bit whose probability is learnt: as the mean of what came while little has, then by 1/2**`rate` of the error.
+
+    A copy that was pickled expects the same, but is as ready to learn as if it had seen `_COPIED` bits at most.
+    """
+
+    __slots__ = ("_most", "_p", "_seen")
 
     def __init__(self, p: int = HALF, rate: int = 5) -> None:
         self._p = p
-        self._rate = rate
-        self._seen = 1
+        self._most = 1 << rate
+        self._seen = 0
+
+    def __getstate__(self) -> tuple[int, int, int]:
+        return self._p, self._most, min(self._seen, _COPIED)
+
+    def __setstate__(self, state: tuple[int, int, int]) -> None:
+        self._p, self._most, self._seen = state
 
     def code(self, coder: Coder, bit: int = 0) -> int:
         bit = coder.code(bit, self._p)
-        if self._seen < self._rate:
-            self._seen += 1
         # Never nearer to certainty than 1/2048, so that a surprise costs at most 11 bits.
-        self._p += ((ONE - 32 if bit else 32) - self._p) >> self._seen
+        self._p += ((ONE - 32 if bit else 32) - self._p) * _SHARES[self._seen] >> 16
+        if self._seen < self._most:
+            self._seen += 1
+        return bit
+
+
+class HastyBit(AdaptiveBit):
+    """One that nearly forgets what came first: for what is learnt from one short text alone."""
+
+    __slots__ = ()
+
+    def code(self, coder: Coder, bit: int = 0) -> int:
+        bit = coder.code(bit, self._p)
+        self._p += ((ONE - 32 if bit else 32) - self._p) >> min(2 + self._seen, self._most.bit_length() - 1)
+        self._seen = min(self._seen + 1, self._most)
         return bit
 
 
 class BitTree:
     """One of `size` values, learnt as a binary tree of adaptive bits: log2(size) bits at first, less when uneven."""
 
-    __slots__ = ("_bits", "_rate", "_size")
+    __slots__ = ("_bits", "_make", "_rate", "_size")
 
-    def __init__(self, size: int, rate: int = 5) -> None:
+    def __init__(self, size: int, rate: int = 5, bit: type[AdaptiveBit] = AdaptiveBit) -> None:
         if size < 1:
             raise ValueError("a tree has at least one value")
         self._size = size
         self._rate = rate
+        self._make = bit
         self._bits: dict[int, AdaptiveBit] = {}
 
     def code(self, coder: Coder, value: int = 0) -> int:
@@ -213,7 +240,7 @@ class BitTree:
             split = low + (1 << ((high - low - 1).bit_length() - 1))
             bit = self._bits.get(split)
             if bit is None:
-                bit = self._bits[split] = AdaptiveBit(rate=self._rate)
+                bit = self._bits[split] = self._make(rate=self._rate)
             if bit.code(coder, int(value >= split)):
                 low = split
             else:
@@ -227,11 +254,12 @@ class AdaptiveNumber:
     Small numbers are cheap, and so are numbers of the usual size once some were seen.
     """
 
-    __slots__ = ("_leading", "_lengths", "_longest", "_rate", "limit")
+    __slots__ = ("_leading", "_lengths", "_longest", "_make", "_rate", "limit")
 
-    def __init__(self, limit: int = (1 << 32) - 1, rate: int = 5) -> None:
+    def __init__(self, limit: int = (1 << 32) - 1, rate: int = 5, bit: type[AdaptiveBit] = AdaptiveBit) -> None:
         self.limit = limit
         self._rate = rate
+        self._make = bit
         self._longest = (limit + 1).bit_length() - 1
         self._lengths: dict[int, AdaptiveBit] = {}
         self._leading: dict[int, AdaptiveBit] = {}
@@ -245,7 +273,7 @@ class AdaptiveNumber:
         while at < self._longest:
             model = self._lengths.get(at)
             if model is None:
-                model = self._lengths[at] = AdaptiveBit(rate=self._rate)
+                model = self._lengths[at] = self._make(rate=self._rate)
             if not model.code(coder, int(at < length)):
                 break
             at += 1
@@ -257,7 +285,7 @@ class AdaptiveNumber:
                 node = at << 2 | value & 3 if at - shift == 2 else at << 2
                 model = self._leading.get(node)
                 if model is None:
-                    model = self._leading[node] = AdaptiveBit()
+                    model = self._leading[node] = self._make()
                 value = value << 1 | model.code(coder, bit)
             else:
                 value = value << 1 | coder.code(bit, HALF)

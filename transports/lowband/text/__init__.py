@@ -5,6 +5,6 @@ from a corpus by `python -m transports.lowband.text.train`; `tables/NOTICE` says
 ends, so `text_model_hash` names them.
 """
 
-from transports.lowband.text.codec import TextError, decode_text, encode_text, text_model_hash
+from transports.lowband.text.codec import LOOKED_AT, TextError, decode_text, encode_text, text_model_hash
 
-__all__ = ["TextError", "decode_text", "encode_text", "text_model_hash"]
+__all__ = ["LOOKED_AT", "TextError", "decode_text", "encode_text", "text_model_hash"]

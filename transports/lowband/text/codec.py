@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from transports.lowband.rangecoder import AdaptiveNumber, RangeCodeError, Trial, code_bytes
+from transports.lowband.rangecoder import AdaptiveNumber, HastyBit, RangeCodeError, Trial, code_bytes
 from transports.lowband.text import model
 from transports.lowband.text.alphabet import END, symbols_of, text_of
 from transports.lowband.text.scripts import code_script
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MODELLED: Final = 2048
 """UTF-8 bytes up to which texts are modelled: a longer one would keep a small box busy for seconds."""
+LOOKED_AT: Final = model.CONTEXT_SYMBOLS
+"""Characters at the end of the texts before one that can make a difference."""
 WIRE_HASH: Final = 4
 
 # Which way was taken, each asked only if those before were not.
@@ -61,7 +63,7 @@ def decode_text(coder: Coder, *, context: Sequence[str] = (), max_length: int) -
         if coder.code(1, _SCRIPT):
             return code_script(coder, None, modelled)
         deflated = coder.code(1, _DEFLATE)
-        length = AdaptiveNumber().code(coder)
+        length = AdaptiveNumber(bit=HastyBit).code(coder)
         if length > max_length:
             raise TextError("a text longer than allowed")
         data = code_bytes(coder, length)
@@ -127,7 +129,7 @@ def _by_bytes(data: bytes) -> Trial:
     trial.code(0, _SCRIPT)
     trial.code(int(shorter), _DEFLATE)
     sent = deflated if shorter else data
-    AdaptiveNumber().code(trial, len(sent))
+    AdaptiveNumber(bit=HastyBit).code(trial, len(sent))
     code_bytes(trial, len(sent), sent)
     return trial
 

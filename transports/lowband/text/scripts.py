@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from transports.lowband.rangecoder import AdaptiveBit, AdaptiveNumber, BitTree, RangeCodeError
+from transports.lowband.rangecoder import AdaptiveNumber, BitTree, HastyBit, RangeCodeError
 
 if TYPE_CHECKING:
     from transports.lowband.rangecoder import Coder
@@ -19,9 +19,9 @@ _SPACE: Final = 0x20
 def code_script(coder: Coder, text: str | None, max_length: int) -> str:
     """Codes a text of at most `max_length` UTF-8 bytes; None decodes. Raises RangeCodeError where no text was coded."""
     # Each answers one question in the context of the answer before: on the same page, the space, ASCII, another page.
-    same = [AdaptiveBit(p) for p in (0xC000, 0xE000, 0x4000)]
-    space, ascii_, other = AdaptiveBit(0xA000), AdaptiveBit(0x8000), AdaptiveBit(0x8000)
-    page_number = AdaptiveNumber(_PAGES - 1)
+    same = [HastyBit(p) for p in (0xC000, 0xE000, 0x4000)]
+    space, ascii_, other = HastyBit(0xA000), HastyBit(0x8000), HastyBit(0x8000)
+    page_number = AdaptiveNumber(_PAGES - 1, bit=HastyBit)
     places: dict[int, BitTree] = {}
     decoded: list[str] = []
     page, before, length = 0, 0, 0
@@ -48,7 +48,7 @@ def code_script(coder: Coder, text: str | None, max_length: int) -> str:
             return "".join(decoded)
         tree = places.get(own)
         if tree is None:
-            tree = places[own] = BitTree(128, rate=4)
+            tree = places[own] = BitTree(128, rate=4, bit=HastyBit)
         point = own << 7 | tree.code(coder, max(point, 0) & 127)
         if 0xD800 <= point < 0xE000:
             raise RangeCodeError("half a surrogate pair")
