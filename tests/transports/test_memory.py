@@ -206,13 +206,13 @@ def test_what_others_build_upon_may_not_be_withdrawn() -> None:
 
 
 def test_what_is_neither_a_request_nor_an_answer_is_refused() -> None:
-    wrong = ({"i": 1}, {"0": {"m": 1}}, {"0": 1, "i": 1}, {"x": {}, "i": 1}, {"0r": {}, "i": -1}, {"0r": {}, "0": {}, "i": 1}, [], 1)
+    wrong = ({"i": 1}, {"0": {"m": 1}}, {"0": 1, "i": 1}, {"x": {}, "i": 1}, {"0r": {"i": -1}}, {"0r": {}}, {"0r": {}, "i": 1}, [], 1)
     for document in wrong:
         told = memory._fresh(memory._Texts()).encode(document)
         with pytest.raises(DocumentError):
             memory.Memory().decode(told)
     _, answering = pair()
-    beyond = memory._fresh(memory._Texts()).encode({"0r": {}, "i": 1 << 16})
+    beyond = memory._fresh(memory._Texts()).encode({"0r": {"i": 1 << 16}})
     with pytest.raises(MemoryLost):
         list(answering.receive(bytes((Kind.DOCUMENT << 5,)) + beyond))
 

@@ -7,8 +7,9 @@ with made-up traffic (`samples`) that both ends know; its name covers all that t
 As long as fewer than `SHORT` documents are without acknowledgement the number is one of five bits, which with the kind of the message makes
 one byte; else these say so, and a byte with the number follows.
 
-A request is `{template: {…}, "i": id}`, an answer `{template + "r": {…}, "i": id}`, with the number of the path's template as a key, so
-that the bodies of each endpoint have places of their own, and the id of the exchange.
+A request is `{template: {…}, "i": id}`, an answer `{template + "r": {…, "i": id}}`, with the number of the path's template as a key, so
+that the bodies of each endpoint have places of their own, and the id of the exchange: requests are numbered one after another, but many
+answers may be to one of them.
 Members, left out where they say nothing::
 
     m  method * 5 + priority          h  headers, pairs
@@ -38,7 +39,7 @@ from transports.exchange import Headers, Priority, Request, Response
 from transports.lowband import body as bodies
 from transports.lowband import facts, samples, tables, targets
 from transports.lowband.dictionary import WIRE_HASH
-from transports.lowband.documents import MAX_TEXT, DocumentError, Documents
+from transports.lowband.documents import MAX_TEXT, MAX_VALUES, DocumentError, Documents
 from transports.lowband.facts import CondensedBody
 from transports.lowband.rangecoder import Decoder
 from transports.lowband.text import LOOKED_AT, decode_text, encode_text, text_model_hash
@@ -69,6 +70,7 @@ _LONG: Final = SHORT
 """In the place of a short number: the number follows."""
 METHODS: Final = ("GET", "PUT", "POST", "DELETE")
 _BEARER: Final = "Bearer "
+_OBSERVE: Final = (("observe", "0"),)
 _TOKEN: Final = "esa_Made0up0for0who0has0none"
 _EXCHANGE: Final = "i"
 _ANSWER: Final = "r"
@@ -113,7 +115,8 @@ class Memory:
         """The number and the document; None if it must travel otherwise. `headers` are those to carry, `authorization` what stands
         around a signature and that.
         """
-        return self._encode(exchange_id, request_document(request, headers, authorization))
+        document = request_document(request, headers, authorization)
+        return self._encode(None if document is None else _of_exchange(exchange_id, document))
 
     def encode_response(
         self,
@@ -126,14 +129,15 @@ class Memory:
         condensed: CondensedBody | None = None,
     ) -> bytes | None:
         """The same of an answer to the other end's request for `target`. `condensed`: what its body is the JSON of."""
-        return self._encode(exchange_id, response_document(response, headers, target, is_last=is_last, condensed=condensed))
+        document = response_document(response, headers, target, is_last=is_last, condensed=condensed)
+        return self._encode(None if document is None else _of_exchange(exchange_id, document))
 
-    def _encode(self, exchange_id: int, document: dict[str, Any] | None) -> bytes | None:
+    def _encode(self, document: dict[str, Any] | None) -> bytes | None:
         if document is None or self._written - self._oldest >= MAX_HELD:
             return None
         self._texts.left = MODELLED
         try:
-            coded = self._out.encode(document | {_EXCHANGE: exchange_id})
+            coded = self._out.encode(document)
         except DocumentError:  # nothing has been remembered of it
             return None
         number, is_short = self._written, self._written - self._oldest < SHORT
@@ -174,16 +178,26 @@ class Memory:
     def decode(self, document: bytes) -> RequestDocument | ResponseDocument:
         """Raises ValueError."""
         found = self._in.decode(document)
-        exchange_id = _number(found.pop(_EXCHANGE, None)) if isinstance(found, dict) else 0
-        if not isinstance(found, dict) or len(found) != 1:
+        if not isinstance(found, dict):
             raise DocumentError("neither a request nor an answer")
-        [(key, members)] = found.items()
+        told = dict(found)
+        exchange_id = told.pop(_EXCHANGE, None)
+        if len(told) != 1:
+            raise DocumentError("neither a request nor an answer")
+        [(key, members)] = told.items()
         template = key.removesuffix(_ANSWER)
-        if not isinstance(members, dict) or not template.isdecimal():
+        if not isinstance(members, dict) or not template.isdecimal() or (template != key) == (exchange_id is not None):
             raise DocumentError("neither a request nor an answer")
         if template != key:
-            return ResponseDocument(exchange_id, *_decode_response(members))
-        return RequestDocument(exchange_id, *_decode_request(int(template), members))
+            return ResponseDocument(_number(members.get(_EXCHANGE)), *_decode_response(members))
+        return RequestDocument(_number(exchange_id), *_decode_request(int(template), members))
+
+
+def _of_exchange(exchange_id: int, document: dict[str, Any]) -> dict[str, Any]:
+    [(key, members)] = document.items()
+    if key.endswith(_ANSWER):
+        return {key: members | {_EXCHANGE: exchange_id}}
+    return document | {_EXCHANGE: exchange_id}
 
 
 def request_document(request: Request, headers: Headers, authorization: tuple[str, bytes] | None) -> dict[str, Any] | None:
@@ -333,7 +347,7 @@ def _keys() -> list[str]:
 def _traffic() -> list[list[tuple[str, str, Any, Any]]]:
     """Several connections, each of which begins with what the ones before were like, and without their names."""
     source = samples.Source()
-    return [samples.exchanges(source), *(samples.screens(source) for _ in range(3))]
+    return [samples.exchanges(source), *(samples.polls(source) for _ in range(2)), *(samples.screens(source) for _ in range(3))]
 
 
 def _fresh(texts: TextCodec) -> Documents:
@@ -346,28 +360,29 @@ def _primed() -> bytes:
     made = Documents(_Untold(), _keys())
     ids = count()
     for exchanges in _traffic():
-        for method, target, asked, answered in exchanges:
-            exchange = {_EXCHANGE: next(ids) % 128}
+        for turn, (method, target, asked, answered) in enumerate(exchanges):
+            is_observed = target.partition("?")[0].endswith("/sync")
             request = Request(method, target, body=b"" if asked is None else bodies.from_value(asked), priority=Priority.MESSAGE)
-            response = Response(200, body=bodies.from_value(answered))
-            told = [request_document(request, (), (_BEARER + _TOKEN, b"")), response_document(response, (), target)]
-            told.append(_with_references(answered, target, is_last=True))
-            if target.partition("?")[0].endswith("/sync"):  # may be observed
-                told.append(_with_references(answered, target, is_last=False))
+            headers = _OBSERVE if is_observed else ()
+            told = [request_document(request, headers, (_BEARER + _TOKEN, b""))]
+            told += [_answered(answered, target, refers=refers, checked=turn % 3 > 0, is_last=not is_observed) for refers in (False, True)]
+            exchange_id = next(ids) % 128
             for document in told:
                 if document is not None:
-                    made.encode(document | exchange)
+                    made.encode(_of_exchange(exchange_id, document))
         made.forget_names()
     return made.snapshot()
 
 
-def _with_references(answered: Any, target: str, *, is_last: bool) -> dict[str, Any] | None:
-    """The same answer once more, with numbers in the place of its facts; None if it has none."""
+def _answered(answered: Any, target: str, *, refers: bool, checked: bool, is_last: bool) -> dict[str, Any] | None:
+    """An answer as it is told of which nothing is known, or, if it `refers`, all (None: it has no facts)."""
     numbers = count(1)
-    condensed, _, refers = facts.condense(answered, lambda _: next(numbers), 1)
-    if not refers:
+    condensed, told, found = facts.condense(answered, lambda _: next(numbers) if refers else None, 1, range(MAX_VALUES) if checked else ())
+    if refers and not found:
         return None
-    return response_document(Response(200, body=bodies.from_value(condensed.value)), (), target, is_last=is_last, condensed=condensed)
+    body = condensed if told or found else None
+    response = Response(200, body=bodies.from_value(answered if body is None else body.value))
+    return response_document(response, (), target, is_last=is_last, condensed=body)
 
 
 class _Texts:

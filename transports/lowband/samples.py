@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from typing import Any
+from urllib.parse import quote
 
 _WORDS_TEXT = """
 the a to you is it and of in for on that we be have are with this at not will can but they do what so there was
@@ -445,6 +446,76 @@ def exchanges(s: Source) -> list[tuple[str, str, Any, Any]]:
     ]
 
 
+class _Polls:
+    """What a box says to one app of classic sync: a token that goes on, a few rooms, one event at a time."""
+
+    def __init__(self, s: Source) -> None:
+        self._s = s
+        self._stream = 100 + s.number(100_000)
+        self._run = s.number(1 << 40)
+        self.user = s.user()
+        self.rooms = [s.room() for _ in range(5)]
+        self._people = [s.user() for _ in range(6)]
+
+    @property
+    def token(self) -> str:
+        return f"s{self._stream}_{self._run}"
+
+    def quiet(self) -> dict[str, Any]:
+        self._stream += 1
+        counts = {"device_one_time_keys_count": {"signed_curve25519": 50 * self._s.number(2)}, "device_unused_fallback_key_types": []}
+        return {**counts, "next_batch": self.token}
+
+    def news(self) -> dict[str, Any]:
+        s, before = self._s, self.token
+        sender = s.pick(self._people)
+        member = {"content": {"membership": "join"}, "sender": sender, "state_key": sender, "type": "m.room.member"}
+        receipt = {s.hashed("$"): {"m.read": {sender: {"thread_id": "main", "ts": s.tick()}}}}
+        room = {
+            "account_data": {"events": []},
+            "ephemeral": {"events": [{"content": receipt, "type": "m.receipt"}] if s.number(6) == 0 else []},
+            "state": {"events": [self._event({**member, "unsigned": {"age": s.number(900_000)}})] if s.number(4) == 0 else []},
+            "summary": {},
+            "timeline": {"events": [self._said(sender)], "limited": False, "prev_batch": before},
+            "unread_notifications": {"highlight_count": 0, "notification_count": 1 + s.number(5)},
+        }
+        return {**self.quiet(), "rooms": {"join": {s.pick(self.rooms): room}}}
+
+    def _said(self, sender: str) -> dict[str, Any]:
+        s = self._s
+        content: dict[str, Any] = {"body": s.text(), "msgtype": "m.text"}
+        if s.number(3) == 0:
+            content["m.mentions"] = {}
+        unsigned = {"age": s.number(40), "membership": "join"}
+        return self._event({"content": content, "sender": sender, "type": "m.room.message", "unsigned": unsigned})
+
+    def _event(self, rest: dict[str, Any]) -> dict[str, Any]:
+        return {**rest, "event_id": self._s.hashed("$"), "origin_server_ts": self._s.tick()}
+
+
+def polls(s: Source) -> list[tuple[str, str, Any, Any]]:
+    """What goes over a line for an app behind a proxy: it logs in, waits for news, and says something now and then."""
+    at = _Polls(s)
+    device = s.base64(9).upper().replace("/", "A").replace("+", "B")[:10]
+    login = {"identifier": {"type": "m.id.user", "user": at.user[1:].partition(":")[0]}, "password": "secret", "type": "m.login.password"}
+    room = {"ephemeral": {"not_types": ["m.typing"]}, "state": {"lazy_load_members": True}, "timeline": {"limit": 20}}
+    filtered = {"presence": {"not_types": ["*"]}, "room": room}
+    found: list[tuple[str, str, Any, Any]] = [
+        ("POST", "/_matrix/client/v3/login", login, {"access_token": f"esa_{s.hashed('')[:24]}", "device_id": device, "user_id": at.user}),
+        ("GET", "/_matrix/client/v3/account/whoami", None, {"device_id": device, "is_guest": False, "user_id": at.user}),
+        ("POST", f"/_matrix/client/v3/user/{quote(at.user, safe='')}/filter", filtered, {"filter_id": "1"}),
+    ]
+    txn = s.number(100_000)
+    for turn in range(16):
+        sync = f"/_matrix/client/v3/sync?filter=1&since={at.token}"
+        found.append(("GET", sync, None, at.quiet() if turn in (0, 9) else at.news()))
+        if turn % 4 == 3:
+            txn += 1
+            target = f"/_matrix/client/v3/rooms/{quote(at.rooms[0], safe='!' * s.number(2))}/send/m.room.message/m{txn}"
+            found.append(("PUT", target, {"body": s.text(), "msgtype": "m.text"}, {"event_id": s.hashed("$")}))
+    return found
+
+
 _SCREEN = "/_matrix/client/unstable/org.edgeserver.screen"
 
 
@@ -483,8 +554,10 @@ class _Screen:
             name = s.text().title()[:24] if s.number(3) else f"Harbour {s.number(90)}"
             room: dict[str, Any] = {"number": number, "room_id": s.hashed("!"), "name": name, "events": [entry]}
             room |= {"unread": 1 + s.number(5)} if s.number(3) else {}
+            if s.number(2):
+                room |= {"encrypted": True, "events": [{"kind": "encrypted", "number": stamp, "seconds": now}]}
             if s.number(12) == 0:
-                room |= {"encrypted": True, "stamp": stamp + 1, "highlights": 1}
+                room |= {"stamp": stamp + 1, "highlights": 1}
             if s.number(10) == 0:
                 room = {**{key: value for key, value in room.items() if key != "name"}, "heroes": [s.pick(_NAMES).title()]}
             rooms.append(room)
@@ -529,17 +602,17 @@ class _Screen:
 def screens(s: Source) -> list[tuple[str, str, Any, Any]]:
     """The same of the compact screen, which goes over lines that remember and nowhere else."""
     at = _Screen(s)
-    found: list[tuple[str, str, Any, Any]] = [("POST", f"{_SCREEN}/sync?timeout=0", {}, at.first())]
+    found: list[tuple[str, str, Any, Any]] = [("POST", f"{_SCREEN}/sync", {}, at.first())]
     opened = None
     for turn in range(12):
         wish: dict[str, Any] = {} if opened is None else {"open": opened}
-        found.append(("POST", f"{_SCREEN}/sync?pos={at.pos}&timeout=600000", wish, at.opened() if turn == 4 else at.news()))
+        found.append(("POST", f"{_SCREEN}/sync?pos={at.pos}", wish, at.opened() if turn == 4 else at.news()))
         opened = at.handle() if turn == 3 else opened
         handle = at.handle() if opened is None else opened
         at.txn += 1
         found.append(("PUT", f"{_SCREEN}/rooms/{handle}/say/{at.txn}", {s.pick(("text",) * 7 + ("emote",)): s.text()}, at.said()))
         found.append(("POST", f"{_SCREEN}/rooms/{handle}/read", {"number": at.newest}, {}))
-    found.append(("POST", f"{_SCREEN}/sync?pos={at.pos}&timeout=600000", {"listed": 40, "open": opened}, at.answer([])))
+    found.append(("POST", f"{_SCREEN}/sync?pos={at.pos}", {"listed": 40, "open": opened}, at.answer([])))
     older = {"before": at.newest - 30, "events": [at.entry() for _ in range(10)], "users": []}
     found.append(("POST", f"{_SCREEN}/rooms/{opened}/older", {"before": at.newest - 20, "limit": 10}, older))
     return found
