@@ -9,8 +9,7 @@ one byte; else these say so, and a byte with the number follows.
 
 A request is `{template: {…}, "i": id}`, an answer `{template + "r": {…, "i": id}}`, with the number of the path's template as a key, so
 that the bodies of each endpoint have places of their own, and the id of the exchange: requests are numbered one after another, but many
-answers may be to one of them.
-Members, left out where they say nothing::
+answers may be to one of them. Members, left out where they say nothing::
 
     m  method * 5 + priority          h  headers, pairs
     a  authority                      y  quoting style of the parameters
@@ -162,14 +161,14 @@ class Memory:
 
     def in_order(self, document: bytes) -> Iterator[bytes]:
         """Takes a document with its number; gives those whose turn has come, without. Raises DocumentError."""
-        at = 1 if document[0] != _LONG else 2
-        if len(document) < at:
-            raise DocumentError("a document without a number")
-        ahead = (document[0] - self._read) % SHORT if at == 1 else (document[1] - self._read) % NUMBERS
+        is_long = document[0] == _LONG
+        if is_long and len(document) < 2:
+            raise DocumentError("a document without its number")
+        ahead = (document[1] - self._read) % NUMBERS if is_long else (document[0] - self._read) % SHORT
         number = self._read + ahead
         if ahead >= MAX_HELD or number in self._held:
             raise DocumentError("a document out of all order")
-        self._held[number] = document[at:]
+        self._held[number] = document[1 + is_long :]
         while self._read in self._held:
             whole = self._held.pop(self._read)
             self._read += 1
@@ -347,7 +346,7 @@ def _keys() -> list[str]:
 def _traffic() -> list[list[tuple[str, str, Any, Any]]]:
     """Several connections, each of which begins with what the ones before were like, and without their names."""
     source = samples.Source()
-    return [samples.exchanges(source), *(samples.polls(source) for _ in range(2)), *(samples.screens(source) for _ in range(3))]
+    return [samples.exchanges(source), samples.polls(source), *(samples.screens(source) for _ in range(3))]
 
 
 def _fresh(texts: TextCodec) -> Documents:

@@ -175,12 +175,13 @@ _COST: Final = [_cost(probability) for probability in range(4097)]
 
 
 _COPIED: Final = 3
-_SHARES: Final = [10 * ONE // (10 * seen + 13) for seen in range(257)]
-"""What an error moves a probability by, in 1/65536, after so many bits."""
+_SLOWEST: Final = 8
+_SHARES: Final = [10 * ONE // (10 * seen + 13) for seen in range((1 << _SLOWEST) + 1)]
+"""What an error moves a probability by, in 1/65536, after so many bits: the first one by most of it, for most bits never change."""
 
 
 class AdaptiveBit:
-    """A bit whose probability is learnt: as the mean of what came while little has, then by 1/2**`rate` of the error.
+    """A bit whose probability is learnt: as the mean of what came while little has, then by 1/2**`rate` of the error (`rate` up to 8).
 
     A copy that was pickled expects the same, but is as ready to learn as if it had seen `_COPIED` bits at most.
     """
@@ -189,7 +190,7 @@ class AdaptiveBit:
 
     def __init__(self, p: int = HALF, rate: int = 5) -> None:
         self._p = p
-        self._most = 1 << rate
+        self._most = 1 << min(rate, _SLOWEST)
         self._seen = 0
 
     def __getstate__(self) -> tuple[int, int, int]:
