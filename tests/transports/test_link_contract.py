@@ -250,6 +250,19 @@ async def test_a_message_and_its_acknowledgement_cost_twenty_four_bytes_beside_i
     nursery.cancel_scope.cancel()
 
 
+async def test_the_frames_of_a_message_are_acknowledged_together(cable, autojump_clock, nursery) -> None:
+    alice, bob = cable.start_alice(nursery), cable.start_bob(nursery)
+    a, b = await both_up(alice, bob)
+    await trio.sleep(10)
+    before = alice.link.stats.frames_out, bob.link.stats.frames_out
+    message = bytes(5 * 200)
+    await a.send(message)
+    assert await b.receive() == message
+    await trio.sleep(10)
+    assert (alice.link.stats.frames_out - before[0], bob.link.stats.frames_out - before[1]) == (5, 2)
+    nursery.cancel_scope.cancel()
+
+
 async def test_an_end_that_knows_no_compact_frames_is_understood_in_whole_ones(cable, autojump_clock, nursery) -> None:
     for older in ("alice", "bob"):
         ends = {"alice": cable.start_alice, "bob": cable.start_bob}

@@ -353,6 +353,10 @@ class Reassembler:
         self._finished.add(message_id, message_id + 1)
         return bytes(incoming.buffer)
 
+    def lacks(self, segment: Segment) -> bool:
+        """Whether more of its message must come, once the segment has been fed."""
+        return self._place(segment.message_id, segment.id_span) in self._partial
+
     def taken(self, length: int) -> None:
         """Somebody has taken a message of that length: its room is free again."""
         self._released += MESSAGE_COST + length

@@ -89,12 +89,12 @@ class Session:
         self.mtu = min(wire.mtu, peer_terms.mtu)
         self.events: deque[Event] = deque()
         self.ended: str | None = None
-        frame_time = wire.time_on_air(self.mtu)
+        self._frame_time = wire.time_on_air(self.mtu)
         self._clocked = wire.ordered and not wire.shared and wire.bit_rate is not None
         self._window = SendWindow(
             mtu=self.mtu,
             bit_rate=wire.bit_rate,
-            first_rtt=0.2 + 1.2 * frame_time,
+            first_rtt=0.2 + 1.2 * self._frame_time,
             peer_ack_delay=peer_terms.ack_delay,
             reordering=1 if wire.ordered else 3,
             clocked=self._clocked,
@@ -183,10 +183,18 @@ class Session:
             self._window.frame_began(now - self._wire.time_on_air(len(frame)))
         try:
             chunks = fragments.decode(plaintext)
-            wanted = any(isinstance(chunk, Segment | Credit | Reset | Ping) for chunk in chunks)
-            self._receipts.add(number, wanted=wanted, now=now, in_full=any(isinstance(chunk, Ping) for chunk in chunks))
+            wanting = [chunk for chunk in chunks if isinstance(chunk, Segment | Credit | Reset | Ping)]
             for chunk in chunks:
                 self._take(chunk, now, newest)
+            # Between two ends whatever goes on does so at once.
+            goes_on = self._clocked and all(isinstance(chunk, Segment) and self._reassembler.lacks(chunk) for chunk in wanting)
+            self._receipts.add(
+                number,
+                wanted=bool(wanting),
+                now=now,
+                in_full=any(isinstance(chunk, Ping) for chunk in wanting),
+                following=self._frame_time if goes_on else 0.0,
+            )
             if self._clocked and newest:
                 self._settle(self._window.heard(now))
         except Violation as error:
@@ -345,11 +353,12 @@ class Session:
         others = self._control(content) if self._window.room() or self._ping else b""
         segments: list[bytes] = []
         reserve = len(others)
-        if self._receipts.pending:
+        in_arrears = self._channel.compact and self._receipts.in_arrears
+        if self._receipts.pending or in_arrears:
             reserve += 12 if self._short_span() is None else 2
         if self._window.room():
             segments = self._segments(content, self._room - reserve, now)
-        if (ack_now or others or segments) and self._receipts.pending:
+        if (ack_now or others or segments) and (self._receipts.pending or in_arrears):
             # The acknowledgement may take what is left, for a long list of holes helps the sender most.
             left = self._room - len(others) - sum(map(len, segments))
             out = self._acknowledgement(min(left, 64))

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 
 from transports.link.fragments import SHORT_RUN, SHORT_SPAN, SHORTER_SPAN
 from transports.link.ranges import Ranges
+from transports.link.secure import REACH
 
 PATIENCE = 16  # at 30 % loss each way half of all probes fail: once in 50,000 this is a mistake
 PATIENCE_SECONDS, PATIENCE_IN_NOISE = 20.0, 180.0
@@ -283,7 +284,8 @@ class SendWindow:
 class Receipts:
     """The receiver's side: what to acknowledge, and when.
 
-    At once when frames are missing or `every` frames have come; else after `delay` seconds, in the hope of company.
+    At once when frames are missing or `every` frames have come; else after `delay` seconds, in the hope of company. Where a message goes on
+    after its frame, so that others must follow, it waits for them.
 
     What lies before a hole is told `_TELLINGS` times and then forgotten: a frame that is lost stays lost, its content
     comes in another, and one hole must not make every later acknowledgement longer.
@@ -299,9 +301,13 @@ class Receipts:
         self._newest_told = -1
         self._ends_told: deque[int] = deque(maxlen=_TELLINGS)
         self._due: float | None = None
+        self._due_if_no_more_come: float | None = None
 
-    def add(self, number: int, *, wanted: bool, now: float, in_full: bool = False) -> None:
-        """A frame came; `wanted`: its sender waits for an acknowledgement, `in_full`: for one that names all that arrived."""
+    def add(self, number: int, *, wanted: bool, now: float, in_full: bool = False, following: float = 0.0) -> None:
+        """A frame came; `wanted`: its sender waits for an acknowledgement, `in_full`: for one that names all that arrived.
+
+        `following`: within so many seconds another must come, 0 if none must.
+        """
         expected = self.received.end
         self.received.add(number, number + 1)
         if len(self.received) > _MAX_RUNS:
@@ -313,11 +319,19 @@ class Receipts:
         self._in_full |= in_full
         at_once = number != expected or self._unacknowledged >= self._every
         due = now if at_once else now + self._delay
-        self._due = due if self._due is None else min(self._due, due)
+        if following and not at_once:
+            self._due_if_no_more_come = due + following
+        else:
+            self._due = due if self._due is None else min(self._due, due)
 
     @property
     def pending(self) -> bool:
         return self._unacknowledged > 0
+
+    @property
+    def in_arrears(self) -> bool:
+        """So many frames came of which nobody waits to hear that saying so keeps the sender's counter short."""
+        return self.received.end - 1 - self._newest_told >= REACH // 2
 
     def short_span(self) -> int | None:
         """Modulo what the newest number says all that there is to say; None: a short acknowledgement does not do.
@@ -326,20 +340,21 @@ class Receipts:
         lost, half of the span for frames that are under way to us: the sender takes no number that may mean two frames
         and then asks for all.
         """
-        if self._in_full or self._oldest is None:
+        if self._in_full:
             return None
         newest = self.received.end - 1
-        if newest - self._oldest >= SHORT_RUN // 2 or not self.received.covers(max(0, newest + 1 - SHORT_RUN), newest + 1):
+        oldest = newest if self._oldest is None else self._oldest
+        if newest - oldest >= SHORT_RUN // 2 or not self.received.covers(max(0, newest + 1 - SHORT_RUN), newest + 1):
             return None
         return next((span for span in (SHORTER_SPAN, SHORT_SPAN) if newest - self._newest_told < span // 2), None)
 
     def deadline(self) -> float | None:
-        return self._due
+        return min((due for due in (self._due, self._due_if_no_more_come) if due is not None), default=None)
 
     def told(self) -> None:
         """An acknowledgement has been sent."""
         self._unacknowledged = 0
-        self._oldest = self._due = None
+        self._oldest = self._due = self._due_if_no_more_come = None
         self._in_full = False
         self._newest_told = self.received.end - 1
         if len(self._ends_told) == _TELLINGS:
