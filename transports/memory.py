@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _QUEUE_SECONDS = 0.1
 _MAX_WAITING = 4096  # frames that nobody receives
+_ROUNDING = 1e-6  # seconds: a clock's sums of slots are not exact, and one slot is not less than one slot
 
 
 @dataclass(frozen=True)
@@ -349,7 +350,8 @@ class Air:
             await self._quiet.wait()
             # Some slots of silence first, drawn anew each time, so that the last speaker does not keep the floor.
             await trio.sleep(self._turnaround * self._chance.randint(1, 16))
-            heard = [other for other in self._now if trio.current_time() - other.began >= self._turnaround]
+            began_before = trio.current_time() - self._turnaround + _ROUNDING
+            heard = [other for other in self._now if other.began <= began_before]
             if not heard:
                 return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import tty
 
 import pytest
@@ -258,6 +259,22 @@ async def test_a_cable_takes_its_time_and_a_seed_repeats_its_chances(autojump_cl
     first = await run(1)
     assert first == await run(1) != await run(2)
     assert 10 < len(first) < 35
+
+
+async def test_who_draws_the_next_slot_hears_that_the_channel_is_taken(autojump_clock) -> None:
+    tries = spoilt = equal = 0
+    autojump_clock.jump(86_400)  # a time of which slots are no whole parts
+    for seed in range(100):
+        chance = random.Random(seed)
+        equal += 2 * (chance.randint(1, 16) == chance.randint(1, 16))
+        air = Air(Medium(9600), seed=seed)
+        wires = [await air.station(name).open(LinkStats()) for name in "ab"]
+        async with trio.open_nursery() as both:
+            for wire in wires:
+                both.start_soon(wire.send, bytes(100))
+        tries += 2
+        spoilt += air.collisions
+    assert tries > spoilt == equal > 0
 
 
 async def test_stations_on_one_channel_each_reach_their_own_peer(autojump_clock, nursery) -> None:
