@@ -16,6 +16,7 @@ import trio
 from edgeserver.proxy.owners import digest_of
 from edgeserver.proxy.replies import json_object
 from edgeserver.proxy.small_file import SmallFile
+from edgeserver.sync.filters import UNBROKEN
 from transports.exchange import Priority, Request
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
     from transports.exchange import Response
 
 TIMELINE: Final = 20
-"""Events of each room's timeline, where the client does not say. Fewer would cost less after an outage, but matrix-js-sdk takes no
-notice of the gap before them if it knows one of them already, as it does its own.
-"""
+"""Events of each room's timeline, where the client does not say; the box closes a gap before what the client has sent (`UNBROKEN`)."""
 FIRST_TIMELINE: Final = 5
 """The same in an initial sync."""
 MOST_FIRST: Final = 10
@@ -43,9 +42,11 @@ def thinned(given: dict[str, Any], *, initial: bool = False) -> dict[str, Any]:
     room = given.get("room", {})
     if not isinstance(room, dict) or not all(isinstance(room.get(part, {}), dict) for part in ("timeline", "state", "ephemeral")):
         return given
-    timeline = {"limit": FIRST_TIMELINE if initial else TIMELINE, **room.get("timeline", {})}
+    timeline = room.get("timeline", {})
+    if "limit" not in timeline:
+        timeline = {**timeline, **({"limit": FIRST_TIMELINE} if initial else {"limit": TIMELINE, UNBROKEN: True})}
     if initial and isinstance(timeline["limit"], int):
-        timeline["limit"] = min(timeline["limit"], MOST_FIRST)
+        timeline = {**timeline, "limit": min(timeline["limit"], MOST_FIRST)}
     state = {"lazy_load_members": True, **room.get("state", {})}
     silent = room.get("ephemeral", {}).get("not_types", [])
     ephemeral = dict(room.get("ephemeral", {}))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT: Final = 10
 MAX_LIMIT: Final = 100
 CACHED: Final = 256
+UNBROKEN: Final = "org.edgeserver.unbroken"
+"""Of a room's timeline, beside `limit`: true where the client has not said that limit (see `SyncFilter.unbroken`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class SyncFilter:
     threads: bool = False
     federation_format: bool = False
     fields: tuple[tuple[str, ...], ...] | None = None
+    unbroken: bool = True
+    """The client has set no limit, and gets up to `MAX_LIMIT` events rather than a gap before something that it has sent itself."""
 
     @classmethod
     def of(cls, definition: Mapping[str, Any]) -> SyncFilter:
@@ -56,6 +60,7 @@ class SyncFilter:
             timeline.get("unread_thread_notifications") is True,
             definition.get("event_format") == "federation",
             None if fields is None else tuple(parse_path(path) for path in fields),
+            "limit" not in timeline or timeline.get(UNBROKEN) is True,
         )
 
     @property

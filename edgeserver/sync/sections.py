@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeserver.rooms import client_view, history, tokens
 from edgeserver.store import account_data, events, receipts, room_views, state, unread
 from edgeserver.sync import room_view
-from edgeserver.sync.filters import kept
+from edgeserver.sync.filters import MAX_LIMIT, kept
 from edgeserver.sync.room_view import MEMBER
 from edgeserver.users.receipts import edu_content
 
@@ -189,6 +189,8 @@ class Sections:
             return in_timeline and self._filter.timeline.takes(event)
 
         shown = room_view.timeline(tx, window, self._filter.limit, wanted)
+        if shown.limited and not window.is_whole and self._filter.unbroken and self._has_sent_of(tx, shown):
+            shown = room_view.timeline(tx, window, MAX_LIMIT, wanted)
         whole = self._full_state or window.is_whole
         changes = room_view.state_changes(tx, window, shown, whole=whole, at_end=self._state_after)
         is_summary_new = is_completed or any(key[0] in SUMMARIZED for key in (*changes, *shown.first_changes()))
@@ -199,6 +201,14 @@ class Sections:
         told = [stored for stored in loaded.values() if self._filter.state.takes(stored.event)]
         self._note_members(window, shown, told)
         return _Past(shown, told, of_heroes, is_summary_new, hides_ignored)
+
+    def _has_sent_of(self, tx: Transaction, shown: Timeline) -> bool:
+        """Whether this client has sent any of these events. matrix-js-sdk, which knows those already, takes no notice of a gap before them,
+        and never asks for what is in it.
+        """
+        user_id, device_id = self._viewer.user_id, self._viewer.device_id
+        own = [stored.number for stored in shown.events if stored.event.sender == user_id]
+        return device_id is not None and bool(events.transaction_ids(tx, user_id, device_id, own))
 
     def _lazily(
         self,

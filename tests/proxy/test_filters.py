@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeserver.proxy.filters import FIRST_TIMELINE, MOST_FIRST, TIMELINE, thinned
+from edgeserver.sync.filters import UNBROKEN
 
 KEYS = st.sampled_from(["room", "timeline", "state", "ephemeral", "limit", "not_types", "x"])
 LEAVES = st.sampled_from([None, True, -9, 3, 99, "", "m.typing"])
@@ -13,7 +14,11 @@ JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dicti
 def test_a_client_that_says_nothing_gets_few_events_lazy_members_no_presence_and_no_typing() -> None:
     assert thinned({}) == {
         "presence": {"not_types": ["*"]},
-        "room": {"timeline": {"limit": TIMELINE}, "state": {"lazy_load_members": True}, "ephemeral": {"not_types": ["m.typing"]}},
+        "room": {
+            "timeline": {"limit": TIMELINE, UNBROKEN: True},
+            "state": {"lazy_load_members": True},
+            "ephemeral": {"not_types": ["m.typing"]},
+        },
     }
 
 

@@ -5,6 +5,7 @@ from urllib.parse import parse_qsl
 import orjson
 import trio
 
+from edgeserver.sync.filters import UNBROKEN
 from tests.proxy.rig import V3, HttpClient, rig_in_memory, until
 from transports.memory import Medium
 
@@ -34,7 +35,7 @@ async def test_an_initial_sync_asks_for_little_and_the_next_one_names_a_filter(t
         assert orjson.loads(first["filter"])["room"]["timeline"] == {"limit": 5}
         assert second["filter"] == "1"
         defined = next(orjson.loads(request.body) for request in rig.box.asked if request.target.endswith("/filter"))
-        assert defined["room"]["timeline"] == {"limit": 20}
+        assert defined["room"]["timeline"] == {"limit": 20, UNBROKEN: True}
 
 
 async def test_a_filter_that_the_client_defines_is_thinned_once_and_named_from_then_on(tmp_path, autojump_clock) -> None:

@@ -12,6 +12,7 @@ import trio
 from edgeserver.rooms import tokens
 from edgeserver.store import device_keys, events, to_device
 from edgeserver.store.events import Place
+from edgeserver.sync.filters import MAX_LIMIT, UNBROKEN
 from tests.sync.world import ALICE, BOB, CAROL, World, bodies, joined, known, open_world, state_of
 
 LAZY = {"room": {"state": {"lazy_load_members": True}}}
@@ -423,6 +424,29 @@ async def test_a_token_from_after_a_restored_backup_begins_anew(world: World) ->
     room = await world.room()
     answer = await world.sync(ALICE, "s999999999_1")
     assert ("m.room.create", "") in known(joined(answer, room))
+
+
+@pytest.mark.parametrize("wanted", [{}, {"room": {"timeline": {"limit": 5, UNBROKEN: True}}}])
+async def test_a_client_that_set_no_limit_gets_no_gap_before_what_it_has_sent(world: World, wanted: dict[str, Any]) -> None:
+    room = await world.room(ALICE, BOB)
+    first = await world.sync(ALICE, wanted=wanted)
+    said = [str(number) for number in range(30)]
+    for body in said:
+        await world.say(room, BOB, body)
+    content = {"msgtype": "m.text", "body": "mine"}
+    await world.composer.send(room, ALICE, "m.room.message", content, device_id="DEVICE", txn_id="send/m.room.message/1")
+    found = joined(await world.sync(ALICE, first, wanted), room)["timeline"]
+    assert [one["content"]["body"] for one in found["events"]] == [*said, "mine"]
+    assert not found["limited"]
+    for options in ({"wanted": wanted, "device_id": "OTHER"}, {"wanted": {"room": {"timeline": {"limit": 5}}}}):
+        found = joined(await world.sync(ALICE, first, **options), room)["timeline"]
+        assert len(found["events"]) in (5, 10)
+        assert found["limited"]
+    for number in range(MAX_LIMIT):
+        await world.say(room, BOB, f"more {number}")
+    found = joined(await world.sync(ALICE, first, wanted), room)["timeline"]
+    assert found["limited"]
+    assert len(found["events"]) in (5, 10)
 
 
 async def test_where_history_is_missing_the_timeline_is_cut(world: World) -> None:
