@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from edgeserver.proxy.replies import json_object
+from edgeserver.sync.filters import UNBROKEN
 from transports import syncing
 from transports.syncing import Form
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _STATE_AFTER: Final = ("use_state_after", "org.matrix.msc4222.use_state_after")
 _SLIDING: Final = ("/_matrix/client/unstable/org.matrix.simplified_msc3575/sync", syncing.ACCEPTED)
+_HOW_MANY: Final = ("limit", UNBROKEN)
 _OTHER_EVENTS: Final = frozenset(("event_fields", "event_format"))
 """Of a filter: with these, events lack what is needed to make something of them."""
 
@@ -45,7 +47,7 @@ class Asked:
             return None
         if room.get("include_leave") or _OTHER_EVENTS & definition.keys():
             return None
-        kinds = {name: value for name, value in timeline.items() if name != "limit"}
+        kinds = {name: value for name, value in timeline.items() if name not in _HOW_MANY}
         connection = _canonical({**definition, "room": {**room, "timeline": kinds}})
         state_after = any(parameters.get(name) == "true" for name in _STATE_AFTER)
         return cls(Form.CLASSIC, connection, state_after=state_after, limit=timeline["limit"])
