@@ -18,7 +18,7 @@ from edgeserver.matrix import canonical_json
 from edgeserver.matrix.visibility import membership_of
 from edgeserver.rooms.client_view import Viewer, timeline
 from edgeserver.rooms.membership import stripped_state
-from edgeserver.store import bridges, device_keys, device_lists, events, rooms
+from edgeserver.store import bridges, device_keys, device_lists, events, redactions, rooms
 from edgeserver.store.receipts import READ
 from edgeserver.users.receipts import edu_content
 
@@ -106,8 +106,9 @@ def _events(tx: Transaction, interest: Interest, since: int, ceiling: int) -> tu
     for start in range(0, len(rows), MAX_EVENTS):
         part = rows[start : start + MAX_EVENTS]
         loaded = events.many_by_number(tx, [row.number for row in part])
+        withheld = redactions.withheld(tx, loaded.values())
         for row in part:
-            if not interest.takes(loaded[row.number]):
+            if row.number in withheld or not interest.takes(loaded[row.number]):
                 continue
             size += row.size
             if len(chosen) == MAX_EVENTS or (size > MAX_BYTES and chosen):

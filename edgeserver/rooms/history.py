@@ -17,7 +17,7 @@ from edgeserver.rooms.event_source import Allowance, SourceFailed
 from edgeserver.rooms.graph import in_order, least_depths
 from edgeserver.rooms.placing import MembersKnown, Task
 from edgeserver.rooms.tokens import parse
-from edgeserver.store import events, rooms, state
+from edgeserver.store import events, redactions, rooms, state
 from edgeserver.store.events import Place
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def is_world_readable(tx: Transaction, snapshot: int) -> bool:
 
 def is_for_anybody(tx: Transaction, stored: StoredEvent) -> bool:
     """Whether everybody may see the event, whatever the room's state is now: it was sent while that was world-readable."""
-    if stored.before is None or not rooms.local_members(tx, stored.room):
+    if stored.before is None or not rooms.local_members(tx, stored.room) or redactions.withheld(tx, [stored]):
         return False
     found = state.lookup_event(tx, stored.before, *visibility.HISTORY_VISIBILITY)
     setting = visibility.visibility_of(None if found is None else found.event)
@@ -96,12 +96,13 @@ def is_for_anybody(tx: Transaction, stored: StoredEvent) -> bool:
 
 
 def visible(tx: Transaction, user_id: str, membership: Membership | None, found: Sequence[StoredEvent]) -> list[StoredEvent]:
-    """Those of the events that the user may see, as they may see them: see `erasure`."""
+    """Those of the events that the user may see, as they may see them: see `erasure`, and `redactions` for what is kept from everybody."""
     kept: list[StoredEvent] = []
     settings: dict[int, tuple[str, str]] = {}
     joined_at = _last_join(tx, membership)
+    withheld = redactions.withheld(tx, found)
     for stored in found:
-        if stored.before is None:
+        if stored.before is None or stored.number in withheld:
             continue
         if stored.before not in settings:
             known = state.lookup_events(tx, stored.before, visibility.state_needed(user_id))

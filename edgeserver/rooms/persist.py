@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeserver import wakeups as topics
-from edgeserver.matrix.auth_events import CREATE, POWER_LEVELS
+from edgeserver.matrix.auth_events import CREATE
 from edgeserver.matrix.identifiers import domain_of
-from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.store import events, outbox, partial_rooms, relations, rooms, state
 from edgeserver.store.events import Standing
+from edgeserver.store.redactions import may_redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -214,7 +214,7 @@ class Persister:
         pending = events.pending_redactions(tx, event.event_id)
         for redaction in pending:
             target = events.get(tx, event.event_id)
-            if target is not None and may_redact(tx, redaction.event, target):
+            if target is not None and may_redact(tx, redaction, target):
                 _redact(tx, target, redaction.event)
         if pending:
             events.forget_pending_redactions(tx, event.event_id)
@@ -222,7 +222,7 @@ class Persister:
             target = events.get(tx, event.redacts)
             if target is None or target.is_outlier:
                 events.remember_redaction(tx, event.redacts, number)
-            elif may_redact(tx, event, target):
+            elif may_redact(tx, events.many_by_number(tx, [number])[number], target):
                 _redact(tx, target, event)
 
     def _queue(self, tx: Transaction, room: int, event: Event, stream: int, old_servers: Sequence[str]) -> None:
@@ -270,24 +270,3 @@ def _redact(tx: Transaction, target: StoredEvent, redaction: Event) -> None:
     """What an event says of another is removed with the rest of its content."""
     events.redact(tx, target, redaction.event_id)
     relations.follow(tx, target.room, target.number, target.event, target.depth, shown=False)
-
-
-def may_redact(tx: Transaction, redaction: Event, target: StoredEvent) -> bool:
-    """Whether an accepted redaction applies to this event: both are of the same room, and it is not the create event.
-
-    In room versions 1 and 2 the auth rules have weighed it already. From version 3 on ("Handling redactions") its sender
-    has the power to redact, or is of the server that sent the event.
-    """
-    if target.event.room_id != redaction.room_id or target.event.type == "m.room.create":
-        return False
-    if redaction.rules.redaction_auth_by_event_id:
-        return True
-    if domain_of(redaction.sender) == domain_of(target.event.sender):
-        return True
-    stored = events.get(tx, redaction.event_id)
-    if stored is None or stored.before is None:
-        return False
-    found = state.lookup_events(tx, stored.before, [CREATE, POWER_LEVELS])
-    known = {key: events.for_auth(tx, item) for key, item in found.items()}
-    levels = PowerLevels(redaction.rules, known.get(CREATE), known.get(POWER_LEVELS))
-    return levels.user(redaction.sender) >= levels.redact

@@ -15,7 +15,7 @@ from edgeserver.matrix.power_levels import PowerLevels
 from edgeserver.matrix.push_defaults import default_ruleset
 from edgeserver.matrix.push_evaluation import NOTHING, CompiledRules, PushContext
 from edgeserver.matrix.relations import relation_of
-from edgeserver.store import account_data, events, receipts, state, thread_subscriptions, unread
+from edgeserver.store import account_data, events, receipts, redactions, state, thread_subscriptions, unread
 from edgeserver.users.threads import MAIN, thread_of
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class PushRules:
         `snapshot` is the state of the room by which it is judged.
         """
         users = [user_id for user_id in user_ids if user_id != event.sender]
-        if not users:
+        if not users or _is_withheld(tx, event):
             return {}
         changed = unread.preferences(tx, users)
         power = _power(tx, event, snapshot, bool(changed))
@@ -189,6 +189,12 @@ def _says_read(event: Event) -> bool:
     sending an event" too). State says nothing of the kind: a new display name is sent to all rooms at once.
     """
     return event.state_key is None
+
+
+def _is_withheld(tx: Transaction, event: Event) -> bool:
+    """Whether it is a redaction that nobody is told of, whatever it mentions."""
+    stored = events.get(tx, event.event_id) if event.type == redactions.REDACTION else None
+    return stored is not None and bool(redactions.withheld(tx, [stored]))
 
 
 def _subscribers(tx: Transaction, room: int, event: Event) -> frozenset[str] | None:

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.bridges.story import FAST, bridged, heard, is_there, portal, say
+from tests.flows.test_redactions import redaction
 from tests.flows.world import Person, World, until
 from tests.lab.bridge import Bridge
 
@@ -334,3 +335,18 @@ async def test_nothing_is_counted_as_unread_for_ghosts_that_are_logged_in_nowher
         await alice.say(room, "two")
         joined = (await reader.sync())["rooms"]["join"]
         assert joined[room]["unread_notifications"]["notification_count"] == 1
+
+
+async def test_a_bridge_is_not_told_of_a_redaction_by_one_who_may_not(tmp_path, autojump_clock):
+    async with bridged(tmp_path) as (world, _, bridge, alice):
+        room, _ = await portal(bridge, alice)
+        bob = await (await world.box("b")).person("bob")
+        await bob.join(room, via="a.test")
+        target = await alice.say(room, "hers")
+        await redaction(bob, room, target, alice)
+        own = await bob.say(room, "his")
+        await heard(bridge, "hers", "his")
+        counts = await redaction(bob, room, own, alice)
+        await alice.say(room, "after")
+        await heard(bridge, "hers", "his", "after")
+        assert [event["event_id"] for event in bridge.told() if event["type"] == "m.room.redaction"] == [counts]
