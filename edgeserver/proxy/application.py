@@ -89,7 +89,7 @@ class ProxyApplication:
         self._polls = Polls(line, self._errands, self.filters, self.feeds)
         self.owners.when_forgotten.append(self._polls.forget)
         self._scroll_back = ScrollBack(line, self.feeds, self._kept_or_forwarded)
-        self.outbox = Outbox(line, self._errands, HeldFolder(state.file.parent / "outbox", box))
+        self.outbox = Outbox(line, self._errands, HeldFolder(state.file.parent / "outbox", box), inline=inline)
         self.media = Media(line, self._transfers, MediaFolder(state.file.parent / "media", box), self.owners, policy, inline=inline)
         self._meter = Meter(state.file.parent / "meter.json", line.stats, time.time, inline=inline)
         self._page = FrontPage(line, self.outbox, self.media, self._meter)

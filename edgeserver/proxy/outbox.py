@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from edgeserver.app.blocking import Hop
 from edgeserver.matrix import errors
 from edgeserver.paired.line import OutOfPatience
 from edgeserver.paired.state import StateError
@@ -72,12 +73,15 @@ class _Way:
 
 
 class Outbox:
-    """`held` is how many messages are held, on disk; `held_bytes` what all that are on their way would take there."""
+    """`held` is how many messages are held, on disk; `held_bytes` what all that are on their way would take there. `inline`: see
+    `app.blocking`.
+    """
 
-    def __init__(self, line: Line, errands: Errands, folder: HeldFolder) -> None:
+    def __init__(self, line: Line, errands: Errands, folder: HeldFolder, *, inline: bool = False) -> None:
         self._line = line
         self._errands = errands
         self._folder = folder
+        self._hop = Hop(inline=inline)
         self._ways: dict[_Key, _Way] = {}
         self._newest: dict[tuple[str, str], _Way] = {}  # of each lane
         self._unsaved: dict[int, _Way] = {}  # in order
@@ -94,8 +98,8 @@ class Outbox:
         Raises `StateError` before it is started.
         """
         now_ms = _now_ms()
-        found = await trio.to_thread.run_sync(self._folder.load, now_ms)
-        self._next_number = await trio.to_thread.run_sync(self._folder.free_number)
+        found = await self._hop(self._folder.load, now_ms)
+        self._next_number = await self._hop(self._folder.free_number)
         for message in found:
             self._resume(message, now_ms)
         task_status.started()
@@ -219,7 +223,7 @@ class Outbox:
                 await self._wake.wait()
             return
         removable = self._removable[:]
-        written, trouble = await trio.to_thread.run_sync(_work, self._folder, removable, [way.message for way in due])
+        written, trouble = await self._hop(_work, self._folder, removable, [way.message for way in due])
         del self._removable[: len(removable)]
         for way in due[:written]:
             self._saved(way)
