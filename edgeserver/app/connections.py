@@ -38,24 +38,26 @@ class Places:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.taken = 0
+        self._held: set[Connection] = set()
         self._idle: dict[Connection, None] = {}
         self._warned = -WARN_SECONDS
 
-    async def take(self) -> bool:
+    async def take(self, connection: Connection) -> bool:
         """Takes a place, making room for it; False if all are busy."""
-        if self.taken >= self.most:
-            self._warn()
-            if not self._idle:
-                return False
-            oldest = next(iter(self._idle))
-            del self._idle[oldest]
-            await oldest.make_room()
-        self.taken += 1
+        if len(self._held) < self.most:
+            self._held.add(connection)
+            return True
+        self._warn()
+        if not self._idle:
+            return False
+        oldest = next(iter(self._idle))
+        self.leave(oldest)
+        self._held.add(connection)
+        await oldest.make_room()
         return True
 
     def leave(self, connection: Connection) -> None:
-        self.taken -= 1
+        self._held.discard(connection)
         self._idle.pop(connection, None)
 
     def note(self, connection: Connection, *, idle: bool) -> None:
@@ -88,11 +90,11 @@ class Connection(TCPServer):
         self._ended = False
 
     async def run(self) -> None:
-        if not await self._places.take():
-            await trio.aclose_forcefully(self.stream)
-            return
-        self._places.note(self, idle=True)
         try:
+            if not await self._places.take(self):
+                await trio.aclose_forcefully(self.stream)
+                return
+            self._places.note(self, idle=True)
             await super().run()
         except trio.ClosedResourceError:  # it made room while it was still agreeing on keys
             pass
@@ -102,8 +104,8 @@ class Connection(TCPServer):
     async def make_room(self) -> None:
         """Ends it, for somebody else."""
         self._ended = True
+        await trio.aclose_forcefully(self.stream)  # first, so that nobody is let go who has heard that it is served
         await self.idle_task.stop()
-        await trio.aclose_forcefully(self.stream)
 
     async def protocol_send(self, event: Event) -> None:
         if isinstance(event, Updated):
