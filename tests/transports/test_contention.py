@@ -113,7 +113,7 @@ async def test_a_station_that_was_killed_is_met_again_soon_and_the_others_go_on(
     olds = [channel.connection(name, killed) for name in (one, other)]
     await channel.kill(killed)
     channel.start(killed)
-    with trio.fail_after(20):
+    with trio.fail_after(30):  # 8 as a rule, 18 where the killed one's first two WAKEs were lost
         for old in olds:
             await old.wait_down()
         await channel.all_meet()
@@ -141,6 +141,17 @@ def test_a_caller_has_one_seat_and_keeps_it() -> None:
     up |= {"2", "3"}
     assert put_through(b"frank") == []
     assert put_through(None) == []
+
+
+def test_one_wake_is_enough_for_all_links_of_a_station_and_keeps_none_from_its_own_next() -> None:
+    board = Switchboard()
+    one, other = Seat(None, lambda: False), Seat(None, lambda: False)
+    assert board.wakes(one, 0.0, 4.0)
+    assert not board.wakes(other, 1.9, 4.0)
+    assert board.wakes(one, 3.2, 8.0)  # its pauses grow
+    assert not board.wakes(other, 5.0, 4.0)
+    assert board.wakes(other, 5.3, 4.0)
+    assert not board.wakes(one, 9.0, 16.0)
 
 
 # ---- what one end does with frames that come late, double or for others
@@ -344,3 +355,17 @@ def test_no_request_outlives_its_connection(seed: int, cuts: list[float], stop: 
             nursery.cancel_scope.cancel()
 
     trio.run(story, clock=MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize("wire", [Channelled, Cabled])
+def test_a_wake_right_after_the_call_that_a_wake_brought_is_heeded_too(wire) -> None:
+    """The peer was killed as soon as its session was up."""
+    alice, bob = end(ALICE, BOB.public_key, 1, wire), end(BOB, None, 2, wire)
+    alice.receive(bytes([WAKE]), 0.0)
+    meet(alice, bob)
+    while alice.next_frame(0.6) is not None:
+        pass
+    alice.receive(bytes([WAKE]), 0.7)
+    ping = alice.next_frame(0.7)
+    assert ping is not None
+    assert ping[0] >= SEALED

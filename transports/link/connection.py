@@ -297,7 +297,7 @@ class Link:
         self._board = switchboard or Switchboard()
         self._seat = Seat(peer_key, lambda: self.connection is not None and self.connection.is_up)
         self._party = Party(
-            identity, known, peer_key, as_stranger, lambda: self.strangers_welcome, self._admits, expects, self._board.wakes
+            identity, known, peer_key, as_stranger, lambda: self.strangers_welcome, self._admits, expects, self._wakes
         )
         self._duty = duty or DutyCycle()
         self._random = random
@@ -330,6 +330,9 @@ class Link:
 
     def _admits(self, key: bytes | None) -> bool:
         return self._board.admits(self._seat, key)
+
+    def _wakes(self, now: float, pause: float) -> bool:
+        return self._board.wakes(self._seat, now, pause)
 
     async def _carry(self, wire: Wire) -> None:
         rendezvous = Rendezvous(

@@ -388,6 +388,7 @@ class Rendezvous:
         self._heads.clear()
         self._call = self._call_at = self._wake_at = None
         self._unreadables, self._heed_at = 0, float("-inf")
+        self._last_wake = float("-inf")  # the next may come from one who has lost this session already
         self.ups.append(up)
 
     # ---- frames out

@@ -32,7 +32,7 @@ class Switchboard:
 
     def __init__(self) -> None:
         self._seats: list[Seat] = []
-        self._woke = float("-inf")
+        self._woke: tuple[float, Seat | None] = (float("-inf"), None)
 
     def add(self, seat: Seat) -> None:
         self._seats.append(seat)
@@ -48,11 +48,13 @@ class Switchboard:
             chosen.holder = key
         return chosen is seat
 
-    def wakes(self, now: float, pause: float) -> bool:
-        """Whether a WAKE is due that asks for calls to any of the links: all stations hear it, so one is enough for all."""
-        if now - self._woke < pause / 2:
+    def wakes(self, seat: Seat, now: float, pause: float) -> bool:
+        """Whether this link sends the WAKE that it thinks due. One asks for calls to any of the links, as all stations hear
+        it: none is due within half of that pause of one that another link has sent."""
+        when, by = self._woke
+        if by is not seat and now - when < pause / 2:
             return False
-        self._woke = now
+        self._woke = now, seat
         return True
 
     def _of(self, key: bytes) -> Seat | None:
