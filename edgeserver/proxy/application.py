@@ -169,12 +169,14 @@ class ProxyApplication:
     # ---- answered by the box
 
     def _noted(self, call: Call, response: Response) -> Response:
-        """What an answer tells about media, about whose token it is and about filters."""
+        """What an answer tells about media, keys, filters and whose token it is."""
         kind = call.treatment.kind
         if kind in _SYNCS or response.status == 401:
             self.owners.hear(call, response)  # of all others with 200 `answers` has told, as soon as they came
         if kind is Kind.SYNC and response.status == 400:
             self.filters.forget(call.authorization)  # the box may have more of them than it keeps
+        if kind is Kind.KEYS:
+            self._polls.hear_of_keys(call, response)
         if response.status == 200 and (kind in _SYNCS or call.treatment.priority is Priority.HISTORY):
             self.media.learn(response)
         return response

@@ -32,6 +32,8 @@ class Kind(Enum):
     """Answer it here on a thin line: typing and presence."""
     CACHED = auto()
     """Answer it from a copy while that is fresh."""
+    KEYS = auto()
+    """Learn how many one-time keys of the device the box now holds."""
     FILTER = auto()
     """Thin the filter that is being defined; answer it here if it is known."""
     LOGIN = auto()
@@ -104,7 +106,7 @@ _TABLE: Final = [
         ("GET", rf"{_ROOM}/(?:context/.+|relations/.+|threads|timestamp_to_event)", Kind.FORWARD, _H),
         ("GET", rf"{_ROOM}/(?:members|joined_members|state|hierarchy)", Kind.FORWARD, _M),
         ("GET|PUT|POST|DELETE", r"room_keys/.*", Kind.FORWARD, _H),
-        ("POST", r"keys/upload(?:/.*)?", Kind.FORWARD, _M),
+        ("POST", r"keys/upload(?:/.*)?", Kind.KEYS, _M),
         ("GET|POST", r"publicRooms", Kind.FORWARD, _M),
         ("POST", r"search", Kind.FORWARD, _H),
     )

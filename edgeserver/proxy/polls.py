@@ -46,7 +46,8 @@ AT_LEAST: Final = 5.0
 PATIENCE: Final = 12 * 3600.0
 MAX_DEVICES: Final = 64
 _TERMS: Final = Terms(linger=600.0, keep=600.0)
-_TOLD_EVERY_TIME: Final = ("device_one_time_keys_count", "device_unused_fallback_key_types")
+_ONE_TIME, _FALLBACK = "device_one_time_keys_count", "device_unused_fallback_key_types"
+_TOLD_EVERY_TIME: Final = (_ONE_TIME, _FALLBACK)
 
 
 @dataclass(slots=True)
@@ -162,6 +163,22 @@ class Polls:
             device = self._devices.pop(key)
             device.close()
             self._errands.drop(device.key)
+
+    def hear_of_keys(self, call: Call, response: Response) -> None:
+        """The answer to POST /keys/upload. It says how many the box now has, of which a sync would say nothing before somebody takes one:
+        an app that went on hearing how few there were would make some more after each of its polls.
+        """
+        told = json_object(response.body) if response.status == 200 and not call.speaks_for_another else None
+        left = None if told is None else told.get("one_time_key_counts")
+        if not isinstance(left, dict):
+            return
+        keys = (json_object(call.request.body) or {}).get("fallback_keys")
+        unused = {name.partition(":")[0] for name in keys} if isinstance(keys, dict) else set()
+        for (authorization, _), device in self._devices.items():
+            for counts in (device.counts, None if device.watch is None else device.watch.counts):
+                if authorization == call.authorization and counts is not None and _ONE_TIME in counts:
+                    counts[_ONE_TIME] = left
+                    counts[_FALLBACK] = sorted(unused.union(counts.get(_FALLBACK, ())))
 
     async def sliding_sync(self, call: Call) -> Response:
         body = json_object(call.request.body) or {}

@@ -130,7 +130,11 @@ class Watch:
         return self.holds(position) or (not self._is_over and position == self._end)
 
     async def answer(self, position: str | None, wait: float) -> Response | None:
-        """What follows that position; None if nothing does within `wait` seconds, or another sync has taken this one's place."""
+        """What follows that position; None if nothing does within `wait` seconds, or another sync has taken this one's place.
+
+        An answer that stays at that position says that the counts of the device's keys have changed, and no more. A poll from there may ask
+        for what follows it as well as for the answer itself: so it is given once, and `counts` says the same.
+        """
         while self._told and self._told[0].start != position:
             self._told.popleft()
         self._is_taken = not self._told
@@ -140,4 +144,7 @@ class Watch:
             while not self._told and not self._is_over:
                 await self._change.wait()
         self._scope.deadline = trio.current_time() + LINGER
-        return self._told[0].response if self._told and self._told[0].start == position else None
+        if not self._told or self._told[0].start != position:
+            return None
+        told = self._told.popleft() if self._told[0].end == position else self._told[0]
+        return told.response

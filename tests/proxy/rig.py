@@ -113,6 +113,7 @@ class StandIn:
         self.next_batch = "s1"
         self.beside: dict[str, Any] = {}
         self.refuses: tuple[int, str] | None = None
+        self.held_keys = 50
         self.open_polls = 0
         self.rate_limits = 0
         self.hangs = trio.Event()
@@ -140,6 +141,8 @@ class StandIn:
             return _json({"filter_id": "1"})
         if path.endswith("/whoami"):
             return _json({"user_id": "@a:box"})
+        if path.endswith("/keys/upload"):
+            return _json({"one_time_key_counts": {"signed_curve25519": self.held_keys}})
         if last == "versions":
             return _json({"versions": ["v1.11"]})
         if last == "config":

@@ -108,6 +108,38 @@ async def test_news_that_come_between_two_polls_are_there_at_once_and_again_if_t
         assert (await rig.client("GET", f"{V3}/sync?since=s1&timeout=0")).json["next_batch"] == "s2"
 
 
+async def test_counts_of_keys_that_change_while_nothing_else_does_are_told_once_and_then_what_follows(tmp_path, autojump_clock) -> None:
+    """The box's answer ends where it starts, so a poll from there is both a repeated one and the next."""
+    fewer = {"device_one_time_keys_count": {"signed_curve25519": 49}}
+    async with rig_in_memory(tmp_path) as rig:
+        await rig.client("GET", f"{V3}/sync")
+        await rig.client("GET", f"{V3}/sync?since=s1&timeout=0")
+        await trio.sleep(5)
+        rig.box.tell("s1", **fewer)
+        await trio.sleep(5)
+        began = trio.current_time()
+        told = await rig.client("GET", f"{V3}/sync?since=s1&timeout=30000")
+        assert (told.json["next_batch"], told.json["device_one_time_keys_count"], told.at) == ("s1", fewer["device_one_time_keys_count"], began)
+        again = await rig.client("GET", f"{V3}/sync?since=s1&timeout=30000")
+        assert again.json == {"next_batch": "s1", **fewer}
+        assert 29 < again.at - told.at < 31
+        rig.box.tell("s2", **fewer)
+        assert news(await rig.client("GET", f"{V3}/sync?since=s1&timeout=30000")) == "s2"
+
+
+async def test_an_app_that_has_uploaded_keys_hears_how_many_there_are_now(tmp_path, autojump_clock) -> None:
+    """The box says so in its answer to the upload, and nothing by sync; else the app would upload some more after each poll."""
+    async with rig_in_memory(tmp_path) as rig:
+        await rig.client("GET", f"{V3}/sync")
+        await rig.client("GET", f"{V3}/sync?since=s1&timeout=30000")
+        sliding = (await rig.client("POST", SLIDING, {"lists": {}})).json["pos"]
+        rig.box.held_keys = 60
+        await rig.client("POST", f"{V3}/keys/upload", {"one_time_keys": {}, "fallback_keys": {"signed_curve25519:A": {}}})
+        counts = {"device_one_time_keys_count": {"signed_curve25519": 60}, "device_unused_fallback_key_types": ["signed_curve25519"]}
+        assert (await rig.client("GET", f"{V3}/sync?since=s1&timeout=30000")).json == {"next_batch": "s1", **counts}
+        assert (await rig.client("POST", f"{SLIDING}?pos={sliding}&timeout=1000", {"lists": {}})).json["extensions"] == {"e2ee": counts}
+
+
 async def test_messages_to_the_device_are_acknowledged_by_the_clients_own_next_poll(tmp_path, autojump_clock) -> None:
     async with rig_in_memory(tmp_path) as rig:
         await rig.client("GET", f"{V3}/sync")
