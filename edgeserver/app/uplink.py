@@ -76,7 +76,9 @@ class Uplink:
                 self._doubt = trio.Event()
                 if not self._good:
                     self._untried = True
-                elif not await self._answers():
+                    continue
+                self._stirred = trio.Event()
+                if not await self._answers():
                     await self._wait_for_return()
 
     async def _wait_for_return(self) -> None:
@@ -85,10 +87,10 @@ class Uplink:
         self.changed(False)
         pause = FIRST_PAUSE
         while True:
-            self._stirred = trio.Event()
             with trio.move_on_after(pause) as scope:
                 await self._stirred.wait()
                 await trio.sleep(SETTLING)
+            self._stirred = trio.Event()  # what changes from here on, the probe may not see
             if await self._answers():
                 break
             pause = min(2 * pause, LONGEST_PAUSE) if scope.cancelled_caught else FIRST_PAUSE

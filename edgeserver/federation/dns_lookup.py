@@ -19,7 +19,12 @@ TIMEOUT: Final = 10.0
 MAX_RECORDS: Final = 16
 MIN_TTL: Final = 60.0
 MAX_TTL: Final = 3600.0
-FAILED_TTL: Final = 60.0
+FAILED_TTL: Final = 5.0
+"""After a failure without an answer from before (RFC 9520, section 3.2: 1 s to 5 min): our own line may be gone, and come back."""
+STALE_TTL: Final = 30.0
+"""For which the answer from before holds after a failure (RFC 8767, section 5)."""
+MAX_STALE: Final = 7 * 86_400.0
+"""Seconds since DNS has given it."""
 MAX_CACHED: Final = 512
 
 
@@ -51,13 +56,17 @@ class Dns(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    """`records` (None: no answer), which DNS gave at `given`."""
+
     expires: float
     records: list[tuple[Any, ...]] | None
+    given: float
 
 
 class TrioDns:
-    """`Dns` by dnspython's asynchronous resolver. Answers are kept for their TTL (a minute to an hour), failures
-    for a minute. `nameservers` are IP addresses, with a port if it is not 53, to be asked instead of the system's.
+    """`Dns` by dnspython's asynchronous resolver. Answers are kept for their TTL (a minute to an hour), and after it while DNS fails, for
+    a week: a box that has lost its uplink must not forget where everybody is (RFC 8767). `nameservers` are IP addresses, with a port if it
+    is not 53, to be asked instead of the system's.
     """
 
     def __init__(self, nameservers: Sequence[str] = ()) -> None:
@@ -95,7 +104,7 @@ class TrioDns:
     async def _look_up(self, name: str, kind: str, take: Callable[[Any], tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         entry = self._cache.get((name, kind))
         if entry is None or entry.expires <= trio.current_time():
-            entry = await self._ask(name, kind, take)
+            entry = await self._ask(name, kind, take, entry)
             self._cache.pop((name, kind), None)
             self._cache[name, kind] = entry
             if len(self._cache) > MAX_CACHED:
@@ -113,20 +122,24 @@ class TrioDns:
             resolver.nameservers = [dns.nameserver.Do53Nameserver(host.strip("[]"), port) for host, port in map(_split, self._nameservers)]
         return resolver
 
-    async def _ask(self, name: str, kind: str, take: Callable[[Any], tuple[Any, ...]]) -> _Entry:
+    async def _ask(self, name: str, kind: str, take: Callable[[Any], tuple[Any, ...]], before: _Entry | None) -> _Entry:
         import dns.exception
         import dns.resolver
 
-        now = trio.current_time()
         try:
             answer = await self._resolver().resolve(name, kind, search=False, lifetime=TIMEOUT)
         except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
-            return _Entry(now + MIN_TTL, [])
+            now = trio.current_time()
+            return _Entry(now + MIN_TTL, [], now)
         except (dns.exception.DNSException, OSError):
-            return _Entry(now + FAILED_TTL, None)
+            now = trio.current_time()
+            if before is not None and before.records is not None and now - before.given < MAX_STALE:
+                return _Entry(now + STALE_TTL, before.records, before.given)
+            return _Entry(now + FAILED_TTL, None, now)
+        now = trio.current_time()
         ttl = 0 if answer.rrset is None else answer.rrset.ttl
         records = [take(data) for data in list(answer)[:MAX_RECORDS]]
-        return _Entry(now + min(max(ttl, MIN_TTL), MAX_TTL), records)
+        return _Entry(now + min(max(ttl, MIN_TTL), MAX_TTL), records, now)
 
 
 async def _system_addresses(name: str) -> list[str]:

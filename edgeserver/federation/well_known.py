@@ -2,13 +2,14 @@
 
 Spec: server-server API, "Resolving server names", step 3. Answers are cached as their headers say (a day unless
 told, two days at most), errors for an hour at most, doubling from a minute; redirects are followed to https alone,
-and no more than five of them.
+and no more than five of them. While a host is out of reach, and when it fails (5xx), what it said within the last week holds: it may be
+our own line that is gone.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urljoin, urlsplit
 
@@ -28,6 +29,7 @@ MAX_TTL: Final = 172_800.0
 MIN_TTL: Final = 300.0
 FIRST_ERROR_TTL: Final = 60.0
 MAX_ERROR_TTL: Final = 3600.0
+MAX_STALE: Final = 7 * 86_400.0
 MAX_CACHED: Final = 512
 
 _MAX_AGE = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
@@ -44,9 +46,13 @@ class WebGet(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
+    """`delegated`: what the host said at `said`."""
+
     expires: float
     delegated: str | None
+    said: float
     failures: int = 0
+    is_out_of_reach: bool = False
 
 
 class WellKnown:
@@ -78,18 +84,29 @@ class WellKnown:
             asked.set()
         return entry.delegated
 
+    def ask_again(self) -> None:
+        """The way to the internet is back: whoever was out of reach is asked anew when somebody wants to know."""
+        for host in [host for host, entry in self._cache.items() if entry.is_out_of_reach]:
+            self._cache[host] = replace(self._cache[host], expires=float("-inf"), failures=0)
+
     async def _ask(self, host: str, before: _Entry | None) -> _Entry:
-        delegated, ttl = None, DEFAULT_TTL
+        delegated, ttl, is_out_of_reach = None, DEFAULT_TTL, False
         try:
             response = await self._follow(host)
             delegated, ttl = _delegation(response), _time_to_live(response)
-        except (ExchangeError, ValueError):
+            is_out_of_reach = response.status >= 500
+        except ExchangeError:
+            is_out_of_reach = True
+        except ValueError:
             delegated = None
+        now = trio.current_time()
         if delegated is not None:
-            return _Entry(trio.current_time() + ttl, delegated)
+            return _Entry(now + ttl, delegated, now)
         failures = (before.failures if before else 0) + 1
         wait = min(FIRST_ERROR_TTL * 2 ** min(failures - 1, 10), MAX_ERROR_TTL)
-        return _Entry(trio.current_time() + wait, None, failures)
+        if before is not None and is_out_of_reach and now - before.said < MAX_STALE:
+            return _Entry(now + wait, before.delegated, before.said, failures, is_out_of_reach)
+        return _Entry(now + wait, None, now, failures, is_out_of_reach)
 
     async def _follow(self, host: str) -> Response:
         url = f"https://{host}{PATH}"

@@ -132,6 +132,35 @@ async def test_any_answer_wakes_the_probe(rig, mock_clock):
     assert rig.said == [False, True]
 
 
+async def test_a_change_of_the_machines_links_during_a_probe_has_it_probed_again_at_once(nursery, mock_clock):
+    """The carrier came back while a question to DNS was on its way into the void."""
+
+    class Slow(Internet):
+        async def exchange(self, request: Request) -> Response:
+            there = set(self.there)
+            if request.target == PROBE_PATH:
+                await trio.sleep(10)
+            if request.authority not in there:
+                raise Unreachable("not there")
+            return await super().exchange(request)
+
+    rig = Rig(nursery)
+    rig.internet = Slow()
+    rig.uplink = Uplink(rig.internet)
+    rig.uplink.changed = rig.said.append
+    nursery.start_soon(rig.uplink.run)
+    await rig.ask("b.test")
+    rig.internet.there.clear()
+    await rig.ask("b.test")
+    mock_clock.jump(9)
+    rig.internet.there.add("b.test")
+    await rig.uplink.stir()
+    for _ in range(130):
+        mock_clock.jump(0.1)
+        await wait_all_tasks_blocked()
+    assert rig.said == [False, True]
+
+
 async def test_an_answer_that_is_late_does_not_put_the_uplink_in_doubt(nursery, mock_clock):
     class Late(Internet):
         async def exchange(self, request: Request) -> Response:

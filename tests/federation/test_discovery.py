@@ -174,6 +174,40 @@ async def test_well_known_is_cached_as_its_headers_say_and_errors_ever_longer(au
     assert web.asked.count(well_known("b.org")) == 4  # after 0, 60, 180 and 420 seconds
 
 
+async def test_a_delegation_holds_while_its_host_is_out_of_reach_or_broken_but_not_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+    day = 86_400
+    page = delegation("m.a.org", cache_control="max-age=1000")
+    web = FakeWeb({well_known("a.org"): page})
+    known = WellKnown(web)
+    assert await known.delegation_of("a.org") == "m.a.org"
+    for gone in ({}, {well_known("a.org"): Response(503)}):
+        web.pages = gone
+        await trio.sleep(day)
+        assert await known.delegation_of("a.org") == "m.a.org"
+    web.pages = {well_known("a.org"): Response(404)}
+    await trio.sleep(day)
+    assert await known.delegation_of("a.org") is None
+    web.pages = {well_known("a.org"): page}
+    await trio.sleep(day)
+    assert await known.delegation_of("a.org") == "m.a.org"
+    web.pages = {}
+    await trio.sleep(8 * day)
+    assert await known.delegation_of("a.org") is None
+
+
+async def test_who_was_out_of_reach_is_asked_anew_as_soon_as_the_way_is_back(autojump_clock: trio.testing.MockClock) -> None:
+    web = FakeWeb({well_known("broken.org"): Response(404)})
+    known = WellKnown(web)
+    for _ in range(300):
+        assert [await known.delegation_of(host) for host in ("a.org", "broken.org")] == [None, None]
+        await trio.sleep(60)
+    web.pages[well_known("a.org")] = delegation("m.a.org")
+    known.ask_again()
+    asked = len(web.asked)
+    assert [await known.delegation_of(host) for host in ("a.org", "broken.org")] == ["m.a.org", None]
+    assert len(web.asked) == asked + 1
+
+
 def test_srv_weights_share_one_priority() -> None:
     records = [SrvRecord(1, 10, 1, "a"), SrvRecord(1, 30, 1, "b"), SrvRecord(0, 0, 1, "c")]
     assert [record.target for record in order(records, lambda bound: 0)] == ["c", "a", "b"]
