@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transports.lowband import documents
-from transports.lowband.documents import MAX_DEPTH, DocumentError, Documents
+from transports.lowband.documents import MAX_DEPTH, DocumentError, Documents, Snapshot
 from transports.lowband.rangecoder import AdaptiveNumber, Coder, code_bytes
 
 KEYS = ("type", "content", "body", "sender", "event_id", "origin_server_ts", "rooms", "timeline")
@@ -197,3 +197,21 @@ def test_the_memory_of_many_different_documents_is_bounded() -> None:
     for number in range(3000):
         writer.encode({f"key{number}": {f"inner{number}": f"text {number}"}})
     assert len(writer.snapshot()) < 300_000
+
+
+def test_memories_that_begin_where_another_was_learn_each_for_itself() -> None:
+    seen = memory()
+    for number in range(20):
+        seen.encode(event(number, "x"))
+    snapshot = seen.snapshot()
+
+    def restored(begun: Snapshot = snapshot) -> Documents:
+        return Documents.restored(begun, Utf8())
+
+    fresh = restored().encode(event(21, "y"))
+    one, again = restored(), restored(restored().snapshot())
+    told = [one.encode(event(number, "y")) for number in range(21, 40)]
+    assert told[0] == fresh == again.encode(event(21, "y")) == restored().encode(event(21, "y"))
+    reader = restored()
+    assert [reader.decode(data) for data in told] == [event(number, "y") for number in range(21, 40)]
+    assert len(fresh) < len(memory().encode(event(21, "y")))

@@ -23,16 +23,18 @@ After an error in `decode` the memory is void, for both ends no longer agree.
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import pickle
 import re
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from transports.lowband.rangecoder import AdaptiveBit, AdaptiveNumber, BitTree, Decoder, Encoder, RangeCodeError, code_bits, code_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from transports.lowband.rangecoder import Coder
 
@@ -367,6 +369,24 @@ class _Place:
             child.forget_names(keys)
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A memory as it was. Most of it are the places right below the root, of which a connection meets few: each is unpacked when met."""
+
+    rest: bytes
+    places: Mapping[str, bytes]
+    shared: Mapping[str, Any]
+    """What nobody changes, and all memories that are made of it have in common."""
+
+    def __len__(self) -> int:
+        """Bytes."""
+        return len(self.rest) + sum(map(len, self.places.values()))
+
+
+def _packed(value: Any) -> bytes:
+    return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+
 class Documents:
     """The memory of one direction: `encode` at one end, `decode` at the other, in the same order."""
 
@@ -379,6 +399,7 @@ class Documents:
         self._places = 1
         self._first_kind = BitTree(len(_Kind))
         self._root = _Place()
+        self._unopened: Mapping[str, bytes] = {}
         self._strays = _Place()
         self._new_keys = _Recent(_MAX_ANYWHERE)
         self._key_forms = _Place()
@@ -389,15 +410,20 @@ class Documents:
         self._values = 0
         self._characters = 0
 
-    def snapshot(self) -> bytes:
+    def snapshot(self) -> Snapshot:
         """For `restored`, in this process."""
-        return pickle.dumps((self.__dict__ | {"_text": None}), pickle.HIGHEST_PROTOCOL)
+        root = copy.copy(self._root)
+        root.children = {}
+        places = {**self._unopened} | {key: _packed(place) for key, place in self._root.children.items()}
+        shared = {"_keys": self._keys, "_key_list": self._key_list}
+        rest = self.__dict__ | {"_text": None, "_root": root, "_unopened": None} | dict.fromkeys(shared)
+        return Snapshot(_packed(rest), places, shared)
 
     @classmethod
-    def restored(cls, snapshot: bytes, text: TextCodec) -> Documents:
+    def restored(cls, snapshot: Snapshot, text: TextCodec) -> Documents:
         """A memory that begins where another one was, with these texts."""
         made = cls.__new__(cls)
-        made.__dict__.update(pickle.loads(snapshot) | {"_text": text})
+        made.__dict__.update(pickle.loads(snapshot.rest) | snapshot.shared | {"_text": text, "_unopened": snapshot.places})
         return made
 
     def forget_names(self) -> None:
@@ -514,8 +540,19 @@ class Documents:
         return key
 
     def _child(self, place: _Place, key: str) -> _Place:
-        key = key if key in self._keys else _OTHER_KEY
-        return place.children.get(key) or self._new_place(place, key)
+        return self._below(place, key if key in self._keys else _OTHER_KEY)
+
+    def _below(self, place: _Place, key: str) -> _Place:
+        return place.children.get(key) or self._unpacked(place, key) or self._new_place(place, key)
+
+    def _unpacked(self, place: _Place, key: str) -> _Place | None:
+        """One of the snapshot's places, which from now on is this memory's own."""
+        packed = self._unopened.get(key) if place is self._root else None
+        if packed is None:
+            return None
+        made: _Place = pickle.loads(packed)
+        place.children[key] = made
+        return made
 
     def _new_place(self, place: _Place, key: str) -> _Place:
         if self._places >= _MAX_PLACES:
@@ -527,7 +564,7 @@ class Documents:
     def _array(self, coder: Coder, place: _Place, value: list[Json], depth: int) -> list[Json]:
         length = place.length.code(coder, len(value))
         self._count(length, 0)
-        child = place.children.get(_ELEMENT) or self._new_place(place, _ELEMENT)
+        child = self._below(place, _ELEMENT)
         return [self._value(coder, child, value[at] if at < len(value) else None, depth + 1) for at in range(length)]
 
     def _raw(self, coder: Coder, value: Json) -> Json:

@@ -38,7 +38,7 @@ from transports.exchange import Headers, Priority, Request, Response
 from transports.lowband import body as bodies
 from transports.lowband import facts, samples, tables, targets
 from transports.lowband.dictionary import WIRE_HASH
-from transports.lowband.documents import MAX_TEXT, MAX_VALUES, DocumentError, Documents
+from transports.lowband.documents import MAX_TEXT, MAX_VALUES, DocumentError, Documents, Snapshot
 from transports.lowband.facts import CondensedBody
 from transports.lowband.rangecoder import Decoder
 from transports.lowband.text import LOOKED_AT, decode_text, encode_text, text_model_hash
@@ -354,7 +354,7 @@ def _fresh(texts: TextCodec) -> Documents:
 
 
 @cache
-def _primed() -> bytes:
+def _primed() -> Snapshot:
     """Has seen the made-up traffic; its names, hashes and texts are forgotten."""
     made = Documents(_Untold(), _keys())
     ids = count()
