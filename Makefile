@@ -31,14 +31,24 @@ demo: $(RUN_STAMP)
 story: $(TEST_STAMP)
 	$(PYTEST) -m story -s $(ARGS)
 
-# Tests marked `alone` measure time or memory, so nothing else may run beside them; 5 is pytest's word for none selected.
+# Tests marked `real_time` wait for lines at their true rate and leave the processor to others, so they run one after the other beside the
+# rest, and what they say comes when that is through. Tests marked `alone` measure time or memory: nothing runs beside them. 5 is pytest's
+# word for none selected.
+define tests
+	@$(PYTEST) -p no:cacheprovider -m "real_time and not alone$(1)" $(ARGS) >.venv/real-time.log 2>&1 & beside=$$!; \
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not real_time and not alone$(1)" $(ARGS); status=$$?; \
+	[ $$status -ne 5 ] || status=0; \
+	echo "Waiting for the tests that take as long as their lines do."; \
+	wait $$beside || [ $$? -eq 5 ] || status=1; \
+	cat .venv/real-time.log; exit $$status
+	$(PYTEST) -m "alone$(1)" $(ARGS) || test $$? = 5
+endef
+
 test: $(TEST_STAMP)
-	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not full and not alone" $(ARGS)
-	$(PYTEST) -m "alone and not full" $(ARGS) || test $$? = 5
+	$(call tests, and not full)
 
 test-all: $(TEST_STAMP)
-	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS)
-	$(PYTEST) -m alone $(ARGS) || test $$? = 5
+	$(call tests)
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff check

@@ -173,6 +173,7 @@ def test_a_program_that_is_killed_sends_what_it_held_once_and_a_box_that_was_awa
     assert house.texts(room_id) == ["We are late."]
 
 
+@pytest.mark.real_time
 def test_on_a_slow_terminal_a_full_page_begins_anew_and_little_is_written_twice(house: House, tmp_path: Path) -> None:
     room_id = house.room("Slow")
     word = ("--user", "alice", "--password-file", str(house.folder / "word"))
@@ -212,6 +213,7 @@ def test_a_script_writes_and_ends(house: House, tmp_path: Path) -> None:
     assert not (tmp_path / "session.json").exists()
 
 
+@pytest.mark.real_time
 def test_a_person_with_only_a_serial_cable_pairs_by_code_and_talks(tmp_path: Path) -> None:
     with PtyLine(tmp_path, 2400) as cable:
         house = House(tmp_path / "house", f'[[links]]\nname = "cable"\nuri = "serial:{cable.b},2400"\n')

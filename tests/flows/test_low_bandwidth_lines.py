@@ -250,6 +250,7 @@ pre_shared_keys = ["rover:000102030405060708090a0b0c0d0e0f"]
 """
 
 
+@pytest.mark.real_time
 async def test_the_program_serves_an_app_on_a_serial_port_that_comes_late_and_whose_cable_is_cut(tmp_path):
     """A real port (a pty at its true rate), and a box that is started before there is one."""
     port = free_port()

@@ -29,6 +29,7 @@ from tests.lab.web import request
 _ABSENT = jssdk.unavailable()
 pytestmark = [
     pytest.mark.interop,
+    pytest.mark.real_time,
     pytest.mark.skipif(_ABSENT is not None, reason=_ABSENT or ""),
 ]
 nio = pytest.importorskip("nio", reason="matrix-nio is not installed in this environment")

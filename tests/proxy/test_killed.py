@@ -21,6 +21,7 @@ COUNT = 6
 
 
 @pytest.mark.story
+@pytest.mark.real_time
 async def test_a_proxy_that_is_killed_while_the_box_is_dead_delivers_what_it_held_once_and_in_order(tmp_path) -> None:
     state = open_state(tmp_path / "state", "proxy")
     state.pair(Paired("box.example", BOX.public_key))

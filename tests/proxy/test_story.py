@@ -58,6 +58,7 @@ class BoxEnd:
 
 
 @pytest.mark.story
+@pytest.mark.real_time
 async def test_a_proxy_is_paired_by_code_and_its_client_outlives_power_cuts_and_pulled_cables(tmp_path) -> None:
     said: list[str] = []
     with PtyLine(tmp_path, 2400) as cable, trio.fail_after(120):
@@ -106,6 +107,7 @@ async def test_a_proxy_is_paired_by_code_and_its_client_outlives_power_cuts_and_
 
 
 @pytest.mark.story
+@pytest.mark.real_time
 async def test_a_person_has_a_picture_fetched_in_a_browser_and_it_is_there_after_a_restart_without_a_line_as_answers_are(tmp_path) -> None:
     file = random.Random(2).randbytes(5000)
     picture = "/_matrix/client/v1/media/download/box/a"

@@ -27,6 +27,7 @@ pytestmark = [
     pytest.mark.story,
     pytest.mark.interop,
     pytest.mark.netns,
+    pytest.mark.real_time,
     pytest.mark.skipif(_ABSENT is not None, reason=_ABSENT or ""),
 ]
 
