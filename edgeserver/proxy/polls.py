@@ -216,9 +216,10 @@ class Polls:
             return await watch.answer(position, 0), watch  # the box knows that it has arrived: what else is asked for follows it
         joins = watch is not None and device.asked == asked and watch.goes_on_from(position)
         if watch is None or not joins:
+            counts = watch.counts if watch is not None and device.asked == asked else {}
             device.close()
             self._take_place(device, None)
-            watch = device.watch = Watch(self._line, form, template, position, hear)
+            watch = device.watch = Watch(self._line, form, template, position, hear, counts)
             device.asked = asked
             assert self._nursery is not None
             self._nursery.start_soon(watch.run)

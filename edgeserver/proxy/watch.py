@@ -43,12 +43,18 @@ class _Told:
 
 
 class Watch:
-    """`template` is the client's request; its position and timeout do not matter. `hear` gets each answer and where it starts. `run` is one
-    task.
+    """`template` is the client's request; its position and timeout do not matter. `hear` gets each answer and where it starts. `counts` are
+    those of the same sync before, if there was one. `run` is one task.
     """
 
     def __init__(
-        self, line: Line, form: syncing.Form, template: Request, position: str | None, hear: Callable[[str | None, Response], None]
+        self,
+        line: Line,
+        form: syncing.Form,
+        template: Request,
+        position: str | None,
+        hear: Callable[[str | None, Response], None],
+        counts: dict[str, Any],
     ) -> None:
         self._line = line
         self._form = form
@@ -61,7 +67,7 @@ class Watch:
         self._is_over = False
         self._change = trio.Event()
         self._scope = trio.CancelScope(deadline=trio.current_time() + LINGER)
-        self.counts: dict[str, Any] = {}
+        self.counts = counts
         """What the answers so far say each time."""
 
     async def run(self) -> None:
