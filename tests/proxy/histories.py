@@ -77,8 +77,9 @@ class Hut:
         with trio.CancelScope() as self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(line.run)
-                self.app = ProxyApplication(line, state, inline=True)
-                await nursery.start(self.app.run)
+                app = ProxyApplication(line, state, inline=True)
+                await nursery.start(app.run)
+                self.app = app
                 task_status.started()
                 await trio.sleep_forever()
         self._over.set()
