@@ -201,14 +201,19 @@ class ProxiedApp(ClassicClient):
 class ProxiedSlidingApp(SlidingClient):
     """Of either dialect of sliding sync."""
 
-    def __init__(self, person: Person, dialect: str, chance: random.Random, hut: Hut) -> None:
+    def __init__(self, person: Person, dialect: str, chance: random.Random, hut: Hut, device: str) -> None:
         super().__init__(person, dialect, chance, set())
-        self.hut = hut
+        self.hut, self.device = hut, device
+        self.messages: Counter[str] = Counter()
+        self.sent: set[str] = set()
+        """Messages to the device."""
+        self.has_messages_to: str | None = None
 
     async def poll(self, *, lost: bool = False, timeout: int | None = None) -> bool:
         """One request by way of the proxy. `lost`: as `ProxiedApp.poll`."""
         wait = self.chance.choice([0, 1000, 30_000]) if timeout is None else timeout
-        body, query = dict(self.wish), dict[str, str]()
+        to_device = {"enabled": True, **({} if self.has_messages_to is None else {"since": self.has_messages_to})}
+        body, query = {**self.wish, "extensions": {**self.wish["extensions"], "to_device": to_device}}, dict[str, str]()
         progress = {"timeout": wait, **({} if self.pos is None else {"pos": self.pos})}
         if self.dialect == "deployed":
             query = {name: str(value) for name, value in progress.items()}
@@ -232,11 +237,25 @@ class ProxiedSlidingApp(SlidingClient):
 
     def take(self, answer: dict[str, Any]) -> bool:
         """As `SlidingClient.take`. Lists of which nothing is told are as they were."""
+        told = answer.get("extensions", {}).get("to_device", {})
+        self.messages.update(message["content"]["id"] for message in told.get("events", ()))
+        self.has_messages_to = told.get("next_batch", self.has_messages_to)
         before = self.lists
-        try:
-            return super().take(answer)
-        finally:
-            self.lists = before | self.lists
+        is_news = super().take(answer)
+        self.lists = before | self.lists
+        return is_news or bool(told.get("events"))
+
+    def begin_anew(self) -> None:
+        """With nothing but the token."""
+        self.begun_anew += 1
+        self.forget()
+        self.has_messages_to = None
+
+    def check(self) -> None:
+        """That every message to the device has come, and none again unless it began anew."""
+        assert not self.sent - self.messages.keys(), f"{self.dialect}: messages to the device are lost"
+        if not self.begun_anew:
+            assert all(count == 1 for count in self.messages.values()), f"{self.dialect}: messages came again: {self.messages}"
 
 
 async def _settled(app: ProxiedApp | ProxiedSlidingApp) -> None:
@@ -283,12 +302,14 @@ class Story(histories.Story):
             await trio.sleep(700)  # whoever typed has stopped, and the two ends have met
             for room_id, texts in self.said.items():
                 await self._check_said(room_id, texts)
-            for app in self.apps:
+            for app in (*self.apps, *self.sliding):
                 await self._send_to_device(app)
+            for app in self.apps:
                 await app.check(set())
             for watcher in self.sliding:
                 watcher.widen()
                 await watcher.settle()
+                watcher.check()
                 await histories.Check(watcher, set()).run()
             nursery.cancel_scope.cancel()
 
@@ -302,7 +323,7 @@ class Story(histories.Story):
                 wish = random.Random(f"{self.seed} {person.user_id}")
                 self.apps.append(ProxiedApp(own, chance, self.hut, answer.json["device_id"], wish))
             else:
-                self.sliding.append(ProxiedSlidingApp(own, kind, chance, self.hut))
+                self.sliding.append(ProxiedSlidingApp(own, kind, chance, self.hut, answer.json["device_id"]))
 
     async def _live(self, app: ProxiedApp | ProxiedSlidingApp) -> None:
         """Polls, as an app does, and now and then something else happens to it."""
@@ -311,7 +332,7 @@ class Story(histories.Story):
             if chance < 0.3:
                 await trio.sleep(app.chance.random() * 60)
             elif chance < 0.35:
-                app.begin_anew() if isinstance(app, ProxiedApp) else app.forget()
+                app.begin_anew()
                 self.happened["begun anew"] += 1
             elif chance < 0.45:
                 self.living.start_soon(self._send, app)
@@ -358,14 +379,14 @@ class Story(histories.Story):
         elif chance < 0.42:
             await self._take_key(self.chance.choice(self.apps))
         elif chance < 0.5:
-            await self._send_to_device(self.chance.choice(self.apps))
+            await self._send_to_device(self.chance.choice([*self.apps, *self.sliding]))
 
     async def _take_key(self, app: ProxiedApp) -> None:
         body = {"one_time_keys": {app.person.user_id: {app.device: KEY}}}
         taken = await self.people[2].ok("POST", "/keys/claim", body)
         self.happened["keys taken"] += bool(taken["one_time_keys"])
 
-    async def _send_to_device(self, app: ProxiedApp) -> None:
+    async def _send_to_device(self, app: ProxiedApp | ProxiedSlidingApp) -> None:
         message = f"{len(app.sent)}"
         app.sent.add(message)
         body = {"messages": {app.person.user_id: {app.device: {"id": message}}}}
