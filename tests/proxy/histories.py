@@ -5,7 +5,7 @@
 
 The history is that of `tests.sync.histories`, in which nobody ignores anybody. Two people have apps behind one proxy: two of classic
 sync that ask for the same, and one of each dialect of sliding sync. They poll as apps do, and at whim hang up, lose an answer, or begin
-anew with nothing but their token, while the cable is pulled, the box restarts, and the proxy ends in good order or by a power cut. Keys
+anew with nothing but their token, while the cable is pulled, and box and proxy end in good order or are killed, and come back. Keys
 are uploaded and taken, and messages go to the devices; the apps send, and ask again until they are answered. When nobody does anything
 any more each must know what the box says: all that `tests.sync` checks, every message to the device, and how many keys are left; and each
 room has each message of theirs once, by the event id that they were told.
@@ -19,7 +19,7 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
@@ -42,6 +42,8 @@ from transports.link.connection import Link
 from transports.memory import Medium, MemoryCable
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tests.sync.classic_client import ClassicRoom
 
 CONFIG = histories.CONFIG + '[[links]]\nuri = "serial:/dev/null,2400"\nname = "line"\n'
@@ -92,7 +94,7 @@ class Hut:
         await self._over.wait()
 
     async def kill(self) -> None:
-        """As a power cut: the disk holds what it held at this moment."""
+        """As by kill -9: the disk holds what it held at this moment."""
         held = self._folder.with_name("as it was")
         shutil.copytree(self._folder, held)
         await self.stop()
@@ -116,6 +118,19 @@ class Hut:
         while (answer := await self.ask(token, method, target, body)) is None:
             await trio.sleep(1)
         return answer
+
+
+@dataclass
+class Witness(Person):
+    """Somebody who asks the box itself, as soon as it runs: what is true."""
+
+    is_up: Callable[[], bool] = lambda: True
+
+    async def request(self, method: str, path: str, json: Any = None, **options: Any) -> Any:
+        """As `Person.request`."""
+        while not self.is_up():
+            await trio.sleep(0.5)
+        return await super().request(method, path, json, **options)
 
 
 class ProxiedApp(ClassicClient):
@@ -277,7 +292,7 @@ class Story(histories.Story):
         """Room id → text → event id, as the apps were told."""
         self.living: trio.Nursery
         self.happened: Counter[str] = Counter()
-        self.is_over = False
+        self.is_over, self.box_is_up = False, True
         self.cable = MemoryCable(Medium(self.chance.choice([2400, 9600, 38_400])), seed=seed)
         self.hut: Hut
 
@@ -317,7 +332,7 @@ class Story(histories.Story):
         for number, kind in enumerate((None, None, *PATHS)):
             login = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": person.user_id}, "password": PASSWORD}
             answer = await self.hut.surely("", "POST", f"{V3}/login", login)
-            own = replace(person, token=answer.json["access_token"], heard={})
+            own = Witness(person.box, person.user_id, answer.json["access_token"], is_up=lambda: self.box_is_up)
             chance = random.Random(f"{self.seed} {person.user_id} {number}")
             if kind is None:
                 wish = random.Random(f"{self.seed} {person.user_id}")
@@ -378,8 +393,22 @@ class Story(histories.Story):
             await self.hut.start()
         elif chance < 0.42:
             await self._take_key(self.chance.choice(self.apps))
-        elif chance < 0.5:
+        elif chance < 0.46:
+            self.happened["box killed"] += 1
+            await self._box_comes_back(self.box.kill)
+        elif chance < 0.54:
             await self._send_to_device(self.chance.choice([*self.apps, *self.sliding]))
+
+    async def _box_comes_back(self, end: Callable[[], Awaitable[None]]) -> None:
+        self.box_is_up = False
+        await end()
+        await trio.sleep(self.chance.choice([0, 5, 100]))
+        await self.box.start()
+        self.box_is_up = True
+
+    async def _restart(self, person: Person) -> None:
+        if self.chance.random() < 0.3:
+            await self._box_comes_back(self.box.stop)
 
     async def _take_key(self, app: ProxiedApp) -> None:
         body = {"one_time_keys": {app.person.user_id: {app.device: KEY}}}
