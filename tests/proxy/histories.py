@@ -44,8 +44,6 @@ from transports.memory import Medium, MemoryCable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tests.sync.classic_client import ClassicRoom
-
 CONFIG = histories.CONFIG + '[[links]]\nuri = "serial:/dev/null,2400"\nname = "line"\n'
 STEPS = 40
 KEY = "curve25519"
@@ -170,20 +168,9 @@ class ProxiedApp(ClassicClient):
         assert not is_repeated
         return await super().take(answer) or bool(messages)
 
-    async def _gap(self, room_id: str, room: ClassicRoom, token: str | None) -> list[str]:
-        """As `ClassicClient._gap`, by way of the proxy."""
-        known, found = set(room.timeline), list[str]()
-        while token is not None:
-            query = urlencode({"dir": "b", "from": token, "limit": str(self.chance.choice([1, 3, 100]))})
-            page = await self.hut.surely(self.person.token, "GET", f"{V3}/rooms/{quote(room_id)}/messages?{query}")
-            if page.status == 403:
-                break
-            for event in page.json["chunk"]:
-                found.append(event["event_id"])
-                if event["event_id"] in known:
-                    return found[::-1]
-            token = page.json.get("end")
-        return found[::-1]
+    async def _older(self, room_id: str, query: dict[str, str]) -> Answer:
+        """As `ClassicClient._older`, by way of the proxy."""
+        return await self.hut.surely(self.person.token, "GET", f"{V3}/rooms/{quote(room_id)}/messages?{urlencode(query)}")
 
     async def upload_keys(self) -> None:
         """Some more of them. What they are made of is of no interest here."""

@@ -151,7 +151,7 @@ class ClassicClient:
         known, found = set(room.timeline), list[str]()
         while token is not None:
             query = {"dir": "b", "from": token, "limit": str(self.chance.choice([1, 3, 100]))}
-            page = await self.person.request("GET", f"/rooms/{quote(room_id)}/messages", query=query)
+            page = await self._older(room_id, query)
             if page.status == 403:  # a room that was left, and forgotten since or never seen
                 break
             for event in page.json["chunk"]:
@@ -160,6 +160,10 @@ class ClassicClient:
                     return found[::-1]
             token = page.json.get("end")
         return found[::-1]
+
+    async def _older(self, room_id: str, query: dict[str, str]) -> Any:
+        """A page of `/messages`."""
+        return await self.person.request("GET", f"/rooms/{quote(room_id)}/messages", query=query)
 
     def _take_beside(self, room_id: str, entry: dict[str, Any]) -> None:
         for item in entry["account_data"]["events"]:
