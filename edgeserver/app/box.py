@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from edgeserver.bridges.registration import Registration
     from edgeserver.federation.internet import InternetWeb
     from edgeserver.federation.keyring import Keyring
-    from edgeserver.federation.well_known import WellKnown
     from edgeserver.media.repository import MediaRepository
     from edgeserver.store.pairings import Pairing
     from edgeserver.users.emails import Emails
@@ -226,16 +225,10 @@ async def _pool(config: Config) -> AsyncIterator[HttpPool]:
 async def _build(
     config: Config, identity: BoxIdentity, ground: services.Ground, wires: Wires, pool: HttpPool, bridging: Bridging | None
 ) -> Box:
-    uplink, web, well_known = _internet(config, wires, pool)
+    uplink, web = _internet(config, wires, pool)
     peers = Peers(identity.server_name, uplink, internet_up=uplink is not None)
-
-    def internet_changed(up: bool) -> None:
-        if up and well_known is not None:
-            well_known.ask_again()
-        peers.internet_changed(up)
-
     if uplink is not None:
-        uplink.changed = internet_changed
+        uplink.changed = peers.internet_changed
         ground.nursery.start_soon(lasting, "the watch on the uplink", uplink.run)
     out = services.outward(
         ground, peers, web, config.federation.verify_ordinary_keys_by, trust_clock=config.server.clock == "system"
@@ -332,12 +325,12 @@ async def _pin(keyring: Keyring, pairing: Pairing) -> None:
         await keyring.pin(pairing.name, key_id, pairing.public_key)
 
 
-def _internet(config: Config, wires: Wires, pool: HttpPool) -> tuple[Uplink | None, InternetWeb | None, WellKnown | None]:
+def _internet(config: Config, wires: Wires, pool: HttpPool) -> tuple[Uplink | None, InternetWeb | None]:
     """The way to the internet: the given one, or discovery and HTTPS; nothing for a box that has only lines."""
     if wires.internet is not None:
-        return Uplink(wires.internet), None, None
+        return Uplink(wires.internet), None
     if not config.federation.internet:
-        return None, None, None
+        return None, None
     from edgeserver.federation.dns_lookup import TrioDns
     from edgeserver.federation.internet import InternetExchange, InternetWeb
     from edgeserver.federation.resolver import Resolver
@@ -348,7 +341,7 @@ def _internet(config: Config, wires: Wires, pool: HttpPool) -> tuple[Uplink | No
     web = InternetWeb(dns, pool, allow_private=private)
     well_known = WellKnown(web)
     resolver = Resolver(well_known, dns, pick=lambda bound: random.randrange(bound) if bound > 0 else 0, allow_private=private)
-    return Uplink(InternetExchange(resolver, pool)), web, well_known
+    return Uplink(InternetExchange(resolver, pool), before_return=well_known.ask_again), web
 
 
 def _post(wires: Wires, uplink: Uplink | None, web: InternetWeb | None) -> Post | None:

@@ -36,11 +36,13 @@ _RTMGRP = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # LINK, IPV4_IFADDR, IPV4_ROUTE, IP
 class Uplink:
     """An `Exchange` to the internet that notices its coming and going.
 
-    `changed(up)`, set by whoever routes by it, is called on the trio thread.
+    `changed(up)`, set by whoever routes by it, is called on the trio thread; `before_return` before it is told that the uplink is back, so
+    that nobody meets what was concluded while it was gone.
     """
 
-    def __init__(self, inner: Exchange) -> None:
+    def __init__(self, inner: Exchange, *, before_return: Callable[[], None] = lambda: None) -> None:
         self._inner = inner
+        self._before_return = before_return
         self.changed: Callable[[bool], None] = lambda up: None
         self._good: OrderedDict[str, None] = OrderedDict()
         self._doubt = trio.Event()
@@ -96,6 +98,7 @@ class Uplink:
             pause = min(2 * pause, LONGEST_PAUSE) if scope.cancelled_caught else FIRST_PAUSE
         log.info("the uplink is back")
         self.is_up = True
+        self._before_return()
         self.changed(True)
 
     async def _answers(self) -> bool:
@@ -130,4 +133,5 @@ class Uplink:
             self._untried = False
             await trio.sleep(SETTLING)
             self.changed(False)
+            self._before_return()
             self.changed(True)

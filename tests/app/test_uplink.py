@@ -37,8 +37,10 @@ class Internet:
 class Rig:
     def __init__(self, nursery: trio.Nursery) -> None:
         self.internet = Internet()
-        self.uplink = Uplink(self.internet)
         self.said: list[bool] = []
+        self.forgotten: list[list[bool]] = []
+        """What had been said each time when all conclusions were to be forgotten."""
+        self.uplink = Uplink(self.internet, before_return=lambda: self.forgotten.append([*self.said]))
         self.uplink.changed = self.said.append
         nursery.start_soon(self.uplink.run)
 
@@ -87,7 +89,7 @@ async def test_a_box_that_started_without_its_uplink_tries_again_when_the_machin
     await wait_all_tasks_blocked()
     mock_clock.jump(1)
     await wait_all_tasks_blocked()
-    assert rig.said == [False, True]
+    assert (rig.said, rig.forgotten) == ([False, True], [[False]])
 
 
 async def test_when_nobody_answers_that_did_the_uplink_is_gone(rig):
@@ -129,7 +131,7 @@ async def test_any_answer_wakes_the_probe(rig, mock_clock):
     assert await rig.ask("c.test")
     mock_clock.jump(0.3)
     await wait_all_tasks_blocked()
-    assert rig.said == [False, True]
+    assert (rig.said, rig.forgotten) == ([False, True], [[False]])
 
 
 async def test_a_change_of_the_machines_links_during_a_probe_has_it_probed_again_at_once(nursery, mock_clock):
