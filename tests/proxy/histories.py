@@ -42,7 +42,7 @@ from transports.link.connection import Link
 from transports.memory import Medium, MemoryCable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
 CONFIG = histories.CONFIG + '[[links]]\nuri = "serial:/dev/null,2400"\nname = "line"\n'
 STEPS = 40
@@ -131,6 +131,22 @@ class Witness(Person):
         return await super().request(method, path, json, **options)
 
 
+class Inbox:
+    """Messages to one device: those sent, and how often each has come."""
+
+    def __init__(self) -> None:
+        self.sent: set[str] = set()
+        self._come: Counter[str] = Counter()
+
+    def take(self, messages: Iterable[dict[str, Any]]) -> None:
+        self._come.update(message["content"]["id"] for message in messages)
+
+    def check(self, whose: str, *, may_repeat: bool) -> None:
+        """That every message has come, and no more than once unless the app began anew."""
+        assert not self.sent - self._come.keys(), f"{whose}: messages to the device are lost"
+        assert may_repeat or set(self._come.values()) <= {1}, f"{whose}: messages came again: {self._come}"
+
+
 class ProxiedApp(ClassicClient):
     """Of classic sync, with one filter for its life."""
 
@@ -141,9 +157,7 @@ class ProxiedApp(ClassicClient):
         self.lazy = True  # on a thin line all are
         self.filter = orjson.dumps({"room": {"timeline": {"limit": wish.choice([1, 2, 5])}}}).decode()
         self.state_after = wish.random() < 0.5
-        self.messages: Counter[str] = Counter()
-        self.sent: set[str] = set()
-        """Messages to the device."""
+        self.inbox = Inbox()
         self.counts: dict[str, int] = {}
         self.keys = 0
         self.begun_anew = 0
@@ -163,7 +177,7 @@ class ProxiedApp(ClassicClient):
     async def take(self, answer: dict[str, Any], *, is_repeated: bool = False) -> bool:
         """As `ClassicClient.take`."""
         messages = answer.get("to_device", {}).get("events", ())
-        self.messages.update(message["content"]["id"] for message in messages)
+        self.inbox.take(messages)
         self.counts = answer.get("device_one_time_keys_count", self.counts)
         assert not is_repeated
         return await super().take(answer) or bool(messages)
@@ -193,9 +207,7 @@ class ProxiedApp(ClassicClient):
     async def check(self, ever_ignored: set[str]) -> None:
         """Also what it knows of its device."""
         await super().check(ever_ignored)
-        assert not self.sent - self.messages.keys(), self._about("", "messages to the device are lost")
-        if not self.begun_anew:
-            assert all(count == 1 for count in self.messages.values()), self._about("", f"messages came again: {self.messages}")
+        self.inbox.check(f"classic {self.person.user_id}", may_repeat=self.begun_anew > 0)
         true = await self.person.ok("GET", "/sync", query={"filter": '{"room":{"timeline":{"limit":1}}}'})
         assert self.counts == true["device_one_time_keys_count"], self._about("", "keys that are left")
 
@@ -206,9 +218,7 @@ class ProxiedSlidingApp(SlidingClient):
     def __init__(self, person: Person, dialect: str, chance: random.Random, hut: Hut, device: str) -> None:
         super().__init__(person, dialect, chance, set())
         self.hut, self.device = hut, device
-        self.messages: Counter[str] = Counter()
-        self.sent: set[str] = set()
-        """Messages to the device."""
+        self.inbox = Inbox()
         self.has_messages_to: str | None = None
 
     async def poll(self, *, lost: bool = False, timeout: int | None = None) -> bool:
@@ -240,7 +250,7 @@ class ProxiedSlidingApp(SlidingClient):
     def take(self, answer: dict[str, Any]) -> bool:
         """As `SlidingClient.take`. Lists of which nothing is told are as they were."""
         told = answer.get("extensions", {}).get("to_device", {})
-        self.messages.update(message["content"]["id"] for message in told.get("events", ()))
+        self.inbox.take(told.get("events", ()))
         self.has_messages_to = told.get("next_batch", self.has_messages_to)
         before = self.lists
         is_news = super().take(answer)
@@ -252,12 +262,6 @@ class ProxiedSlidingApp(SlidingClient):
         self.begun_anew += 1
         self.forget()
         self.has_messages_to = None
-
-    def check(self) -> None:
-        """That every message to the device has come, and none again unless it began anew."""
-        assert not self.sent - self.messages.keys(), f"{self.dialect}: messages to the device are lost"
-        if not self.begun_anew:
-            assert all(count == 1 for count in self.messages.values()), f"{self.dialect}: messages came again: {self.messages}"
 
 
 async def _settled(app: ProxiedApp | ProxiedSlidingApp) -> None:
@@ -311,7 +315,7 @@ class Story(histories.Story):
             for watcher in self.sliding:
                 watcher.widen()
                 await watcher.settle()
-                watcher.check()
+                watcher.inbox.check(watcher.dialect, may_repeat=watcher.begun_anew > 0)
                 await histories.Check(watcher, set()).run()
             nursery.cancel_scope.cancel()
 
@@ -403,8 +407,8 @@ class Story(histories.Story):
         self.happened["keys taken"] += bool(taken["one_time_keys"])
 
     async def _send_to_device(self, app: ProxiedApp | ProxiedSlidingApp) -> None:
-        message = f"{len(app.sent)}"
-        app.sent.add(message)
+        message = f"{len(app.inbox.sent)}"
+        app.inbox.sent.add(message)
         body = {"messages": {app.person.user_id: {app.device: {"id": message}}}}
         await self.people[2].ok("PUT", f"/sendToDevice/m.test/{app.device}{message}", body)
 
